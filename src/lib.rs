@@ -1,0 +1,16 @@
+//! The map of the house. One direction of dependencies:
+//! `main → cli → app → proxy → coordinator → store → upstream → commands → protocol → domain`;
+//! `locks`, the pure state machine, uses only `domain`; `config` and `observe` are data that any layer may read.
+
+pub mod app;
+pub mod cli;
+pub mod commands;
+pub mod config;
+pub mod coordinator;
+pub mod domain;
+pub mod locks;
+pub mod observe;
+pub mod protocol;
+pub mod proxy;
+pub mod store;
+pub mod upstream;

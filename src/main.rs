@@ -1,0 +1,8 @@
+//! The binary: arguments in, exit code out.
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> std::process::ExitCode {
+    lockgate::cli::run()
+}
