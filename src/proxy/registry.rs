@@ -1,0 +1,263 @@
+//! Every client of the process, whichever worker serves it: what `CLIENT LIST` shows, and how one client reaches
+//! another (`CLIENT KILL`, `CLIENT UNBLOCK`).
+
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Waker;
+use std::time::Instant;
+
+use dashmap::DashMap;
+
+use crate::commands::Why;
+use crate::domain::{Db, Resp};
+
+/// What another client (or the drain) wants of a session.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Wish {
+    /// Go on.
+    None,
+    /// Close the connection.
+    Kill,
+    /// End the wait as if its time were up.
+    UnblockTimeout,
+    /// End the wait with `-UNBLOCKED`.
+    UnblockError,
+}
+
+impl Wish {
+    fn from_number(number: u8) -> Wish {
+        match number {
+            1 => Wish::Kill,
+            2 => Wish::UnblockTimeout,
+            3 => Wish::UnblockError,
+            _ => Wish::None,
+        }
+    }
+}
+
+/// What changes seldom about a client.
+#[derive(Clone, Debug, Default)]
+pub struct Profile {
+    /// `CLIENT SETNAME`.
+    pub name: Vec<u8>,
+    /// `CLIENT SETINFO LIB-NAME`.
+    pub lib_name: Vec<u8>,
+    /// `CLIENT SETINFO LIB-VER`.
+    pub lib_ver: Vec<u8>,
+    /// The user it authenticated as; `default` until then.
+    pub user: Vec<u8>,
+    /// Logical database.
+    pub db: Db,
+    /// Protocol.
+    pub resp: Resp,
+}
+
+/// What is known of one client.
+pub struct Card {
+    /// Lockgate's own number for it; never used twice by a process.
+    pub id: u64,
+    /// `ip:port`, or the path of a unix socket with `:0`.
+    pub peer: String,
+    /// Its address on our side.
+    pub local: String,
+    /// Number of the file.
+    pub fd: i32,
+    /// When it connected.
+    pub since: Instant,
+    /// Came over a unix socket.
+    pub is_unix: bool,
+    profile: Mutex<Profile>,
+    /// Milliseconds after `since` at which it last sent something.
+    last_ms: AtomicU64,
+    last_command: [AtomicU64; 2],
+    wish: AtomicU8,
+    waker: Mutex<Option<Waker>>,
+    /// What the upstream calls its own link; 0 while it has none.
+    pub upstream_id: AtomicU64,
+    /// A wait of Lockgate's own (LOCK.*) is under way.
+    pub waits_for_lock: AtomicBool,
+    /// A blocking command runs on its own link.
+    pub is_blocked: AtomicBool,
+    /// Channels subscribed to.
+    pub subscriptions: AtomicU32,
+    /// Patterns subscribed to.
+    pub patterns: AtomicU32,
+    /// Shard channels subscribed to.
+    pub shard_subscriptions: AtomicU32,
+    /// Commands queued in MULTI; -1 outside.
+    pub multi: AtomicI32,
+    /// Keys are watched.
+    pub is_watching: AtomicBool,
+    /// `MONITOR` runs.
+    pub is_monitor: AtomicBool,
+    /// `CLIENT TRACKING` is on.
+    pub is_tracking: AtomicBool,
+}
+
+impl Card {
+    /// What changes seldom.
+    pub fn profile(&self) -> MutexGuard<'_, Profile> {
+        self.profile.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// It sent a command of that name just now.
+    pub fn touch(&self, name: &[u8]) {
+        let mut packed = [0u8; 16];
+        for (to, from) in packed.iter_mut().zip(name) {
+            *to = from.to_ascii_lowercase();
+        }
+        let (first, second) = packed.split_at(8);
+        let number = |half: &[u8]| half.iter().rev().fold(0u64, |n, byte| n << 8 | u64::from(*byte));
+        self.last_command[0].store(number(first), Ordering::Relaxed);
+        self.last_command[1].store(number(second), Ordering::Relaxed);
+        let ms = u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.last_ms.store(ms, Ordering::Relaxed);
+    }
+
+    /// The name of its last command, lower case, its first 16 bytes.
+    pub fn last_command(&self) -> Vec<u8> {
+        let halves = self.last_command.iter().flat_map(|half| half.load(Ordering::Relaxed).to_le_bytes());
+        halves.take_while(|byte| *byte != 0).collect()
+    }
+
+    /// Seconds since it last sent something.
+    pub fn idle_s(&self) -> u64 {
+        let age = u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX);
+        age.saturating_sub(self.last_ms.load(Ordering::Relaxed)) / 1000
+    }
+
+    /// Tells the session's task what somebody wants of it.
+    pub fn wish(&self, wish: Wish) {
+        let number = match wish {
+            Wish::None => 0,
+            Wish::Kill => 1,
+            Wish::UnblockTimeout => 2,
+            Wish::UnblockError => 3,
+        };
+        self.wish.store(number, Ordering::Release);
+        self.wake();
+    }
+
+    /// Wakes the session's task so that it looks around.
+    pub fn wake(&self) {
+        if let Some(waker) = self.waker.lock().unwrap_or_else(PoisonError::into_inner).as_ref() {
+            waker.wake_by_ref();
+        }
+    }
+
+    /// What somebody wants; an answered wish is [`Card::fulfil`]led.
+    pub fn wished(&self) -> Wish {
+        Wish::from_number(self.wish.load(Ordering::Acquire))
+    }
+
+    /// The wish to unblock was carried out, or came too late.
+    pub fn fulfil(&self) {
+        let _ = self.wish.fetch_update(Ordering::AcqRel, Ordering::Acquire, |wish| (wish != 1).then_some(0));
+    }
+
+    /// The session's task.
+    pub fn set_waker(&self, waker: &Waker) {
+        *self.waker.lock().unwrap_or_else(PoisonError::into_inner) = Some(waker.clone());
+    }
+}
+
+/// All clients, and how many there may be.
+pub struct Registry {
+    clients: DashMap<u64, Arc<Card>>,
+    next_id: AtomicU64,
+    count: AtomicUsize,
+    most: usize,
+    own_links: [AtomicU64; Why::ALL.len()],
+}
+
+impl Registry {
+    /// Takes at most `most` clients at a time.
+    pub fn new(most: usize) -> Arc<Registry> {
+        Arc::new(Registry {
+            clients: DashMap::new(),
+            next_id: AtomicU64::new(1),
+            count: AtomicUsize::new(0),
+            most,
+            own_links: Default::default(),
+        })
+    }
+
+    /// A card for a new client; `None` when there are too many.
+    pub fn admit(
+        self: &Arc<Self>,
+        peer: String,
+        local: String,
+        fd: i32,
+        is_unix: bool,
+        profile: Profile,
+    ) -> Option<Member> {
+        let taken = self.count.fetch_update(Ordering::AcqRel, Ordering::Acquire, |n| (n < self.most).then_some(n + 1));
+        taken.ok()?;
+        let card = Arc::new(Card {
+            id: self.next_id.fetch_add(1, Ordering::Relaxed),
+            peer,
+            local,
+            fd,
+            since: Instant::now(),
+            is_unix,
+            profile: Mutex::new(profile),
+            last_ms: AtomicU64::new(0),
+            last_command: Default::default(),
+            wish: AtomicU8::new(0),
+            waker: Mutex::new(None),
+            upstream_id: AtomicU64::new(0),
+            waits_for_lock: AtomicBool::new(false),
+            is_blocked: AtomicBool::new(false),
+            subscriptions: AtomicU32::new(0),
+            patterns: AtomicU32::new(0),
+            shard_subscriptions: AtomicU32::new(0),
+            multi: AtomicI32::new(-1),
+            is_watching: AtomicBool::new(false),
+            is_monitor: AtomicBool::new(false),
+            is_tracking: AtomicBool::new(false),
+        });
+        self.clients.insert(card.id, card.clone());
+        Some(Member { registry: self.clone(), card })
+    }
+
+    /// The client of that number.
+    pub fn find(&self, id: u64) -> Option<Arc<Card>> {
+        self.clients.get(&id).map(|card| card.clone())
+    }
+
+    /// All clients in the order in which they came.
+    pub fn all(&self) -> Vec<Arc<Card>> {
+        let mut cards: Vec<_> = self.clients.iter().map(|entry| entry.value().clone()).collect();
+        cards.sort_by_key(|card| card.id);
+        cards
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.count.load(Ordering::Acquire)
+    }
+
+    /// Counts a session that took an own link, by reason.
+    pub fn took_own_link(&self, why: Why) {
+        self.own_links[why.index()].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Sessions that took an own link so far, by reason.
+    pub fn own_links_taken(&self) -> impl Iterator<Item = (Why, u64)> + '_ {
+        Why::ALL.iter().zip(&self.own_links).map(|(why, count)| (*why, count.load(Ordering::Relaxed)))
+    }
+}
+
+/// A client's place in the registry; dropping it signs it off.
+pub struct Member {
+    registry: Arc<Registry>,
+    /// Its card.
+    pub card: Arc<Card>,
+}
+
+impl Drop for Member {
+    fn drop(&mut self) {
+        self.registry.clients.remove(&self.card.id);
+        self.registry.count.fetch_sub(1, Ordering::AcqRel);
+    }
+}

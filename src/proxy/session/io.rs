@@ -1,0 +1,215 @@
+//! A session's side towards its client that links may write to: replies come in from whichever link owes them, go out
+//! at once, and what does not fit waits in the outbox.
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::task::{Context, Waker};
+
+use super::outbox::Outbox;
+use super::own::BIG_REPLY;
+use crate::upstream::link::{Loss, Sink};
+use crate::upstream::socket::Writer;
+
+/// A reply of this size goes to the socket without a stop in the outbox.
+const DIRECT: usize = 8 << 10;
+
+/// Shared by the session and the links that owe it replies.
+pub struct ClientIo {
+    writer: Writer,
+    outbox: RefCell<Outbox>,
+    /// Replies that shared links owe this client.
+    owed: Cell<u64>,
+    /// Below this many owed replies the session wants to be woken.
+    wake_at: Cell<Option<u64>>,
+    is_broken: Cell<bool>,
+    task: RefCell<Option<Waker>>,
+    link_waiting_for_room: RefCell<Option<Waker>>,
+    /// Bytes of the reply that is coming over a shared link.
+    frame_bytes: Cell<u64>,
+    had_big_reply: Cell<bool>,
+}
+
+impl ClientIo {
+    /// Writes to `writer`.
+    pub fn new(writer: Writer) -> ClientIo {
+        ClientIo {
+            writer,
+            outbox: RefCell::default(),
+            owed: Cell::new(0),
+            wake_at: Cell::new(None),
+            is_broken: Cell::new(false),
+            task: RefCell::new(None),
+            link_waiting_for_room: RefCell::new(None),
+            frame_bytes: Cell::new(0),
+            had_big_reply: Cell::new(false),
+        }
+    }
+
+    /// The session's task, to be woken when something is up.
+    pub fn set_task(&self, waker: &Waker) {
+        let mut task = self.task.borrow_mut();
+        if !task.as_ref().is_some_and(|w| w.will_wake(waker)) {
+            *task = Some(waker.clone());
+        }
+    }
+
+    fn wake(&self) {
+        if let Some(task) = self.task.borrow().as_ref() {
+            task.wake_by_ref();
+        }
+    }
+
+    /// Replies that shared links owe this client.
+    pub fn owed(&self) -> u64 {
+        self.owed.get()
+    }
+
+    /// More replies are owed now.
+    pub fn owe(&self, replies: u64) {
+        self.owed.set(self.owed.get() + replies);
+    }
+
+    /// Wakes the session once no more than `owed` replies are owed.
+    pub fn wake_when_owed(&self, owed: u64) {
+        self.wake_at.set(Some(owed));
+    }
+
+    /// The connection can't go on: the client is gone, or it was promised bytes that will not come.
+    pub fn is_broken(&self) -> bool {
+        self.is_broken.get()
+    }
+
+    /// Closes the connection as soon as the session looks.
+    pub fn break_off(&self) {
+        self.is_broken.set(true);
+        self.wake();
+    }
+
+    /// Whether a big reply has come since this was last asked.
+    pub fn take_big_reply(&self) -> bool {
+        self.had_big_reply.take() || self.frame_bytes.get() > BIG_REPLY
+    }
+
+    /// Everything owed was delivered and written.
+    pub fn is_idle(&self) -> bool {
+        self.owed.get() == 0 && self.outbox.borrow().is_empty()
+    }
+
+    /// All that was delivered is written.
+    pub fn is_flushed(&self) -> bool {
+        self.outbox.borrow().is_empty()
+    }
+
+    /// Whether the client keeps up with what it is sent.
+    pub fn client_keeps_up(&self) -> bool {
+        self.outbox.borrow().has_room()
+    }
+
+    /// Bytes that wait for the client in memory.
+    pub fn waiting_bytes(&self) -> usize {
+        self.outbox.borrow().in_memory()
+    }
+
+    /// Ends when the client has closed its side, whether or not all that it sent was read.
+    pub async fn closed_by_peer(&self) {
+        self.writer.closed_by_peer().await;
+    }
+
+    /// Adds bytes for the client.
+    pub fn push(&self, mut bytes: &[u8]) {
+        let mut outbox = self.outbox.borrow_mut();
+        if bytes.len() >= DIRECT && outbox.is_empty() {
+            match self.writer.try_write(bytes) {
+                Ok(n) => bytes = &bytes[n..],
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(_) => return self.is_broken.set(true),
+            }
+            if bytes.is_empty() {
+                return;
+            }
+        }
+        if let Err(error) = outbox.push(bytes) {
+            tracing::error!(%error, "cannot keep replies for a slow client in a temporary file; closing it");
+            self.is_broken.set(true);
+        }
+    }
+
+    /// Writes what the socket takes. `false`: the rest waits for the socket.
+    pub fn flush_now(&self) -> bool {
+        let mut outbox = self.outbox.borrow_mut();
+        let outcome = outbox.drain(|bytes| self.writer.try_write(bytes));
+        if outbox.has_room()
+            && let Some(link) = self.link_waiting_for_room.take()
+        {
+            link.wake();
+        }
+        match outcome {
+            Ok(is_done) => is_done,
+            Err(_) => {
+                self.is_broken.set(true);
+                true
+            }
+        }
+    }
+
+    /// Writes what the socket takes, and wakes the session's task when it takes more.
+    pub fn poll_flush(&self, cx: &mut Context<'_>) {
+        while !self.flush_now() {
+            match self.writer.poll_writable(cx) {
+                std::task::Poll::Pending => return,
+                std::task::Poll::Ready(Ok(())) => {}
+                std::task::Poll::Ready(Err(_)) => return self.is_broken.set(true),
+            }
+        }
+    }
+}
+
+impl Sink for ClientIo {
+    fn deliver(&self, bytes: &[u8], ended: u32) {
+        self.push(bytes);
+        if ended == 0 {
+            self.frame_bytes.set(self.frame_bytes.get() + bytes.len() as u64);
+        } else if self.frame_bytes.replace(0) > BIG_REPLY {
+            self.had_big_reply.set(true);
+        }
+        self.owed.set(self.owed.get() - u64::from(ended));
+    }
+
+    fn flush(&self) {
+        let is_done = self.flush_now();
+        let is_awaited = self.wake_at.get().is_some_and(|at| self.owed.get() <= at);
+        if is_awaited {
+            self.wake_at.set(None);
+        }
+        // The session's task waits for the socket, and closes what is broken.
+        if !is_done || is_awaited || self.is_broken.get() {
+            self.wake();
+        }
+    }
+
+    fn has_room(&self) -> bool {
+        self.is_broken.get() || self.outbox.borrow().has_room()
+    }
+
+    fn wake_when_room(&self, waker: &Waker) {
+        *self.link_waiting_for_room.borrow_mut() = Some(waker.clone());
+    }
+
+    fn lost(&self, replies: u32, cut: bool, why: &Loss) {
+        let line = match why {
+            Loss::NotSent(why) => format!("-UNAVAILABLE {why}; Lockgate keeps trying, ask again later\r\n").into_bytes(),
+            Loss::Unknown(why) => {
+                format!("-UNAVAILABLE {why}; this command may or may not have run\r\n").into_bytes()
+            }
+            Loss::Refused(line) => [line, &b"\r\n"[..]].concat(),
+        };
+        if cut {
+            // Half a reply is out: nothing that follows could be read.
+            self.is_broken.set(true);
+        }
+        for _ in 0..replies {
+            self.push(&line);
+        }
+        self.owed.set(self.owed.get() - u64::from(replies));
+    }
+}

@@ -1,0 +1,94 @@
+//! `LOCK.*`: parsed here, decided by the coordinator. A call stalls this connection only, as BLPOP does.
+
+use std::pin::pin;
+use std::sync::atomic::Ordering;
+use std::task::Poll;
+
+use super::{Gone, Session};
+use crate::commands::lock_args::LockCommand;
+use crate::coordinator::{Asker, LockReply};
+use crate::domain::Resp;
+use crate::proxy::registry::Wish;
+use crate::upstream::dial::{Identity, LinkKey};
+
+/// How a call ended.
+enum Ending {
+    Answered(LockReply),
+    Unblocked(Wish),
+}
+
+impl Session {
+    pub(super) async fn lock_command(&mut self, args: &[&[u8]]) -> Result<(), Gone> {
+        let command = match LockCommand::parse(args) {
+            Ok(command) => command,
+            Err(error) => {
+                self.answer_line(&format!("-{error}"));
+                return Ok(());
+            }
+        };
+        if self.key.identity == Identity::Anonymous && self.worker.links().auth_required() {
+            self.answer_line("-NOAUTH Authentication required.");
+            return Ok(());
+        }
+        let may_wait = command.may_wait();
+        let asker = self.asker();
+        let coordinator = self.worker.coordinator().clone();
+        if may_wait {
+            self.card().fulfil();
+            self.card().waits_for_lock.store(true, Ordering::Release);
+        }
+        let ending = self.lock_ending(coordinator.run(&asker, command), may_wait).await;
+        self.card().waits_for_lock.store(false, Ordering::Release);
+        let mut out = Vec::new();
+        match ending? {
+            Ending::Answered(reply) => reply.encode(self.resp(), &mut out),
+            Ending::Unblocked(Wish::UnblockError) => {
+                out.extend_from_slice(b"-UNBLOCKED client unblocked via CLIENT UNBLOCK\r\n");
+            }
+            Ending::Unblocked(_) => LockReply::Nil.encode(self.resp(), &mut out),
+        }
+        self.card().fulfil();
+        self.answer(&out);
+        Ok(())
+    }
+
+    fn asker(&self) -> Asker<crate::upstream::caller::LinkCaller> {
+        let links = self.worker.links();
+        let db = self.key.db;
+        // The script's replies are read here, so that RESP2 serves whatever the client speaks.
+        let own_kind = links.pool(LinkKey { resp: Resp::V2, ..self.key.clone() });
+        Asker {
+            db,
+            session: self.card().id,
+            caller: links.caller(&own_kind),
+            service: links.caller(&links.service_pool(db)),
+            bound: self.bound.clone(),
+        }
+    }
+
+    /// Waits for the answer, for the client to leave, or for somebody to unblock it. Dropping `call` tells the
+    /// coordinator that nobody waits any more.
+    async fn lock_ending(&self, call: impl Future<Output = LockReply>, may_wait: bool) -> Result<Ending, Gone> {
+        let io = self.io.clone();
+        let mut call = pin!(call);
+        let mut closed = pin!(io.closed_by_peer());
+        std::future::poll_fn(|cx| {
+            self.io.poll_flush(cx);
+            if let Poll::Ready(reply) = call.as_mut().poll(cx) {
+                return Poll::Ready(Ok(Ending::Answered(reply)));
+            }
+            match self.card().wished() {
+                Wish::Kill => return Poll::Ready(Err(Gone)),
+                wish @ (Wish::UnblockTimeout | Wish::UnblockError) if may_wait => {
+                    return Poll::Ready(Ok(Ending::Unblocked(wish)));
+                }
+                _ => {}
+            }
+            if self.io.is_broken() || (may_wait && closed.as_mut().poll(cx).is_ready()) {
+                return Poll::Ready(Err(Gone));
+            }
+            Poll::Pending
+        })
+        .await
+    }
+}

@@ -1,0 +1,389 @@
+//! One client's connection, from its first byte to its last.
+//!
+//! Runs of stateless commands go over a link shared with others as they came, counted; their replies come back through
+//! [`ClientIo`]. Everything else is a *step*: it waits until nothing is owed, then runs alone, and the stream goes on
+//! behind it. While the connection has state of its own, all its commands go over a link of its own.
+
+mod client_command;
+mod conversation;
+mod handshake;
+mod io;
+mod lock_command;
+mod outbox;
+mod own;
+mod step;
+
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use bytes::{Buf, BytesMut};
+
+use self::io::ClientIo;
+use self::own::{BIG_REPLIES_KEEP, OwnMode};
+use super::registry::{Card, Member, Wish};
+use super::worker::Worker;
+use crate::commands::{CommandTable, Treatment, Why, resolve};
+use crate::coordinator::BoundLocks;
+use crate::domain::Resp;
+use crate::protocol::args::args;
+use crate::protocol::error::ProtocolError;
+use crate::protocol::request::{RequestFrame, RequestLimits, RequestScanner};
+use crate::upstream::dial::{Identity, LinkKey};
+use crate::upstream::link::{BACKLOG_MAX, Link, Sink};
+use crate::upstream::links::Pool;
+use crate::upstream::socket::{Reader, Socket};
+
+/// Most replies owed by shared links before the session reads no further.
+const OWED_MAX: u64 = 16 << 10;
+/// A command unfinished after so many bytes is big: it streams over an own link.
+const BIG_REQUEST: usize = 64 << 10;
+/// Longest command that Lockgate has to hold whole (LOCK.*, HELLO, CLIENT …), in bytes.
+const HELD_REQUEST_MAX: usize = 8 << 20;
+/// Most arguments before a client has authenticated, as Redis has it.
+const ARGS_MAX_BEFORE_AUTH: u64 = 10;
+/// Longest argument before a client has authenticated, in bytes.
+const BULK_MAX_BEFORE_AUTH: u64 = 16 << 10;
+/// Input kept beyond this is given back once it is used up.
+const INPUT_KEPT: usize = 4 << 10;
+
+/// The connection is over; nothing more is to be said.
+#[derive(Debug)]
+pub struct Gone;
+
+/// Why the stream of commands pauses.
+#[derive(Debug)]
+enum Pause {
+    /// The command at the front of the input runs alone.
+    Step(RequestFrame),
+    /// The unfinished command at the front of the input is big.
+    Big,
+    /// What follows belongs on a link of its own.
+    NeedsOwn(Why),
+    /// What came is no Redis protocol.
+    Bad(ProtocolError),
+    /// The connection is to be closed.
+    Close,
+}
+
+/// What a look at the input came to.
+enum Look {
+    /// All whole commands were passed on.
+    Used,
+    /// The rest must wait for replies or for room.
+    Wait,
+    /// Something else has to happen first.
+    Pause(Pause),
+}
+
+/// A client's connection.
+pub struct Session {
+    worker: Rc<Worker>,
+    io: Rc<ClientIo>,
+    sink: Rc<dyn Sink>,
+    reader: Reader,
+    member: Member,
+    input: BytesMut,
+    scanner: RequestScanner,
+    /// Identity, database and protocol of what it sends.
+    key: LinkKey,
+    pool: Rc<Pool>,
+    /// The shared link that owes replies; no other is used before they have come.
+    link: Option<Rc<Link>>,
+    own: Option<Box<OwnMode>>,
+    /// Replies to come for which it stays on an own link because one was big.
+    big_replies: u32,
+    has_ended: bool,
+    bound: BoundLocks,
+}
+
+impl Session {
+    /// Serves `socket` until the client or Lockgate closes it.
+    pub async fn serve(worker: Rc<Worker>, socket: Socket, member: Member) {
+        let (reader, writer) = socket.split();
+        let io = Rc::new(ClientIo::new(writer));
+        let key = worker.initial_key();
+        let pool = worker.links().pool(key.clone());
+        let mut session = Session {
+            sink: io.clone(),
+            io,
+            reader,
+            member,
+            input: BytesMut::new(),
+            scanner: RequestScanner::new(),
+            pool,
+            key,
+            link: None,
+            own: None,
+            big_replies: 0,
+            has_ended: false,
+            bound: BoundLocks::default(),
+            worker,
+        };
+        let _ = session.run().await;
+    }
+
+    async fn run(&mut self) -> Result<(), Gone> {
+        std::future::poll_fn(|cx| {
+            self.member.card.set_waker(cx.waker());
+            self.io.set_task(cx.waker());
+            Poll::Ready(())
+        })
+        .await;
+        loop {
+            // Steps are rare and large: boxed, so that a connection that idles costs little.
+            match std::future::poll_fn(|cx| self.pump(cx)).await {
+                Pause::Step(frame) => Box::pin(self.step(frame)).await?,
+                Pause::NeedsOwn(why) => Box::pin(self.enter_own(why)).await?,
+                Pause::Big => Box::pin(self.big_request()).await?,
+                Pause::Bad(error) => return Box::pin(self.refuse_protocol(error)).await,
+                Pause::Close => return Ok(()),
+            }
+        }
+    }
+
+    /// Moves bytes both ways until something else has to happen.
+    fn pump(&mut self, cx: &mut Context<'_>) -> Poll<Pause> {
+        if !self.io.is_flushed() {
+            self.io.poll_flush(cx);
+        }
+        if self.must_close() {
+            return Poll::Ready(Pause::Close);
+        }
+        if self.own.is_some() && self.pump_own(cx).is_err() {
+            return Poll::Ready(Pause::Close);
+        }
+        loop {
+            let look = if self.input.is_empty() { Look::Used } else { self.use_input(cx) };
+            match look {
+                Look::Used => {}
+                Look::Wait => return Poll::Pending,
+                Look::Pause(pause) => return Poll::Ready(pause),
+            }
+            if self.has_ended {
+                return self.end_of_client();
+            }
+            if !self.may_read(cx) {
+                return Poll::Pending;
+            }
+            let scratch = self.worker.links().scratch().clone();
+            let mut scratch = scratch.borrow_mut();
+            match self.reader.poll_read(cx, &mut scratch) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Ok(0)) => self.has_ended = true,
+                Poll::Ready(Err(_)) => return Poll::Ready(Pause::Close),
+                Poll::Ready(Ok(n)) => match self.take(cx, &scratch[..n]) {
+                    Look::Used => {}
+                    Look::Wait => return Poll::Pending,
+                    Look::Pause(pause) => return Poll::Ready(pause),
+                },
+            }
+        }
+    }
+
+    fn must_close(&self) -> bool {
+        let is_drained = || {
+            self.worker.is_draining()
+                && self.io.is_idle()
+                && self.input.is_empty()
+                && self.own.as_ref().is_none_or(|own| own.talk.is_settled())
+        };
+        self.io.is_broken() || self.card().wished() == Wish::Kill || is_drained()
+    }
+
+    /// The client has closed its side: what it sent is still answered, but it waits for nothing.
+    fn end_of_client(&self) -> Poll<Pause> {
+        let has_pending = !self.io.is_idle()
+            || self.own.as_ref().is_some_and(|own| !own.talk.is_settled() && !own.talk.is_blocking());
+        if has_pending {
+            self.io.wake_when_owed(0);
+            return Poll::Pending;
+        }
+        Poll::Ready(Pause::Close)
+    }
+
+    /// Bytes just read: straight on where nothing waits before them, so that most are copied once only.
+    fn take(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Look {
+        if !self.input.is_empty() {
+            self.input.extend_from_slice(bytes);
+            return self.use_input(cx);
+        }
+        let (used, look) = self.pass_on(cx, bytes);
+        if used < bytes.len() {
+            self.input.extend_from_slice(&bytes[used..]);
+        }
+        look
+    }
+
+    fn use_input(&mut self, cx: &mut Context<'_>) -> Look {
+        let input = std::mem::take(&mut self.input);
+        let (used, look) = self.pass_on(cx, &input);
+        self.input = input;
+        self.consume(used);
+        look
+    }
+
+    fn consume(&mut self, used: usize) {
+        self.input.advance(used);
+        if self.input.is_empty() && (used > INPUT_KEPT || self.input.capacity() > INPUT_KEPT) {
+            self.input = BytesMut::new();
+        }
+    }
+
+    /// Passes whole commands on; returns how many bytes are done with.
+    fn pass_on(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> (usize, Look) {
+        if self.own.is_some() { self.pass_on_own(cx, bytes) } else { self.pass_on_shared(cx, bytes) }
+    }
+
+    fn pass_on_shared(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> (usize, Look) {
+        if let Some(look) = self.wait_for_shared(cx) {
+            return (0, look);
+        }
+        let limits = self.request_limits();
+        let facts = self.worker.links().facts();
+        let (mut start, mut at, mut count) = (0, 0, 0u32);
+        let mut name = 0..0;
+        let look = loop {
+            let frame = match self.scanner.advance(&bytes[at..], &limits) {
+                Ok(Some(frame)) => frame,
+                Ok(None) if bytes.len() - at > BIG_REQUEST => break Look::Pause(Pause::Big),
+                Ok(None) => break Look::Used,
+                Err(error) => break Look::Pause(Pause::Bad(error)),
+            };
+            if frame.args == 0 {
+                // Nothing to run; it also ends the run of bytes that can leave in one piece.
+                self.submit(&bytes[start..at], count);
+                at += frame.len;
+                (start, count) = (at, 0);
+                continue;
+            }
+            let command = &bytes[at..at + frame.len];
+            match treatment(&facts.table, command, &frame) {
+                Treatment::Share if frame.is_multibulk => {
+                    name = at + frame.name.start..at + frame.name.end;
+                    at += frame.len;
+                    count += 1;
+                }
+                Treatment::Hang => break Look::Pause(Pause::Close),
+                _ => break Look::Pause(Pause::Step(frame)),
+            }
+        };
+        if count > 0 {
+            self.card().touch(&bytes[name]);
+            self.submit(&bytes[start..at], count);
+        }
+        (at, look)
+    }
+
+    /// Whether a run of commands has to wait, or needs an own link, before it can be shared.
+    fn wait_for_shared(&mut self, cx: &mut Context<'_>) -> Option<Look> {
+        if self.io.owed() == 0 {
+            self.link = None;
+        }
+        if self.io.take_big_reply() {
+            self.big_replies = BIG_REPLIES_KEEP;
+        }
+        if self.big_replies > 0 || !self.io.client_keeps_up() {
+            if self.io.owed() > 0 {
+                self.io.wake_when_owed(0);
+                return Some(Look::Wait);
+            }
+            let why = if self.big_replies > 0 { Why::BigReply } else { Why::SlowReader };
+            return Some(Look::Pause(Pause::NeedsOwn(why)));
+        }
+        let link = self.link.as_ref()?;
+        if !link.is_usable() {
+            // It still owes replies; what comes behind them must not overtake them on another link.
+            self.io.wake_when_owed(0);
+            return Some(Look::Wait);
+        }
+        if link.backlog() > BACKLOG_MAX {
+            link.wake_when_room(cx.waker());
+            return Some(Look::Wait);
+        }
+        if self.io.owed() > OWED_MAX {
+            self.io.wake_when_owed(OWED_MAX / 2);
+            return Some(Look::Wait);
+        }
+        None
+    }
+
+    /// Sends whole commands that owe `replies` over the shared link.
+    fn submit(&mut self, commands: &[u8], replies: u32) {
+        if replies == 0 {
+            return;
+        }
+        let link = match &self.link {
+            Some(link) if link.is_usable() && self.io.owed() > 0 => link.clone(),
+            _ => match self.worker.links().pick(&self.pool) {
+                Ok(link) => link,
+                Err(away) => {
+                    for _ in 0..replies {
+                        self.io.push(format!("-{away}\r\n").as_bytes());
+                    }
+                    self.io.flush();
+                    return;
+                }
+            },
+        };
+        self.io.owe(u64::from(replies));
+        link.send(commands, &self.sink, replies);
+        self.link = Some(link);
+    }
+
+    fn may_read(&self, cx: &mut Context<'_>) -> bool {
+        if let Some(own) = &self.own {
+            return own.link.backlog() < BACKLOG_MAX && !own.talk.must_settle();
+        }
+        if self.io.owed() > OWED_MAX {
+            self.io.wake_when_owed(OWED_MAX / 2);
+            return false;
+        }
+        match &self.link {
+            Some(link) if link.backlog() > BACKLOG_MAX => {
+                link.wake_when_room(cx.waker());
+                false
+            }
+            _ => true,
+        }
+    }
+
+    fn request_limits(&self) -> RequestLimits {
+        let links = self.worker.links();
+        if self.key.identity == Identity::Anonymous && links.auth_required() {
+            return RequestLimits { args_max: ARGS_MAX_BEFORE_AUTH, bulk_max: BULK_MAX_BEFORE_AUTH, unauthenticated: true };
+        }
+        RequestLimits { args_max: i32::MAX as u64, bulk_max: links.facts().bulk_max, unauthenticated: false }
+    }
+
+    fn card(&self) -> &Card {
+        &self.member.card
+    }
+
+    fn resp(&self) -> Resp {
+        self.key.resp
+    }
+
+    /// What this client sends goes over links of `key` from here on.
+    fn set_key(&mut self, key: LinkKey) {
+        let mut profile = self.card().profile();
+        profile.db = key.db;
+        profile.resp = key.resp;
+        profile.user = match &key.identity {
+            Identity::Named(credentials) => credentials.user.clone().unwrap_or_else(|| b"default".to_vec()),
+            _ => b"default".to_vec(),
+        };
+        drop(profile);
+        self.pool = self.worker.links().pool(key.clone());
+        self.link = None;
+        self.key = key;
+    }
+}
+
+/// How the whole command `command` is treated by a session in its default state.
+fn treatment(table: &CommandTable, command: &[u8], frame: &RequestFrame) -> Treatment {
+    match table.find(&command[frame.name.clone()]).map(|entry| entry.treatment) {
+        None => Treatment::Own(Why::Unknown),
+        Some(Treatment::Look(look)) => resolve(look, &args(command).collect::<Vec<_>>()).0,
+        Some(treatment) => treatment,
+    }
+}

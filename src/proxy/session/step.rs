@@ -1,0 +1,211 @@
+//! Commands that run alone: what Lockgate answers itself, and what needs a link of its own first.
+
+use std::borrow::Cow;
+use std::pin::pin;
+use std::task::Poll;
+
+use super::conversation::Stream;
+use super::{Gone, HELD_REQUEST_MAX, Session, treatment};
+use crate::commands::introspect::{self, Plan};
+use crate::commands::{Here, Treatment};
+use crate::proxy::registry::Wish;
+use crate::protocol::args::{args, encode_command};
+use crate::protocol::error::ProtocolError;
+use crate::protocol::inline;
+use crate::protocol::request::{RequestFrame, RequestScanner};
+use crate::upstream::call::{CallError, Caller};
+use crate::upstream::link::Sink;
+
+impl Session {
+    /// Runs the command at the front of the input.
+    pub(super) async fn step(&mut self, frame: RequestFrame) -> Result<(), Gone> {
+        let bytes = self.input.split_to(frame.len);
+        self.consume(0);
+        let (command, frame) = if frame.is_multibulk {
+            (Cow::Borrowed(&bytes[..]), frame)
+        } else {
+            match inline::split(&bytes) {
+                Ok(words) if words.is_empty() => return Ok(()),
+                Ok(words) => {
+                    let mut command = Vec::new();
+                    encode_command(&words, &mut command);
+                    let Some(frame) = whole(&command) else { return Ok(()) };
+                    (Cow::Owned(command), frame)
+                }
+                Err(error) => return self.refuse_protocol(error).await,
+            }
+        };
+        self.card().touch(&command[frame.name.clone()]);
+        if self.own.is_some() && self.forward_own(&command, &frame) {
+            return Ok(());
+        }
+        let facts = self.worker.links().facts();
+        match treatment(&facts.table, &command, &frame) {
+            Treatment::Hang => Err(Gone),
+            Treatment::Here(here) => self.answer_here(here, &command, &frame).await,
+            Treatment::Share | Treatment::Look(_) => {
+                self.submit(&command, 1);
+                Ok(())
+            }
+            Treatment::Own(why) => {
+                match self.take_own(why).await? {
+                    Ok(()) => {
+                        self.forward_own(&command, &frame);
+                    }
+                    Err(error) => self.answer_line(&format!("-{error}")),
+                }
+                Ok(())
+            }
+        }
+    }
+
+    async fn answer_here(&mut self, here: Here, command: &[u8], frame: &RequestFrame) -> Result<(), Gone> {
+        if !matches!(here, Here::Quit | Here::Reset) || !self.is_uncounted() {
+            self.drain().await?;
+        }
+        let args: Vec<&[u8]> = args(command).collect();
+        match here {
+            Here::Quit => {
+                self.answer_line("+OK");
+                self.flushed().await?;
+                Err(Gone)
+            }
+            Here::Reset => self.reset(&args).await,
+            Here::Hello => self.hello(command, &args).await,
+            Here::Auth => self.auth(command, &args).await,
+            Here::Select => self.select(command, &args).await,
+            Here::Client => self.client_command(command, frame, &args).await,
+            Here::Command => self.command_command(command, &args).await,
+            Here::Lock => self.lock_command(&args).await,
+        }
+    }
+
+    fn is_uncounted(&self) -> bool {
+        self.own.as_ref().is_some_and(|own| own.talk.stream() != Stream::Counted)
+    }
+
+    /// `COMMAND …`, which knows LOCK.* too.
+    async fn command_command(&mut self, command: &[u8], args: &[&[u8]]) -> Result<(), Gone> {
+        match introspect::plan(args, self.resp()) {
+            Plan::Forward => self.relay(command).await,
+            Plan::Local(reply) => {
+                self.answer(&reply);
+                Ok(())
+            }
+            Plan::Ask { request, merge } => {
+                match self.ask(request).await? {
+                    Ok(reply) => self.answer(&merge.apply(reply)),
+                    Err(error) => self.answer_call_error(&error),
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// Passes a stateless command on as it is, over whichever link this session is on.
+    pub(super) async fn relay(&mut self, command: &[u8]) -> Result<(), Gone> {
+        match self.own.as_mut() {
+            Some(own) => own.forward_client(command, crate::commands::Effect::None),
+            None => self.submit(command, 1),
+        }
+        Ok(())
+    }
+
+    /// Asks one stateless question as this client, and takes the reply instead of passing it on.
+    pub(super) async fn ask(&mut self, request: Vec<u8>) -> Result<Result<Vec<u8>, CallError>, Gone> {
+        let caller = self.worker.links().caller(&self.pool);
+        self.guard(caller.call(request)).await
+    }
+
+    /// Adds Lockgate's own answer; nothing may be owed before it. CLIENT REPLY decides whether it is sent.
+    pub(super) fn answer(&mut self, reply: &[u8]) {
+        if self.own.as_mut().is_none_or(|own| own.talk.may_answer()) {
+            self.io.push(reply);
+            self.io.flush();
+        }
+    }
+
+    /// An answer of one line, without its line end.
+    pub(super) fn answer_line(&mut self, line: &str) {
+        self.answer(format!("{line}\r\n").as_bytes());
+    }
+
+    /// Tells why a question to the upstream has no answer.
+    pub(super) fn answer_call_error(&mut self, error: &CallError) {
+        self.answer_line(&format!("-UNAVAILABLE {error}"));
+    }
+
+    /// What came is no Redis protocol: says so as Redis does, and closes.
+    pub(super) async fn refuse_protocol(&mut self, error: ProtocolError) -> Result<(), Gone> {
+        self.drain().await?;
+        tracing::debug!(client = self.card().id, error = error.message().as_ref(), "protocol error");
+        let line = [b"-ERR Protocol error: ", error.message().as_bytes(), b"\r\n"].concat();
+        self.answer(&line);
+        self.flushed().await?;
+        Err(Gone)
+    }
+
+    /// Waits until every reply owed so far was delivered.
+    pub(super) async fn drain(&mut self) -> Result<(), Gone> {
+        let io = self.io.clone();
+        let mut closed = pin!(io.closed_by_peer());
+        std::future::poll_fn(|cx| {
+            self.io.poll_flush(cx);
+            if self.io.is_broken() || self.card().wished() == Wish::Kill {
+                return Poll::Ready(Err(Gone));
+            }
+            if self.own.is_some() && self.pump_own(cx).is_err() {
+                return Poll::Ready(Err(Gone));
+            }
+            if self.io.owed() > 0 {
+                self.io.wake_when_owed(0);
+                return Poll::Pending;
+            }
+            let Some(own) = &self.own else { return Poll::Ready(Ok(())) };
+            if own.talk.is_settled() {
+                return Poll::Ready(Ok(()));
+            }
+            if own.talk.is_blocking() && closed.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(Err(Gone));
+            }
+            Poll::Pending
+        })
+        .await
+    }
+
+    /// Waits until the client has taken all that it was sent.
+    pub(super) async fn flushed(&mut self) -> Result<(), Gone> {
+        std::future::poll_fn(|cx| {
+            self.io.poll_flush(cx);
+            match self.io.is_broken() || self.card().wished() == Wish::Kill {
+                true => Poll::Ready(Err(Gone)),
+                false if self.io.is_flushed() => Poll::Ready(Ok(())),
+                false => Poll::Pending,
+            }
+        })
+        .await
+    }
+
+    /// Runs `work` for as long as the connection lives.
+    pub(super) async fn guard<F: Future>(&self, work: F) -> Result<F::Output, Gone> {
+        let mut work = pin!(work);
+        std::future::poll_fn(|cx| {
+            self.io.poll_flush(cx);
+            if self.io.is_broken() || self.card().wished() == Wish::Kill {
+                return Poll::Ready(Err(Gone));
+            }
+            work.as_mut().poll(cx).map(Ok)
+        })
+        .await
+    }
+}
+
+/// The frame of a command that Lockgate itself encoded.
+fn whole(command: &[u8]) -> Option<RequestFrame> {
+    let limits = crate::protocol::request::RequestLimits {
+        args_max: i32::MAX as u64,
+        bulk_max: HELD_REQUEST_MAX as u64,
+        unauthenticated: false,
+    };
+    RequestScanner::new().advance(command, &limits).ok().flatten()
+}

@@ -1,0 +1,140 @@
+//! One thread with a runtime of its own: its listener, its links, its sessions. Workers share the registry of clients
+//! and the lock engine, and nothing that a plain command touches.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::task::LocalSet;
+
+use super::listener::Listener;
+use super::registry::{Profile, Registry};
+use super::session::Session;
+use crate::coordinator::Coordinator;
+use crate::domain::Resp;
+use crate::upstream::dial::{Identity, LinkKey};
+use crate::upstream::links::{LinkSettings, Links};
+use crate::upstream::socket::Socket;
+use crate::upstream::url::Endpoint;
+
+/// What one read takes at most, in bytes; one such buffer serves all connections of a worker.
+const READ_BUFFER: usize = 64 << 10;
+/// After so many tasks the runtime looks for news from the sockets: high, so that one look finds much and one write
+/// upstream carries much.
+const TASKS_PER_LOOK: u32 = 256;
+
+/// What all workers have in common.
+pub struct Shared {
+    /// Where the upstream is.
+    pub endpoint: Endpoint,
+    /// How links are made.
+    pub links: LinkSettings,
+    /// All clients.
+    pub registry: Arc<Registry>,
+    /// The lock engine.
+    pub coordinator: Arc<Coordinator>,
+    /// Own links in use.
+    pub own_in_use: Arc<AtomicUsize>,
+    /// Clients act with the credentials of the upstream's URL.
+    pub trust_clients: bool,
+    /// A client that is silent on the network for so long is gone.
+    pub client_timeout: Duration,
+    /// No new clients; idle ones close.
+    pub is_draining: AtomicBool,
+}
+
+/// One worker, seen from its sessions.
+pub struct Worker {
+    shared: Arc<Shared>,
+    links: Rc<Links>,
+}
+
+impl Worker {
+    /// Its links to the upstream.
+    pub fn links(&self) -> &Rc<Links> {
+        &self.links
+    }
+
+    /// All clients of the process.
+    pub fn registry(&self) -> &Arc<Registry> {
+        &self.shared.registry
+    }
+
+    /// The lock engine.
+    pub fn coordinator(&self) -> &Arc<Coordinator> {
+        &self.shared.coordinator
+    }
+
+    /// The process is about to end.
+    pub fn is_draining(&self) -> bool {
+        self.shared.is_draining.load(Ordering::Relaxed)
+    }
+
+    /// What a connection speaks before it has said anything.
+    pub fn initial_key(&self) -> LinkKey {
+        let identity = if self.shared.trust_clients { Identity::Service } else { Identity::Anonymous };
+        LinkKey { identity, db: self.links.default_db(), resp: Resp::V2 }
+    }
+}
+
+/// Runs a worker on this thread until `stop` says so.
+pub fn run(shared: Arc<Shared>, listener: Listener, mut stop: watch::Receiver<Stop>) -> std::io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().event_interval(TASKS_PER_LOOK).build()?;
+    let tasks = LocalSet::new();
+    tasks.block_on(&runtime, async move {
+        let scratch = Rc::new(RefCell::new(vec![0; READ_BUFFER].into_boxed_slice()));
+        let links = Links::new(shared.endpoint.clone(), shared.links.clone(), scratch, shared.own_in_use.clone());
+        let worker = Rc::new(Worker { shared, links });
+        let listener = match listener.listen() {
+            Ok(listener) => listener,
+            Err(error) => {
+                tracing::error!(%error, "a worker cannot listen");
+                return Err(error);
+            }
+        };
+        loop {
+            tokio::select! {
+                socket = listener.accept() => admit(&worker, socket),
+                _ = stop.wait_for(|stop| *stop != Stop::No) => break,
+            }
+        }
+        drop(listener);
+        let _ = stop.wait_for(|stop| *stop == Stop::Now).await;
+        Ok(())
+    })
+}
+
+/// How far the end has come.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Stop {
+    /// Serve.
+    No,
+    /// Take no new clients.
+    Drain,
+    /// End the thread.
+    Now,
+}
+
+fn admit(worker: &Rc<Worker>, socket: Socket) {
+    if let Err(error) = socket.tune(worker.shared.client_timeout) {
+        tracing::debug!(%error, "a client left at once");
+        return;
+    }
+    let (peer, local) = socket.peer_and_local();
+    let profile = Profile { user: b"default".to_vec(), db: worker.links.default_db(), ..Profile::default() };
+    let is_unix = matches!(socket, Socket::Unix(_));
+    match worker.registry().admit(peer, local, socket.fd(), is_unix, profile) {
+        Some(member) => {
+            tokio::task::spawn_local(Session::serve(worker.clone(), socket, member));
+        }
+        None => {
+            tracing::warn!("a client was turned away; raise limits.connections");
+            let (_, writer) = socket.split();
+            // A fresh socket takes a line this short, or its peer is gone.
+            let _ = writer.try_write(b"-ERR max number of clients reached\r\n");
+        }
+    }
+}

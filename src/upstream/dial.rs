@@ -1,0 +1,215 @@
+//! Connecting to the upstream: the socket, and the handshake that puts it into the state its users expect.
+
+use std::io;
+use std::rc::Rc;
+use std::time::Duration;
+
+use tokio::net::{TcpStream, UnixStream};
+
+use super::link::Loss;
+use super::socket::{Reader, Socket, Writer};
+use super::url::{Address, Endpoint};
+use crate::domain::{Db, Resp};
+use crate::protocol::args::encode_command;
+use crate::protocol::frame::{Value, decode};
+use crate::protocol::reply::ReplyScanner;
+
+/// Longest handshake reply, in bytes; `HELLO` names every loaded module.
+const HANDSHAKE_MAX: usize = 1 << 20;
+
+/// For whom a link acts; the upstream's own ACL decides what it may do.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub enum Identity {
+    /// Nobody has authenticated.
+    Anonymous,
+    /// Lockgate itself, with the credentials of the upstream's URL.
+    Service,
+    /// A client that authenticated with these.
+    Named(Rc<Credentials>),
+}
+
+/// What `AUTH` was given.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct Credentials {
+    /// `None` for `AUTH password`.
+    pub user: Option<Vec<u8>>,
+    /// The password in clear.
+    pub password: Vec<u8>,
+}
+
+impl Credentials {
+    /// The `AUTH` command for them.
+    pub fn auth_command(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        match &self.user {
+            Some(user) => encode_command(&[b"AUTH", user.as_slice(), &self.password], &mut out),
+            None => encode_command(&[b"AUTH", self.password.as_slice()], &mut out),
+        }
+        out
+    }
+}
+
+/// Links of the same key are alike.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct LinkKey {
+    /// For whom it acts.
+    pub identity: Identity,
+    /// Its logical database.
+    pub db: Db,
+    /// The protocol that its replies speak.
+    pub resp: Resp,
+}
+
+/// A connected link after its handshake.
+pub struct Dialled {
+    /// To read from.
+    pub reader: Reader,
+    /// To write to.
+    pub writer: Writer,
+    /// What the upstream calls this connection; 0 where it does not say.
+    pub upstream_id: u64,
+    /// The upstream demands authentication, and this link has none.
+    pub needs_auth: bool,
+}
+
+/// Why there is no link.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum DialError {
+    /// Nobody there, or no answer.
+    #[error("{0}")]
+    Unreachable(Rc<str>),
+    /// The upstream answered the handshake with an error; the line as it came, with its `-`.
+    #[error("the upstream refused: {}", .0.escape_ascii())]
+    Refused(Rc<[u8]>),
+}
+
+impl DialError {
+    /// What those who wait for this link are told.
+    pub fn loss(&self) -> Loss {
+        match self {
+            DialError::Unreachable(why) => Loss::NotSent(why.clone()),
+            DialError::Refused(line) => Loss::Refused(line.clone()),
+        }
+    }
+}
+
+/// Connects and shakes hands within `limit`.
+pub async fn dial(
+    endpoint: &Endpoint,
+    key: &LinkKey,
+    limit: Duration,
+    keepalive: Duration,
+) -> Result<Dialled, DialError> {
+    match tokio::time::timeout(limit, connect_and_greet(endpoint, key, keepalive)).await {
+        Ok(outcome) => outcome,
+        Err(_) => {
+            Err(DialError::Unreachable(format!("no answer from {} within {limit:?}", endpoint.address).into()))
+        }
+    }
+}
+
+async fn connect_and_greet(endpoint: &Endpoint, key: &LinkKey, keepalive: Duration) -> Result<Dialled, DialError> {
+    let socket = connect(&endpoint.address).await.map_err(|error| {
+        DialError::Unreachable(format!("cannot connect to {}: {error}", endpoint.address).into())
+    })?;
+    // A socket option that cannot be set costs speed or a late notice of a dead peer, not correctness.
+    let _ = socket.tune(keepalive);
+    let (reader, writer) = socket.split();
+    let mut greeting = Greeting { reader, writer, scanner: ReplyScanner::new(), input: Vec::new() };
+    let mut needs_auth = false;
+
+    let credentials = match &key.identity {
+        Identity::Anonymous => None,
+        Identity::Named(credentials) => Some(credentials.auth_command()),
+        Identity::Service => service_credentials(endpoint).map(|c| c.auth_command()),
+    };
+    if let Some(auth) = credentials {
+        greeting.expect_ok(&auth).await?;
+    } else {
+        needs_auth = greeting.ask(&command(&[b"PING"])).await?.starts_with(b"-NOAUTH");
+    }
+    if key.resp == Resp::V3 {
+        greeting.expect_ok(&command(&[b"HELLO", b"3"])).await?;
+    }
+    if key.db != 0 && !needs_auth {
+        greeting.expect_ok(&command(&[b"SELECT", key.db.to_string().as_bytes()])).await?;
+    }
+    let id = greeting.ask(&command(&[b"CLIENT", b"ID"])).await?;
+    let upstream_id = match decode(&id) {
+        Ok(Value::Integer(id)) => u64::try_from(id).unwrap_or(0),
+        _ => 0,
+    };
+    Ok(Dialled { reader: greeting.reader, writer: greeting.writer, upstream_id, needs_auth })
+}
+
+/// The credentials of the upstream's URL.
+pub fn service_credentials(endpoint: &Endpoint) -> Option<Credentials> {
+    let password = endpoint.password.as_ref()?;
+    Some(Credentials {
+        user: endpoint.user.as_ref().map(|u| u.clone().into_bytes()),
+        password: password.clone().into_bytes(),
+    })
+}
+
+async fn connect(address: &Address) -> io::Result<Socket> {
+    match address {
+        Address::Tcp { host, port } => TcpStream::connect((host.as_str(), *port)).await.map(Socket::Tcp),
+        Address::Unix(path) => UnixStream::connect(path).await.map(Socket::Unix),
+    }
+}
+
+fn command(args: &[&[u8]]) -> Vec<u8> {
+    let mut out = Vec::new();
+    encode_command(args, &mut out);
+    out
+}
+
+struct Greeting {
+    reader: Reader,
+    writer: Writer,
+    scanner: ReplyScanner,
+    input: Vec<u8>,
+}
+
+impl Greeting {
+    async fn expect_ok(&mut self, request: &[u8]) -> Result<(), DialError> {
+        let reply = self.ask(request).await?;
+        if reply.first() == Some(&b'-') {
+            let line = reply.strip_suffix(b"\r\n").unwrap_or(&reply);
+            return Err(DialError::Refused(line.into()));
+        }
+        Ok(())
+    }
+
+    /// Sends one command and waits for its one reply, returned as it came.
+    async fn ask(&mut self, request: &[u8]) -> Result<Vec<u8>, DialError> {
+        let broken = |error: io::Error| DialError::Unreachable(format!("the handshake broke off: {error}").into());
+        let mut written = 0;
+        while written < request.len() {
+            match self.writer.try_write(&request[written..]) {
+                Ok(n) => written += n,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    std::future::poll_fn(|cx| self.writer.poll_writable(cx)).await.map_err(broken)?;
+                }
+                Err(error) => return Err(broken(error)),
+            }
+        }
+        let mut chunk = [0u8; 4096];
+        loop {
+            let n = std::future::poll_fn(|cx| self.reader.poll_read(cx, &mut chunk)).await.map_err(broken)?;
+            if n == 0 {
+                return Err(DialError::Unreachable("the upstream closed the link during the handshake".into()));
+            }
+            self.input.extend_from_slice(&chunk[..n]);
+            let scan = self.scanner.scan(&chunk[..n], 1).map_err(|error| {
+                DialError::Unreachable(format!("the handshake's reply makes no sense: {error}").into())
+            })?;
+            if scan.frames == 1 {
+                return Ok(std::mem::take(&mut self.input));
+            }
+            if self.input.len() > HANDSHAKE_MAX {
+                return Err(DialError::Unreachable("the handshake's reply does not end".into()));
+            }
+        }
+    }
+}

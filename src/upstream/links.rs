@@ -1,0 +1,361 @@
+//! One worker's links to the upstream: the shared ones by key, the own ones that wait for their next session, and
+//! whether the upstream is there at all.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use super::call::Caller;
+use super::caller::LinkCaller;
+use super::dial::{DialError, Dialled, Identity, LinkKey, dial, service_credentials};
+use super::facts::Facts;
+use super::link::{BACKLOG_MAX, Link};
+use super::own::OwnLink;
+use super::url::Endpoint;
+use crate::domain::{Db, Resp};
+
+/// Replies owed on a link from which another one is opened or preferred.
+const BUSY_REPLIES: u64 = 1024;
+/// Requests unwritten on a link, in bytes, from which another one is opened or preferred.
+const BUSY_BACKLOG: usize = 16 << 10;
+/// Own links that one worker keeps connected for the next session that needs one, by key.
+const IDLE_OWN_MAX: usize = 16;
+/// The upstream is tried again at least this often.
+const RETRY_AT_LEAST: Duration = Duration::from_secs(1);
+/// How often idle links are looked over.
+const SWEEP_EVERY: Duration = Duration::from_secs(5);
+
+/// How links are made and kept; `[links]` of the configuration.
+#[derive(Clone, Debug)]
+pub struct LinkSettings {
+    /// Shared links by worker and key.
+    pub shared: usize,
+    /// Most own links of the whole process.
+    pub own_max: usize,
+    /// Longest connect and handshake.
+    pub connect_timeout: Duration,
+    /// Longest wait for the reply to one of Lockgate's own commands.
+    pub reply_timeout: Duration,
+    /// A link unused for so long is closed.
+    pub idle_timeout: Duration,
+    /// TCP keepalive towards the upstream.
+    pub keepalive: Duration,
+    /// First pause between attempts to reach the upstream; it doubles.
+    pub retry_base: Duration,
+    /// Longest pause, cut at a second.
+    pub retry_max: Duration,
+}
+
+/// The upstream is away; the text tells what happened and what to do.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("UNAVAILABLE {0}; Lockgate keeps trying, ask again later")]
+pub struct Unavailable(pub Rc<str>);
+
+/// Why a session gets no link of its own.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum OwnError {
+    /// As many are in use as the configuration allows.
+    #[error(
+        "UNAVAILABLE all {0} upstream links of their own are in use by subscribed, blocked or otherwise stateful \
+         connections; raise links.own_max"
+    )]
+    Exhausted(usize),
+    /// The upstream is away.
+    #[error(transparent)]
+    Unavailable(#[from] Unavailable),
+    /// The upstream refused the handshake; its error line without the leading `-`.
+    #[error("{}", .0.escape_ascii())]
+    Refused(Rc<[u8]>),
+}
+
+/// The shared links of one key.
+pub struct Pool {
+    key: LinkKey,
+    links: RefCell<Vec<Rc<Link>>>,
+}
+
+impl Pool {
+    /// What its links have in common.
+    pub fn key(&self) -> &LinkKey {
+        &self.key
+    }
+
+    /// Whether at least one link stands.
+    pub fn is_open(&self) -> bool {
+        self.links.borrow().iter().any(|link| link.is_open())
+    }
+}
+
+/// All links of one worker.
+pub struct Links {
+    endpoint: Endpoint,
+    settings: LinkSettings,
+    has_credentials: bool,
+    scratch: Rc<RefCell<Box<[u8]>>>,
+    pools: RefCell<HashMap<LinkKey, Rc<Pool>>>,
+    idle_own: RefCell<HashMap<LinkKey, Vec<(OwnLink, Instant)>>>,
+    own_in_use: Arc<AtomicUsize>,
+    down: RefCell<Option<Rc<str>>>,
+    is_probing: Cell<bool>,
+    facts: RefCell<Rc<Facts>>,
+    auth_required: Cell<bool>,
+}
+
+impl Links {
+    /// The table of a worker; `own_in_use` is shared by all workers. Must run within a `LocalSet`.
+    pub fn new(
+        endpoint: Endpoint,
+        settings: LinkSettings,
+        scratch: Rc<RefCell<Box<[u8]>>>,
+        own_in_use: Arc<AtomicUsize>,
+    ) -> Rc<Links> {
+        let links = Rc::new(Links {
+            has_credentials: service_credentials(&endpoint).is_some(),
+            endpoint,
+            settings,
+            scratch,
+            pools: RefCell::default(),
+            idle_own: RefCell::default(),
+            own_in_use,
+            down: RefCell::new(None),
+            is_probing: Cell::new(false),
+            facts: RefCell::new(Rc::new(Facts::before_contact())),
+            auth_required: Cell::new(false),
+        });
+        tokio::task::spawn_local(links.clone().learn_facts());
+        tokio::task::spawn_local(sweep(Rc::downgrade(&links)));
+        links
+    }
+
+    /// The database that a new connection begins in.
+    pub fn default_db(&self) -> Db {
+        self.endpoint.db
+    }
+
+    /// What is known of the upstream.
+    pub fn facts(&self) -> Rc<Facts> {
+        self.facts.borrow().clone()
+    }
+
+    /// Whether the upstream demands that clients authenticate.
+    pub fn auth_required(&self) -> bool {
+        self.auth_required.get()
+    }
+
+    /// The worker's read buffer.
+    pub fn scratch(&self) -> &Rc<RefCell<Box<[u8]>>> {
+        &self.scratch
+    }
+
+    /// The pool of `key`. Service is Anonymous where the URL has no credentials, so that they share their links.
+    pub fn pool(&self, mut key: LinkKey) -> Rc<Pool> {
+        if key.identity == Identity::Service && !self.has_credentials {
+            key.identity = Identity::Anonymous;
+        }
+        let mut pools = self.pools.borrow_mut();
+        pools.entry(key.clone()).or_insert_with(|| Rc::new(Pool { key, links: RefCell::default() })).clone()
+    }
+
+    /// Lockgate's own pool in `db`.
+    pub fn service_pool(&self, db: Db) -> Rc<Pool> {
+        self.pool(LinkKey { identity: Identity::Service, db, resp: Resp::V2 })
+    }
+
+    /// A usable link of the pool, the least busy one; opens one where that helps.
+    pub fn pick(self: &Rc<Self>, pool: &Rc<Pool>) -> Result<Rc<Link>, Unavailable> {
+        let mut links = pool.links.borrow_mut();
+        links.retain(|link| link.is_usable());
+        let mut calmest: Option<&Rc<Link>> = None;
+        for link in links.iter() {
+            if link.owed_replies() < BUSY_REPLIES && link.backlog() < BUSY_BACKLOG {
+                return Ok(link.clone());
+            }
+            if calmest.is_none_or(|c| (link.backlog(), link.owed_replies()) < (c.backlog(), c.owed_replies())) {
+                calmest = Some(link);
+            }
+        }
+        if let Some(calmest) = calmest
+            && (links.len() >= self.settings.shared || self.down.borrow().is_some())
+        {
+            return Ok(calmest.clone());
+        }
+        if let Some(why) = self.down.borrow().as_ref() {
+            return Err(Unavailable(why.clone()));
+        }
+        let link = self.open(pool.key.clone());
+        links.push(link.clone());
+        Ok(link)
+    }
+
+    fn open(self: &Rc<Self>, key: LinkKey) -> Rc<Link> {
+        let link = Link::connecting();
+        let (table, driven) = (self.clone(), link.clone());
+        tokio::task::spawn_local(async move {
+            let dialling = table.clone();
+            let scratch = table.scratch.clone();
+            drop(table);
+            let _ = driven.drive(async move { dialling.dial(&key).await }, scratch).await;
+        });
+        link
+    }
+
+    async fn dial(self: &Rc<Self>, key: &LinkKey) -> Result<Dialled, DialError> {
+        let outcome = dial(&self.endpoint, key, self.settings.connect_timeout, self.settings.keepalive).await;
+        match &outcome {
+            Ok(dialled) => {
+                if key.identity == Identity::Anonymous {
+                    self.auth_required.set(dialled.needs_auth);
+                }
+                self.came_up();
+            }
+            // An upstream that refuses is there.
+            Err(DialError::Refused(_)) => self.came_up(),
+            Err(DialError::Unreachable(why)) => self.went_down(why),
+        }
+        outcome
+    }
+
+    fn came_up(self: &Rc<Self>) {
+        if self.down.take().is_some() {
+            tracing::info!(upstream = %self.endpoint.address, "the upstream is back");
+            tokio::task::spawn_local(self.clone().learn_facts());
+        }
+    }
+
+    fn went_down(self: &Rc<Self>, why: &Rc<str>) {
+        if self.down.replace(Some(why.clone())).is_none() {
+            tracing::warn!(upstream = %self.endpoint.address, why = %why, "the upstream is away");
+        }
+        if !self.is_probing.replace(true) {
+            tokio::task::spawn_local(self.clone().probe());
+        }
+    }
+
+    /// Tries to reach the upstream until it answers.
+    async fn probe(self: Rc<Self>) {
+        let longest = self.settings.retry_max.min(RETRY_AT_LEAST);
+        let mut pause = self.settings.retry_base.min(longest);
+        while self.down.borrow().is_some() {
+            // Between half and the whole pause, so that the workers do not knock together.
+            tokio::time::sleep(pause.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
+            let key = self.service_pool(self.endpoint.db).key.clone();
+            let _ = self.dial(&key).await;
+            pause = (pause * 2).min(longest);
+        }
+        self.is_probing.set(false);
+    }
+
+    async fn learn_facts(self: Rc<Self>) {
+        let service = self.caller(&self.service_pool(self.endpoint.db));
+        match Facts::ask(&service).await {
+            Ok(facts) => *self.facts.borrow_mut() = Rc::new(facts),
+            Err(why) => tracing::warn!(%why, "the upstream does not tell its commands; the built-in table serves"),
+        }
+    }
+
+    /// Sends single commands over the shared links of `pool`.
+    pub fn caller(self: &Rc<Self>, pool: &Rc<Pool>) -> LinkCaller {
+        LinkCaller::new(self.clone(), pool.clone(), self.settings.reply_timeout)
+    }
+
+    /// A connected link for one session alone.
+    pub async fn take_own(self: &Rc<Self>, key: &LinkKey) -> Result<OwnLink, OwnError> {
+        loop {
+            let idle = self.idle_own.borrow_mut().get_mut(key).and_then(Vec::pop);
+            match idle {
+                Some((mut link, _)) => {
+                    if link.is_quiet() {
+                        return Ok(link);
+                    }
+                }
+                None => break,
+            }
+        }
+        if let Some(why) = self.down.borrow().as_ref() {
+            return Err(Unavailable(why.clone()).into());
+        }
+        let permit = OwnPermit::take(&self.own_in_use, self.settings.own_max)
+            .or_else(|| {
+                self.idle_own.borrow_mut().clear();
+                OwnPermit::take(&self.own_in_use, self.settings.own_max)
+            })
+            .ok_or(OwnError::Exhausted(self.settings.own_max))?;
+        match self.dial(key).await {
+            Ok(dialled) => Ok(OwnLink::new(key.clone(), dialled, permit)),
+            Err(DialError::Unreachable(why)) => Err(Unavailable(why).into()),
+            Err(DialError::Refused(line)) => {
+                Err(OwnError::Refused(line.strip_prefix(b"-").unwrap_or(&line).into()))
+            }
+        }
+    }
+
+    /// Takes back an own link that is in the state its key tells, with nothing owed.
+    pub fn give_back(&self, link: OwnLink) {
+        let mut idle = self.idle_own.borrow_mut();
+        let same = idle.entry(link.key().clone()).or_default();
+        if same.len() < IDLE_OWN_MAX {
+            same.push((link, Instant::now()));
+        }
+    }
+
+    fn close_idle(&self) {
+        let limit = self.settings.idle_timeout;
+        if limit.is_zero() {
+            return;
+        }
+        for same in self.idle_own.borrow_mut().values_mut() {
+            same.retain(|(_, since)| since.elapsed() < limit);
+        }
+        self.idle_own.borrow_mut().retain(|_, same| !same.is_empty());
+        self.pools.borrow_mut().retain(|_, pool| {
+            pool.links.borrow_mut().retain(|link| {
+                let is_idle = link.owed_replies() == 0 && link.last_used().elapsed() > limit;
+                if is_idle {
+                    link.retire();
+                }
+                link.is_usable()
+            });
+            // A session that still has the pool's Rc would otherwise go on with a pool that nobody else finds.
+            Rc::strong_count(pool) > 1 || !pool.links.borrow().is_empty()
+        });
+    }
+}
+
+async fn sweep(links: std::rc::Weak<Links>) {
+    loop {
+        tokio::time::sleep(SWEEP_EVERY).await;
+        let Some(links) = links.upgrade() else { return };
+        links.close_idle();
+    }
+}
+
+/// The right to one of the process's own links; given back when dropped.
+#[derive(Debug)]
+pub struct OwnPermit(Arc<AtomicUsize>);
+
+impl OwnPermit {
+    fn take(in_use: &Arc<AtomicUsize>, most: usize) -> Option<OwnPermit> {
+        in_use
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| (n < most).then_some(n + 1))
+            .ok()
+            .map(|_| OwnPermit(in_use.clone()))
+    }
+}
+
+impl Drop for OwnPermit {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+const _: () = assert!(BUSY_BACKLOG < BACKLOG_MAX);
+
+/// Asks one command of the service link and gives the raw reply.
+pub async fn ask(caller: &LinkCaller, args: &[&[u8]]) -> Result<Vec<u8>, super::call::CallError> {
+    let mut request = Vec::new();
+    crate::protocol::args::encode_command(args, &mut request);
+    caller.call(request).await
+}

@@ -1,0 +1,127 @@
+//! An upstream link that one session has to itself, for as long as its connection has state of its own.
+
+use std::io;
+use std::task::{Context, Poll, Waker};
+
+use super::dial::{Dialled, LinkKey};
+use super::links::OwnPermit;
+use super::socket::{Reader, Writer};
+use crate::protocol::reply::ReplyScanner;
+
+/// A buffer that grew beyond this is given back once it is empty.
+const BUFFER_KEPT: usize = 64 << 10;
+
+/// The wire; what is owed on it is the session's business.
+pub struct OwnLink {
+    key: LinkKey,
+    reader: Reader,
+    writer: Writer,
+    out: Vec<u8>,
+    written: usize,
+    /// Finds the ends of its replies.
+    pub scanner: ReplyScanner,
+    upstream_id: u64,
+    _permit: OwnPermit,
+}
+
+impl OwnLink {
+    /// The link just dialled for `key`.
+    pub fn new(key: LinkKey, dialled: Dialled, permit: OwnPermit) -> OwnLink {
+        OwnLink {
+            key,
+            reader: dialled.reader,
+            writer: dialled.writer,
+            out: Vec::new(),
+            written: 0,
+            scanner: ReplyScanner::new(),
+            upstream_id: dialled.upstream_id,
+            _permit: permit,
+        }
+    }
+
+    /// Identity, database and protocol that it is in.
+    pub fn key(&self) -> &LinkKey {
+        &self.key
+    }
+
+    /// It was brought into the state that `key` tells (AUTH, SELECT, HELLO).
+    pub fn rekey(&mut self, key: LinkKey) {
+        self.key = key;
+    }
+
+    /// What the upstream calls this connection.
+    pub fn upstream_id(&self) -> u64 {
+        self.upstream_id
+    }
+
+    /// Still connected, and the upstream has said nothing that nobody has read.
+    pub fn is_quiet(&mut self) -> bool {
+        let mut byte = [0u8; 1];
+        self.reader.poll_read(&mut Context::from_waker(Waker::noop()), &mut byte).is_pending()
+    }
+
+    /// Adds to what is to be written.
+    pub fn push(&mut self, bytes: &[u8]) {
+        self.out.extend_from_slice(bytes);
+    }
+
+    /// Requests that wait to be written, in bytes.
+    pub fn backlog(&self) -> usize {
+        self.out.len() - self.written
+    }
+
+    /// Writes what the socket takes, and wakes the task when it takes more.
+    pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        while self.written < self.out.len() {
+            match self.writer.try_write(&self.out[self.written..]) {
+                Ok(n) => self.written += n,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    if self.writer.poll_writable(cx)?.is_pending() {
+                        break;
+                    }
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        if self.written == self.out.len() {
+            self.written = 0;
+            self.out.clear();
+            if self.out.capacity() > BUFFER_KEPT {
+                self.out = Vec::new();
+            }
+        } else if self.written >= BUFFER_KEPT {
+            self.out.drain(..self.written);
+            self.written = 0;
+        }
+        Ok(())
+    }
+
+    /// Reads what has come: the number of bytes, 0 when the upstream has closed.
+    pub fn poll_read(&mut self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
+        self.reader.poll_read(cx, buffer)
+    }
+}
+
+impl OwnLink {
+    /// One command, one reply as it came; for a link that no session uses yet.
+    pub async fn ask(&mut self, request: &[u8]) -> io::Result<Vec<u8>> {
+        self.push(request);
+        let mut reply = Vec::new();
+        let mut chunk = [0u8; 4096];
+        loop {
+            let n = std::future::poll_fn(|cx| {
+                self.poll_flush(cx)?;
+                self.poll_read(cx, &mut chunk)
+            })
+            .await?;
+            if n == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            reply.extend_from_slice(&chunk[..n]);
+            let scan = self.scanner.scan(&chunk[..n], 1).map_err(io::Error::other)?;
+            if scan.frames == 1 {
+                return Ok(reply);
+            }
+        }
+    }
+}

@@ -1,0 +1,129 @@
+//! One stream socket, TCP or unix, split into the half that its task reads and the half that anyone on the thread may
+//! write to. Clients and upstreams use the same type.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, Interest, ReadBuf};
+use tokio::net::{TcpStream, UnixStream, tcp, unix};
+
+/// A connected socket.
+#[derive(Debug)]
+pub enum Socket {
+    /// Over TCP.
+    Tcp(TcpStream),
+    /// Over a unix socket.
+    Unix(UnixStream),
+}
+
+/// The half that is read by the one task that owns the connection.
+#[derive(Debug)]
+pub enum Reader {
+    /// Over TCP.
+    Tcp(tcp::OwnedReadHalf),
+    /// Over a unix socket.
+    Unix(unix::OwnedReadHalf),
+}
+
+/// The half that is written to; dropping it closes that direction.
+#[derive(Debug)]
+pub enum Writer {
+    /// Over TCP.
+    Tcp(tcp::OwnedWriteHalf),
+    /// Over a unix socket.
+    Unix(unix::OwnedWriteHalf),
+}
+
+impl Socket {
+    /// No delay for small frames, and keepalive probes that give a vanished peer up after about `silence_max`.
+    pub fn tune(&self, silence_max: Duration) -> io::Result<()> {
+        let Socket::Tcp(stream) = self else { return Ok(()) };
+        stream.set_nodelay(true)?;
+        if !silence_max.is_zero() {
+            let third = (silence_max / 3).max(Duration::from_secs(1));
+            let probes = socket2::TcpKeepalive::new().with_time(third).with_interval(third).with_retries(2);
+            let socket = socket2::SockRef::from(stream);
+            socket.set_tcp_keepalive(&probes)?;
+        }
+        Ok(())
+    }
+
+    /// `ip:port` of the other end, or the path of a unix socket, as `CLIENT LIST` shows them.
+    pub fn peer_and_local(&self) -> (String, String) {
+        match self {
+            Socket::Tcp(stream) => (
+                stream.peer_addr().map_or_else(|_| "?:0".into(), |a| a.to_string()),
+                stream.local_addr().map_or_else(|_| "?:0".into(), |a| a.to_string()),
+            ),
+            Socket::Unix(stream) => {
+                let path = stream.local_addr().ok().and_then(|a| a.as_pathname().map(|p| p.display().to_string()));
+                let name = format!("{}:0", path.unwrap_or_default());
+                (name.clone(), name)
+            }
+        }
+    }
+
+    /// The number of the file, as `CLIENT LIST` shows it.
+    pub fn fd(&self) -> i32 {
+        use std::os::fd::AsRawFd;
+        match self {
+            Socket::Tcp(stream) => stream.as_raw_fd(),
+            Socket::Unix(stream) => stream.as_raw_fd(),
+        }
+    }
+
+    /// Gives each direction its own half.
+    pub fn split(self) -> (Reader, Writer) {
+        match self {
+            Socket::Tcp(stream) => {
+                let (r, w) = stream.into_split();
+                (Reader::Tcp(r), Writer::Tcp(w))
+            }
+            Socket::Unix(stream) => {
+                let (r, w) = stream.into_split();
+                (Reader::Unix(r), Writer::Unix(w))
+            }
+        }
+    }
+}
+
+impl Reader {
+    /// Reads what has come into `buffer`: the number of bytes, 0 at the end of the stream.
+    pub fn poll_read(&mut self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
+        let mut buffer = ReadBuf::new(buffer);
+        ready!(match self {
+            Reader::Tcp(half) => Pin::new(half).poll_read(cx, &mut buffer),
+            Reader::Unix(half) => Pin::new(half).poll_read(cx, &mut buffer),
+        })?;
+        Poll::Ready(Ok(buffer.filled().len()))
+    }
+}
+
+impl Writer {
+    /// Ends when the peer has closed its side, whether or not all that it sent was read.
+    pub async fn closed_by_peer(&self) {
+        // The mask of PRIORITY holds "read closed" but not "readable", so bytes that wait do not end this.
+        let _ = match self {
+            Writer::Tcp(half) => half.ready(Interest::PRIORITY).await,
+            Writer::Unix(half) => half.ready(Interest::PRIORITY).await,
+        };
+    }
+
+    /// Writes what fits at once; `WouldBlock` when nothing does.
+    pub fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Writer::Tcp(half) => half.try_write(bytes),
+            Writer::Unix(half) => half.try_write(bytes),
+        }
+    }
+
+    /// Wakes the task once there is room to write.
+    pub fn poll_writable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Writer::Tcp(half) => half.as_ref().poll_write_ready(cx),
+            Writer::Unix(half) => half.as_ref().poll_write_ready(cx),
+        }
+    }
+}
