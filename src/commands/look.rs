@@ -17,7 +17,7 @@ pub fn resolve(look: Look, args: &[&[u8]]) -> (Treatment, Effect) {
         Look::Script => script(args),
         Look::Function if subcommand_is(args, &["kill"]) => own(Why::Kill),
         Look::Function => SHARE,
-        Look::Flush if args.len() == 2 && args[1].eq_ignore_ascii_case(b"async") => SHARE,
+        Look::Flush if args.last().is_some_and(|last| last.eq_ignore_ascii_case(b"async")) => SHARE,
         Look::Flush => own(Why::Blocking),
         Look::Cluster => cluster(args),
         Look::Module if subcommand_is(args, &["list", "help"]) => SHARE,

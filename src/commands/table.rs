@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::fmt;
 
 use super::builtin::{self, Known};
+use super::lock_spec::{LOCK_COMMANDS, LockSpec};
 use super::treatment::{Effect, Here, Treatment, Why};
 use super::wire::{Cursor, Malformed, Token};
 
@@ -111,9 +112,14 @@ impl Entry {
 
     /// `false` if Redis would refuse that many arguments (the name included).
     pub fn takes(&self, args: usize) -> bool {
-        let least = self.arity.unsigned_abs() as usize;
-        if self.arity < 0 { args >= least } else { args == least }
+        arity_allows(self.arity, args)
     }
+}
+
+/// `true` if a command of that arity takes so many arguments, the name included.
+pub(super) fn arity_allows(arity: i32, args: usize) -> bool {
+    let least = arity.unsigned_abs() as usize;
+    if arity < 0 { args >= least } else { args == least }
 }
 
 /// Why a reply to `COMMAND` taught nothing.
@@ -246,7 +252,23 @@ impl CommandTable {
 
 fn builtin_entries() -> impl Iterator<Item = Entry> {
     let lists = [builtin::ABOUT_THE_CONNECTION, builtin::ON_AN_OWN_LINK, builtin::BY_ARGUMENTS, builtin::SHARED];
-    lists.into_iter().flatten().map(Entry::from)
+    lists.into_iter().flatten().map(Entry::from).chain(LOCK_COMMANDS.iter().map(Entry::from))
+}
+
+impl From<&LockSpec> for Entry {
+    fn from(spec: &LockSpec) -> Self {
+        let flags = spec.flags.iter().fold(Flags::NONE, |flags, name| flags.and(Flags::by_name(name.as_bytes())));
+        Entry {
+            name: spec.name.into(),
+            treatment: Treatment::Here(Here::Lock),
+            effect: Effect::None,
+            arity: spec.arity,
+            first_key: 1,
+            last_key: 1,
+            step: 1,
+            flags,
+        }
+    }
 }
 
 impl From<&Known> for Entry {

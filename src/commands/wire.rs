@@ -121,6 +121,13 @@ impl<'a> Cursor<'a> {
         Ok(())
     }
 
+    /// One whole value as it stands.
+    pub fn slice(&mut self) -> Result<&'a [u8], Malformed> {
+        let from = self.at;
+        self.skip()?;
+        Ok(&self.input[from..self.at])
+    }
+
     /// The head of an array, set or map, as its number of values (two for a pair).
     pub fn values(&mut self) -> Result<usize, Malformed> {
         match self.next()? {
