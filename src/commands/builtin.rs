@@ -77,6 +77,7 @@ pub(super) const ON_AN_OWN_LINK: &[Known] = &[
     own("bzpopmin", Why::Blocking, Effect::None, -3, W, [1, -2, 1]),
     own("debug", Why::Admin, Effect::None, -2, N, [0, 0, 0]),
     own("failover", Why::Admin, Effect::None, -1, N, [0, 0, 0]),
+    own("hotkeys", Why::Admin, Effect::Sticky, -2, N, [0, 0, 0]),
     own("migrate", Why::Admin, Effect::None, -6, WM, [3, 3, 1]),
     own("monitor", Why::Monitor, Effect::Monitor, 1, N, [0, 0, 0]),
     own("multi", Why::Transaction, Effect::Multi, 1, N, [0, 0, 0]),
@@ -96,6 +97,7 @@ pub(super) const ON_AN_OWN_LINK: &[Known] = &[
     own("subscribe", Why::Subscribe, Effect::Subscribe(Channel::Plain), -2, N, [0, 0, 0]),
     own("sunsubscribe", Why::Subscribe, Effect::Unsubscribe(Channel::Shard), -1, N, [1, -1, 1]),
     own("sync", Why::Replication, Effect::Replication, 1, N, [0, 0, 0]),
+    own("trimslots", Why::Admin, Effect::None, -5, W, [0, 0, 0]),
     own("unsubscribe", Why::Subscribe, Effect::Unsubscribe(Channel::Plain), -1, N, [0, 0, 0]),
     own("vadd", Why::Module, Effect::None, -1, W, [1, 1, 1]),
     own("vsim", Why::Module, Effect::None, -1, R, [1, 1, 1]),
@@ -112,6 +114,7 @@ pub(super) const BY_ARGUMENTS: &[Known] = &[
     look("function", Look::Function, -2, N, [0, 0, 0]),
     look("module", Look::Module, -2, N, [0, 0, 0]),
     look("script", Look::Script, -2, N, [0, 0, 0]),
+    look("sflush", Look::Flush, -3, W, [0, 0, 0]),
     look("xread", Look::StreamRead, -4, RM, [0, 0, 0]),
     look("xreadgroup", Look::StreamRead, -7, WM, [0, 0, 0]),
 ];

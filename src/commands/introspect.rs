@@ -5,7 +5,7 @@
 use super::encode::{self, Shape};
 use super::glob;
 use super::lock_spec::{LOCK_COMMANDS, LockSpec, lock_command};
-use super::wire::{Cursor, Malformed, Token};
+use super::wire::{Cursor, Malformed};
 use crate::domain::Resp;
 
 /// What to do for `COMMAND …`.
@@ -119,7 +119,7 @@ fn keys(args: &[&[u8]], spec: &'static LockSpec, inner: &[&[u8]], resp: Resp) ->
 }
 
 impl Merge {
-    /// The client's reply, made from the upstream's whole raw one. An error, and whatever is not understood, passes
+    /// The client's reply, made from the upstream's raw one, which is one whole frame. An error, and whatever is not understood, passes
     /// through as it is.
     pub fn apply(self, upstream: Vec<u8>) -> Vec<u8> {
         if matches!(upstream.first(), None | Some(b'-' | b'!')) {
@@ -233,4 +233,109 @@ fn docs_of(upstream: &[u8], asked: &[Asked], resp: Resp) -> Result<Vec<u8>, Malf
     let mut reply = encode::head(entries.len(), true, resp);
     reply.extend(entries.concat());
     Ok(reply)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answered(line: &str, resp: Resp, upstream: &str) -> String {
+        let args: Vec<&[u8]> = line.split(' ').map(str::as_bytes).collect();
+        let Plan::Ask { merge, .. } = plan(&args, resp) else { panic!("'{line}' is passed as it is") };
+        String::from_utf8(merge.apply(upstream.replace(' ', "\r\n").into_bytes())).expect("text")
+    }
+
+    fn is_forwarded(line: &str) -> bool {
+        let args: Vec<&[u8]> = line.split(' ').map(str::as_bytes).collect();
+        matches!(plan(&args, Resp::V2), Plan::Forward)
+    }
+
+    #[test]
+    fn what_does_not_concern_locks_passes_untouched() {
+        for line in [
+            "COMMAND HELP",
+            "COMMAND NOSUCH",
+            "COMMAND COUNT 1",
+            "COMMAND INFO get set lock.nosuch",
+            "COMMAND DOCS get",
+            "COMMAND GETKEYS get k",
+            "COMMAND GETKEYS",
+            "COMMAND LIST FILTERBY MODULE lock",
+            "COMMAND LIST FILTERBY PATTERN ge*",
+            "COMMAND LIST FILTERBY ACLCAT string",
+            "COMMAND LIST NONSENSE",
+        ] {
+            assert!(is_forwarded(line), "{line}");
+        }
+    }
+
+    #[test]
+    fn the_count_includes_lock_commands() {
+        let count = format!(":{}\r\n", 240 + LOCK_COMMANDS.len());
+        assert_eq!(answered("command count", Resp::V2, ":240 "), count);
+    }
+
+    #[test]
+    fn an_upstream_error_passes_as_it_is() {
+        for line in
+            ["COMMAND", "COMMAND COUNT", "COMMAND DOCS", "COMMAND INFO lock.info", "COMMAND GETKEYS lock.info k"]
+        {
+            assert_eq!(answered(line, Resp::V2, "-NOAUTH "), "-NOAUTH\r\n", "{line}");
+        }
+    }
+
+    #[test]
+    fn an_answer_that_makes_no_sense_passes_as_it_is() {
+        for line in ["COMMAND", "COMMAND DOCS", "COMMAND INFO lock.info", "COMMAND LIST", "COMMAND COUNT"] {
+            assert_eq!(answered(line, Resp::V2, "+OK "), "+OK\r\n", "{line}");
+        }
+    }
+
+    #[test]
+    fn names_keep_the_order_in_which_they_were_asked_for() {
+        let asked = "COMMAND INFO set lock.info nosuch";
+        let args: Vec<&[u8]> = asked.split(' ').map(str::as_bytes).collect();
+        let Plan::Ask { request, .. } = plan(&args, Resp::V2) else { panic!("passed as it is") };
+        let expected = b"*5\r\n$7\r\nCOMMAND\r\n$4\r\nINFO\r\n$3\r\nset\r\n$6\r\nnosuch\r\n$3\r\nget\r\n";
+        assert_eq!(request, expected);
+        let reply = answered(asked, Resp::V2, "*3 *6 $3 set :-3 *0 :1 :1 :1 $-1 *6 $3 get :2 *0 :1 :1 :1 ");
+        let lock = "*6 $9 lock.info :2 *4 +readonly +noscript +fast +no_multi :1 :1 :1";
+        let expected = format!("*3 *6 $3 set :-3 *0 :1 :1 :1 {lock} $-1 ").replace(' ', "\r\n");
+        assert_eq!(reply, expected);
+    }
+
+    #[test]
+    fn descriptions_leave_out_what_nobody_knows_and_keep_the_order() {
+        let reply = answered("COMMAND DOCS nosuch lock.info SET", Resp::V3, "%2 $3 set %0 $3 get %0 ");
+        assert!(
+            reply.starts_with("%2\r\n$9\r\nlock.info\r\n%5\r\n") && reply.ends_with("$3\r\nset\r\n%0\r\n"),
+            "{reply}"
+        );
+        let renamed = answered("COMMAND DOCS lock.info renamed", Resp::V3, "%2 $3 set %0 $3 get %0 ");
+        assert!(renamed.starts_with("%2\r\n") && renamed.ends_with("$3\r\nset\r\n%0\r\n"), "{renamed}");
+    }
+
+    #[test]
+    fn the_keys_of_a_lock_command_are_known() {
+        let sample = "*1 $1 k ";
+        assert_eq!(answered("COMMAND GETKEYS lock.acquire K o", Resp::V2, sample), "*1\r\n$1\r\nK\r\n");
+        assert_eq!(
+            answered("COMMAND GETKEYSANDFLAGS lock.info K", Resp::V3, sample),
+            "*1\r\n*2\r\n$1\r\nK\r\n~2\r\n+RO\r\n+access\r\n"
+        );
+        let refused = "-ERR Invalid number of arguments specified for command\r\n";
+        assert_eq!(answered("COMMAND GETKEYS lock.acquire K", Resp::V2, sample), refused);
+        assert_eq!(answered("COMMAND GETKEYS lock.acquire", Resp::V2, sample), refused);
+    }
+
+    #[test]
+    fn lists_are_filtered_as_the_upstream_filters() {
+        let all = answered("COMMAND LIST", Resp::V2, "*1 $3 get ");
+        assert!(all.starts_with(&format!("*{}\r\n$3\r\nget\r\n", 1 + LOCK_COMMANDS.len())), "{all}");
+        assert_eq!(answered("COMMAND LIST FILTERBY PATTERN L*.INFO", Resp::V2, "*0 "), "*1\r\n$9\r\nlock.info\r\n");
+        let locks = answered("COMMAND LIST filterby AclCat LOCK", Resp::V2, "*0 ");
+        assert!(locks.starts_with(&format!("*{}\r\n", LOCK_COMMANDS.len())), "{locks}");
+        let reads = answered("COMMAND LIST FILTERBY ACLCAT read", Resp::V2, "*0 ");
+        assert!(reads.contains("lock.position") && !reads.contains("lock.acquire"), "{reads}");
+    }
 }

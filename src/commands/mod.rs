@@ -16,3 +16,4 @@ pub use lock_spec::{LOCK_COMMANDS, LockSpec, lock_command};
 pub use look::{client_effect, resolve};
 pub use table::{CommandTable, Entry, Flags, LearnError};
 pub use treatment::{Channel, Effect, Here, Look, Treatment, Why};
+pub use wire::Malformed;

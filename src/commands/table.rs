@@ -328,6 +328,13 @@ fn read_entry(cursor: &mut Cursor<'_>) -> Result<Option<Entry>, Malformed> {
 /// Module families that answer on the main thread and at once, also where they are not marked `fast`.
 const PROMPT_FAMILIES: [&str; 6] = ["json.", "bf.", "cf.", "cms.", "topk.", "tdigest."];
 
+/// `true` for modules' commands that are known not to use a thread. Of the time series, those over many of them ask the
+/// other nodes of a cluster.
+fn is_prompt(name: &str) -> bool {
+    let series = name.strip_prefix("ts.").is_some_and(|rest| !rest.starts_with('m') && rest != "queryindex");
+    series || PROMPT_FAMILIES.iter().any(|family| name.starts_with(family))
+}
+
 /// The treatment of a command that we have never heard of, by what the upstream says about it.
 fn judge(told: Entry) -> Entry {
     const ODD: Flags = Flags::BLOCKING
@@ -337,9 +344,7 @@ fn judge(told: Entry) -> Entry {
         .and(Flags::NO_MULTI)
         .and(Flags::NO_AUTH);
     let works_on_data = told.flags.has_any(Flags::READONLY.and(Flags::WRITE)) && !told.flags.has_any(ODD);
-    let is_prompt = !told.flags.has(Flags::MODULE)
-        || told.flags.has(Flags::FAST)
-        || PROMPT_FAMILIES.iter().any(|family| told.name.starts_with(family));
+    let is_prompt = !told.flags.has(Flags::MODULE) || told.flags.has(Flags::FAST) || is_prompt(&told.name);
     match (works_on_data, is_prompt) {
         (true, true) => Entry { treatment: Treatment::Share, effect: Effect::None, ..told },
         (true, false) => Entry { treatment: Treatment::Own(Why::Module), effect: Effect::None, ..told },
@@ -378,4 +383,154 @@ fn lower(word: u64) -> u64 {
 fn hash([low, high]: Packed) -> usize {
     let mixed = (low ^ high.rotate_left(29)).wrapping_mul(0x9E37_79B9_7F4A_7C15);
     ((mixed ^ (mixed >> 32)).wrapping_mul(0xD6E8_FEB8_6659_FD93) >> 40) as usize
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// A reply to `COMMAND` in the form of Redis 6.2 (seven elements) with these names and flags.
+    fn reply(commands: &[(&str, &[&str])]) -> Vec<u8> {
+        let mut out = format!("*{}\r\n", commands.len());
+        for (name, flags) in commands {
+            out += &format!("*7\r\n${}\r\n{name}\r\n:-2\r\n*{}\r\n", name.len(), flags.len());
+            out.extend(flags.iter().map(|flag| format!("+{flag}\r\n")));
+            out += ":1\r\n:1\r\n:1\r\n*1\r\n+@slow\r\n";
+        }
+        out.into_bytes()
+    }
+
+    fn learned(commands: &[(&str, &[&str])]) -> CommandTable {
+        CommandTable::learn(&reply(commands)).expect("a good reply")
+    }
+
+    fn treatment(table: &CommandTable, name: &str) -> Option<Treatment> {
+        table.find(name.as_bytes()).map(|entry| entry.treatment)
+    }
+
+    #[test]
+    fn every_command_is_found_in_any_case() {
+        let table = CommandTable::builtin();
+        for entry in table.entries() {
+            for name in [entry.name.to_string(), entry.name.to_uppercase(), capitalized(&entry.name)] {
+                assert_eq!(table.find(name.as_bytes()).map(|found| &found.name), Some(&entry.name), "{name}");
+            }
+        }
+    }
+
+    fn capitalized(name: &str) -> String {
+        name.char_indices().map(|(at, c)| if at % 2 == 0 { c.to_ascii_uppercase() } else { c }).collect()
+    }
+
+    #[test]
+    fn names_that_are_none_are_not_found() {
+        let table = CommandTable::builtin();
+        for name in
+            ["", "ge", "gett", "get\0", "\0", "GET ", "zrangebyscor\u{0}", "georadiusbymembex", "@", "[", "\u{e9}"]
+        {
+            assert!(table.find(name.as_bytes()).is_none(), "{name:?}");
+        }
+        assert!(table.find(&[b'x'; 100_000]).is_none());
+    }
+
+    #[test]
+    fn no_name_stands_twice_in_the_table() {
+        let mut names: Vec<_> = builtin_entries().map(|entry| entry.name).collect();
+        let count = names.len();
+        names.sort();
+        names.dedup();
+        assert_eq!(names.len(), count);
+    }
+
+    #[test]
+    fn probes_are_short() {
+        let table = CommandTable::builtin();
+        let mask = table.slots.len() - 1;
+        for (slot, &place) in table.slots.iter().enumerate().filter(|(_, place)| **place != 0) {
+            let home = hash(table.keys[usize::from(place) - 1]) & mask;
+            assert!((slot.wrapping_sub(home) & mask) < 8, "{:?}", table.entries[usize::from(place) - 1].name);
+        }
+    }
+
+    #[test]
+    fn the_upstream_decides_what_exists_and_we_how_it_is_treated() {
+        let table = learned(&[("get", &["readonly"]), ("blpop", &["write"]), ("flushall", &["write"])]);
+        assert_eq!(treatment(&table, "GET"), Some(Treatment::Share));
+        assert_eq!(treatment(&table, "blpop"), Some(Treatment::Own(Why::Blocking)));
+        assert_eq!(treatment(&table, "set"), None, "this upstream has none");
+        assert_eq!(treatment(&table, "config"), None);
+        assert_eq!(table.find(b"get").map(|entry| entry.arity), Some(-2), "arity is the upstream's");
+    }
+
+    #[test]
+    fn what_older_servers_do_not_list_is_there_all_the_same() {
+        let table = learned(&[]);
+        assert_eq!(treatment(&table, "quit"), Some(Treatment::Here(Here::Quit)));
+        assert_eq!(treatment(&table, "POST"), Some(Treatment::Hang));
+        assert_eq!(treatment(&table, "Host:"), Some(Treatment::Hang));
+        assert_eq!(treatment(&table, "lock.acquire"), Some(Treatment::Here(Here::Lock)));
+    }
+
+    #[test]
+    fn an_unknown_command_is_shared_only_if_its_flags_leave_no_doubt() {
+        let table = learned(&[
+            ("newread", &["readonly", "fast"]),
+            ("newwrite", &["write", "denyoom", "movablekeys"]),
+            ("newpop", &["write", "blocking"]),
+            ("newsub", &["pubsub", "readonly"]),
+            ("newadmin", &["admin", "write"]),
+            ("newstate", &["noscript", "fast"]),
+            ("newcontainer", &[]),
+            ("json.get", &["readonly", "module"]),
+            ("ts.add", &["write", "module"]),
+            ("ts.mrange", &["readonly", "module"]),
+            ("ft.search", &["readonly", "module"]),
+            ("mine.peek", &["readonly", "module", "fast"]),
+        ]);
+        let unknown = Some(Treatment::Own(Why::Unknown));
+        for name in ["newread", "newwrite", "json.get", "ts.add", "mine.peek"] {
+            assert_eq!(treatment(&table, name), Some(Treatment::Share), "{name}");
+        }
+        for name in ["newpop", "newsub", "newadmin", "newstate", "newcontainer"] {
+            assert_eq!(treatment(&table, name), unknown, "{name}");
+            assert_eq!(table.find(name.as_bytes()).map(|entry| entry.effect), Some(Effect::Sticky), "{name}");
+        }
+        for name in ["ts.mrange", "ft.search"] {
+            assert_eq!(treatment(&table, name), Some(Treatment::Own(Why::Module)), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_refusal_or_nonsense_teaches_nothing() {
+        let refused = CommandTable::learn(b"-NOAUTH Authentication required.\r\n");
+        assert_eq!(refused.err(), Some(LearnError::Refused("NOAUTH Authentication required.".into())));
+        let long = b"*99999999\r\n*7\r\n".as_slice();
+        for nonsense in
+            [b"".as_slice(), b"+OK\r\n", b"*1\r\n:1\r\n", b"*1\r\n*2\r\n:1\r\n:1\r\n", b"*2\r\n", long, b"*-5\r\n"]
+        {
+            assert!(
+                matches!(CommandTable::learn(nonsense), Err(LearnError::Malformed(_))),
+                "{}",
+                nonsense.escape_ascii()
+            );
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn packing_is_lower_case_padded_with_zeros(name in proptest::collection::vec(any::<u8>(), 0..=PACKED_MAX)) {
+            let mut plain = [0; PACKED_MAX];
+            plain[..name.len()].copy_from_slice(&name.to_ascii_lowercase());
+            let packed: Vec<u8> = pack(&name).iter().flat_map(|word| word.to_le_bytes()).collect();
+            prop_assert_eq!(packed, plain);
+        }
+
+        #[test]
+        fn no_reply_makes_learning_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200), cut in 0..400_usize) {
+            let _ = CommandTable::learn(&bytes);
+            let good = reply(&[("get", &["readonly"]), ("blpop", &["write", "blocking"])]);
+            let _ = CommandTable::learn(&good[..cut.min(good.len())]);
+        }
+    }
 }
