@@ -1,1 +1,19 @@
-//! (filled in by the next commits)
+//! Every command as data: how a session treats it, what it does to its connection, where its keys stand, and what
+//! `COMMAND` says about the ones that Lockgate adds. No I/O here; `docs/passthrough.md` gives the reasons.
+
+mod builtin;
+mod encode;
+mod glob;
+mod introspect;
+pub mod lock_spec;
+mod look;
+mod table;
+mod treatment;
+mod wire;
+
+pub use introspect::{Merge, Plan, plan};
+pub use lock_spec::{LOCK_COMMANDS, LockSpec, lock_command};
+pub use look::{client_effect, resolve};
+pub use table::{CommandTable, Entry, Flags, LearnError};
+pub use treatment::{Channel, Effect, Here, Look, Treatment, Why};
+pub use wire::Malformed;

@@ -1,0 +1,251 @@
+//! Writes the entries of `LOCK.*` in the shape of the upstream's own entries, which differs by version and protocol.
+
+use super::lock_spec::{Argument, GROUP, Kind, LockSpec};
+use super::wire::{Cursor, Malformed};
+use crate::domain::Resp;
+
+/// How the upstream writes its entries.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Shape {
+    pub resp: Resp,
+    /// Elements of an entry of `COMMAND INFO`: 6 at first, 7 with ACL categories, 10 from Redis 7.0.
+    pub fields: usize,
+    /// The empty list of subcommands is a set in Redis, an array in Valkey.
+    pub has_subcommand_set: bool,
+    /// Arguments carry what to show for them, from Redis 7.2.
+    pub has_display_text: bool,
+}
+
+impl Shape {
+    /// What the newest servers write; for an upstream that shows no entry to go by.
+    pub fn newest(resp: Resp) -> Shape {
+        Shape { resp, fields: 10, has_subcommand_set: true, has_display_text: true }
+    }
+
+    /// The shape of one entry of `COMMAND` or `COMMAND INFO`, at the front of `entry`.
+    pub fn of_info(resp: Resp, entry: &[u8]) -> Result<Shape, Malformed> {
+        let mut cursor = Cursor::new(entry);
+        let fields = cursor.values()?;
+        for _ in 1..fields {
+            cursor.skip()?;
+        }
+        let has_subcommand_set = entry.get(cursor.position()) == Some(&b'~');
+        Ok(Shape { fields, has_subcommand_set, ..Shape::newest(resp) })
+    }
+
+    /// The shape of the entries of `COMMAND DOCS`.
+    pub fn of_docs(resp: Resp, docs: &[u8]) -> Shape {
+        Shape { has_display_text: memchr::memmem::find(docs, b"display_text").is_some(), ..Shape::newest(resp) }
+    }
+}
+
+/// One entry of `COMMAND INFO`.
+pub(super) fn info(spec: &LockSpec, shape: Shape) -> Vec<u8> {
+    let mut out = Writer::new(shape.resp);
+    out.array(shape.fields.clamp(6, 10));
+    out.bulk(spec.name.as_bytes());
+    out.int(spec.arity.into());
+    out.words(spec.flags);
+    for place in [1, 1, 1] {
+        out.int(place);
+    }
+    if shape.fields >= 7 {
+        out.words(spec.categories);
+    }
+    if shape.fields >= 8 {
+        out.set(0);
+    }
+    if shape.fields >= 9 {
+        out.set(1);
+        key_specification(&mut out, spec);
+    }
+    if shape.fields >= 10 {
+        if shape.has_subcommand_set { out.set(0) } else { out.array(0) }
+    }
+    out.bytes
+}
+
+/// The key is the first argument, and the only one.
+fn key_specification(out: &mut Writer, spec: &LockSpec) {
+    out.map(3);
+    out.bulk(b"flags");
+    out.words(spec.key_use);
+    out.bulk(b"begin_search");
+    out.map(2);
+    out.pair("type", "index");
+    out.bulk(b"spec");
+    out.map(1);
+    out.bulk(b"index");
+    out.int(1);
+    out.bulk(b"find_keys");
+    out.map(2);
+    out.pair("type", "range");
+    out.bulk(b"spec");
+    out.map(3);
+    for (name, number) in [("lastkey", 0), ("keystep", 1), ("limit", 0)] {
+        out.bulk(name.as_bytes());
+        out.int(number);
+    }
+}
+
+/// One entry of `COMMAND DOCS`: the name and what is said about it.
+pub(super) fn docs(spec: &LockSpec, shape: Shape) -> Vec<u8> {
+    let mut out = Writer::new(shape.resp);
+    out.bulk(spec.name.as_bytes());
+    out.map(5);
+    out.pair("summary", spec.summary);
+    out.pair("since", spec.since);
+    out.pair("group", GROUP);
+    out.pair("complexity", spec.complexity);
+    out.bulk(b"arguments");
+    arguments(&mut out, spec.arguments, shape);
+    out.bytes
+}
+
+fn arguments(out: &mut Writer, list: &[Argument], shape: Shape) {
+    out.array(list.len());
+    for argument in list {
+        self::argument(out, argument, shape);
+    }
+}
+
+fn argument(out: &mut Writer, argument: &Argument, shape: Shape) {
+    let (kind, inner) = match argument.kind {
+        Kind::Key => ("key", None),
+        Kind::Text => ("string", None),
+        Kind::Integer => ("integer", None),
+        Kind::Word => ("pure-token", None),
+        Kind::OneOf(inner) => ("oneof", Some(inner)),
+    };
+    let is_key = matches!(argument.kind, Kind::Key);
+    let shows_display = shape.has_display_text && inner.is_none();
+    let extras = [shows_display, is_key, argument.token.is_some(), argument.is_optional, inner.is_some()];
+    out.map(2 + extras.into_iter().filter(|&there| there).count());
+    out.pair("name", argument.name);
+    out.pair("type", kind);
+    if shows_display {
+        out.pair("display_text", argument.display);
+    }
+    if is_key {
+        out.bulk(b"key_spec_index");
+        out.int(0);
+    }
+    if let Some(token) = argument.token {
+        out.pair("token", token);
+    }
+    if argument.is_optional {
+        out.bulk(b"flags");
+        out.words(&["optional"]);
+    }
+    if let Some(inner) = inner {
+        out.bulk(b"arguments");
+        arguments(out, inner, shape);
+    }
+}
+
+/// The element of `COMMAND LIST`.
+pub(super) fn name(spec: &LockSpec) -> Vec<u8> {
+    let mut out = Writer::new(Resp::V2);
+    out.bulk(spec.name.as_bytes());
+    out.bytes
+}
+
+/// The answer of `COMMAND GETKEYS`.
+pub(super) fn keys(key: &[u8]) -> Vec<u8> {
+    let mut out = Writer::new(Resp::V2);
+    out.array(1);
+    out.bulk(key);
+    out.bytes
+}
+
+/// The answer of `COMMAND GETKEYSANDFLAGS`.
+pub(super) fn keys_and_flags(key: &[u8], spec: &LockSpec, resp: Resp) -> Vec<u8> {
+    let mut out = Writer::new(resp);
+    out.array(1);
+    out.array(2);
+    out.bulk(key);
+    out.words(spec.key_use);
+    out.bytes
+}
+
+/// A request to the upstream.
+pub(super) fn request(args: &[&[u8]]) -> Vec<u8> {
+    let mut out = Writer::new(Resp::V2);
+    out.array(args.len());
+    for arg in args {
+        out.bulk(arg);
+    }
+    out.bytes
+}
+
+/// The head of an array, or of a map of so many pairs.
+pub(super) fn head(count: usize, is_map: bool, resp: Resp) -> Vec<u8> {
+    let mut out = Writer::new(resp);
+    if is_map {
+        out.map(count)
+    } else {
+        out.array(count)
+    }
+    out.bytes
+}
+
+struct Writer {
+    bytes: Vec<u8>,
+    resp: Resp,
+}
+
+impl Writer {
+    fn new(resp: Resp) -> Self {
+        Writer { bytes: Vec::new(), resp }
+    }
+
+    fn line(&mut self, sign: u8, number: i64) {
+        self.bytes.push(sign);
+        self.bytes.extend_from_slice(number.to_string().as_bytes());
+        self.bytes.extend_from_slice(b"\r\n");
+    }
+
+    fn length(&mut self, sign: u8, length: usize) {
+        self.line(sign, i64::try_from(length).unwrap_or(i64::MAX));
+    }
+
+    fn array(&mut self, count: usize) {
+        self.length(b'*', count);
+    }
+
+    fn set(&mut self, count: usize) {
+        self.length(if self.resp == Resp::V3 { b'~' } else { b'*' }, count);
+    }
+
+    fn map(&mut self, pairs: usize) {
+        match self.resp {
+            Resp::V3 => self.length(b'%', pairs),
+            Resp::V2 => self.length(b'*', pairs * 2),
+        }
+    }
+
+    fn int(&mut self, number: i64) {
+        self.line(b':', number);
+    }
+
+    fn bulk(&mut self, text: &[u8]) {
+        self.length(b'$', text.len());
+        self.bytes.extend_from_slice(text);
+        self.bytes.extend_from_slice(b"\r\n");
+    }
+
+    fn pair(&mut self, name: &str, text: &str) {
+        self.bulk(name.as_bytes());
+        self.bulk(text.as_bytes());
+    }
+
+    /// A set of simple strings.
+    fn words(&mut self, words: &[&str]) {
+        self.set(words.len());
+        for word in words {
+            self.bytes.push(b'+');
+            self.bytes.extend_from_slice(word.as_bytes());
+            self.bytes.extend_from_slice(b"\r\n");
+        }
+    }
+}

@@ -1,0 +1,18 @@
+//! What the tests about the product share: real servers that live as long as the test, Lockgate's own binary, a raw
+//! connection that sees every byte, and waiting for a state instead of for a time.
+
+// Every test file compiles this folder for itself and uses a part of it.
+#![allow(dead_code, unused_imports, missing_docs, clippy::unwrap_used)]
+
+pub mod lockgate;
+pub mod reply;
+pub mod server;
+pub mod tools;
+pub mod wait;
+pub mod wire;
+
+pub use lockgate::Lockgate;
+pub use reply::Reply;
+pub use server::{RedisServer, ServerKind};
+pub use wait::{PATIENCE, eventually, within};
+pub use wire::{Wire, command};
