@@ -2,6 +2,7 @@
 //! `COMMAND` says about the ones that Lockgate adds. No I/O here; `docs/passthrough.md` gives the reasons.
 
 mod builtin;
+pub mod lock_args;
 mod encode;
 mod glob;
 mod introspect;

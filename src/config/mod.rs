@@ -1,1 +1,283 @@
-//! (filled in by the next commits)
+//! What the operator wants: TOML file < environment < flags, checked before anything starts (SPEC 9).
+//!
+//! [`Config`] is the checked result that the rest of the house reads. `keys` is the table of every key with its meaning,
+//! from which reading, `config dump`, the environment's names and the suggestions for misspelt keys all come.
+
+mod dump;
+mod keys;
+mod later;
+mod load;
+mod reload;
+mod setting;
+mod suggest;
+pub mod tree;
+pub mod units;
+
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::domain::Level;
+use crate::upstream::url::{Address, Upstream};
+
+pub use dump::{dump, dump_defaults};
+pub use keys::{KEYS, Key, RULE_KEYS};
+pub use load::{Flags, Loaded, Sources, load};
+pub use reload::{Changes, changes};
+pub use tree::{Origin, Problem};
+
+/// Everything that can be set. Times of `None` mean "no limit", written "0s".
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// Where clients connect.
+    pub listen: Address,
+    /// What stands behind; carries the password, also where that came from `upstream_password_file`.
+    pub upstream: Upstream,
+    /// A file that holds nothing but the upstream's password.
+    pub upstream_password_file: Option<PathBuf>,
+    /// The embedded server's folder; `None` is the one in the user's state folder.
+    pub data_dir: Option<PathBuf>,
+    /// Threads; 0 is one per core. See [`Config::worker_count`].
+    pub workers: usize,
+    /// The lease of a lock whose call names none.
+    pub default_ttl: Duration,
+    /// Longer leases are cut to this.
+    pub max_ttl: Duration,
+    /// Longer waits are cut to this.
+    pub max_wait: Duration,
+    /// Waiters per key and node, beyond which a call is refused.
+    pub max_queue: usize,
+    /// After this much longer a waiter beats one of the next level.
+    pub promote_after: Option<Duration>,
+    /// How long a shutdown waits for running commands.
+    pub drain_timeout: Duration,
+    /// `true`: clients act with the credentials of the upstream URL without giving any.
+    pub trust_clients: bool,
+    /// When a connection with bound locks that has gone silent is given up.
+    pub client_timeout: Option<Duration>,
+    /// Which keys are locks for plain `SET NX`; the first that matches counts.
+    pub lock_keys: Vec<Rule>,
+    /// Links to the upstream.
+    pub links: Links,
+    /// This node among others.
+    pub nodes: Nodes,
+    /// What one client, and all together, may take.
+    pub limits: Limits,
+    /// Logs.
+    pub log: Log,
+}
+
+/// Which keys are locks, and what holds for them. Empty or `None` fields leave the general setting.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Rule {
+    /// A glob as in `KEYS`.
+    pub pattern: String,
+    /// How long a refused `SET NX` queues before it answers nil.
+    pub wait: Option<Duration>,
+    /// The level that its calls wait at.
+    pub priority: Option<Level>,
+    /// Whether the rule acts, only counts, or rests.
+    pub mode: Mode,
+    /// The share of matching keys, by hash, for which it acts.
+    pub percent: usize,
+    /// How long a refused poller's place is kept.
+    pub poll_ticket: Option<Duration>,
+    /// Lets a connection that holds a lock wait for another.
+    pub wait_while_holding: bool,
+    /// Lets a `SET NX` pass waiters.
+    pub barge: bool,
+    /// Whose calls it is for; empty is everybody's.
+    pub users: Vec<String>,
+    /// Overrides [`Config::max_ttl`].
+    pub max_ttl: Option<Duration>,
+    /// The lease of a `SET NX` without expiry.
+    pub default_ttl: Option<Duration>,
+    /// Overrides [`Config::max_queue`]; 0 leaves it.
+    pub max_queue: usize,
+}
+
+/// Links to the upstream.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Links {
+    /// Shared links per worker, identity, database and protocol.
+    pub shared: usize,
+    /// Most own links at a time, over all workers.
+    pub own_max: usize,
+    /// Longest time to connect.
+    pub connect_timeout: Duration,
+    /// Longest time for an answer to Lockgate's own questions.
+    pub reply_timeout: Duration,
+    /// When a link nobody uses is closed.
+    pub idle_timeout: Option<Duration>,
+    /// TCP keepalive on links.
+    pub keepalive: Option<Duration>,
+    /// How often a command of Lockgate's own is tried again.
+    pub retries: u32,
+    /// First pause between tries; each next one is twice as long.
+    pub retry_base: Duration,
+    /// Longest pause between tries.
+    pub retry_max: Duration,
+}
+
+/// This node among others.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Nodes {
+    /// Its name; `None` is the host name and a random part.
+    pub id: Option<String>,
+    /// How often it shows that it lives.
+    pub heartbeat: Duration,
+    /// After which silence the others take it for dead.
+    pub timeout: Duration,
+    /// The address that clients are told; `None` is the one they connected to.
+    pub announce: Option<String>,
+}
+
+/// What one client, and all together, may take.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Limits {
+    /// Client connections at a time.
+    pub connections: usize,
+    /// Client connections from one address; 0 is no limit.
+    pub connections_per_address: usize,
+    /// Calls of one connection that wait at a time.
+    pub waiting_per_connection: usize,
+    /// Bytes of replies kept for one client that reads slowly.
+    pub output_buffer: ByteSize,
+    /// How long a new connection may take to send its first command.
+    pub handshake_timeout: Option<Duration>,
+    /// When a client that sends nothing is disconnected.
+    pub idle_timeout: Option<Duration>,
+}
+
+/// Logs.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Log {
+    /// The least important line that is written.
+    pub level: LogLevel,
+    /// For people or for machines.
+    pub format: LogFormat,
+}
+
+/// How much of Lockgate is at work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// All of it.
+    On,
+    /// Only observes and counts.
+    Shadow,
+    /// A plain proxy.
+    Off,
+}
+
+/// The least important line that is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogLevel {
+    /// None at all.
+    Off,
+    /// What needs somebody.
+    Error,
+    /// What may need somebody soon.
+    Warn,
+    /// What one wants to know afterwards.
+    Info,
+    /// What helps to find a fault.
+    Debug,
+    /// Every step.
+    Trace,
+}
+
+/// For people or for machines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// A line of text.
+    Text,
+    /// A JSON object a line.
+    Json,
+}
+
+/// A number of bytes.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ByteSize(pub usize);
+
+impl fmt::Debug for ByteSize {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", units::show_size(self.0 as u64))
+    }
+}
+
+impl Config {
+    /// Threads to start: `workers`, or one per core that this process may use.
+    pub fn worker_count(&self) -> usize {
+        match self.workers {
+            0 => std::thread::available_parallelism().map_or(1, usize::from),
+            count => count,
+        }
+    }
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Config {
+            listen: Address::Tcp { host: "127.0.0.1".to_owned(), port: 7379 },
+            upstream: Upstream::Embedded,
+            upstream_password_file: None,
+            data_dir: None,
+            workers: 0,
+            default_ttl: Duration::from_secs(30),
+            max_ttl: Duration::from_secs(2 * 3600),
+            max_wait: Duration::from_secs(600),
+            max_queue: 1000,
+            promote_after: None,
+            drain_timeout: Duration::from_secs(5),
+            trust_clients: false,
+            client_timeout: Some(Duration::from_secs(15)),
+            lock_keys: ["lock:*", "locks:*", "redlock:*", "*:lock"].map(Rule::matching).into(),
+            links: Links {
+                shared: 2,
+                own_max: 1000,
+                connect_timeout: Duration::from_secs(5),
+                reply_timeout: Duration::from_secs(3),
+                idle_timeout: Some(Duration::from_secs(300)),
+                keepalive: Some(Duration::from_secs(30)),
+                retries: 3,
+                retry_base: Duration::from_millis(50),
+                retry_max: Duration::from_secs(2),
+            },
+            nodes: Nodes {
+                id: None,
+                heartbeat: Duration::from_secs(1),
+                timeout: Duration::from_secs(3),
+                announce: None,
+            },
+            limits: Limits {
+                connections: 10_000,
+                connections_per_address: 0,
+                waiting_per_connection: 1000,
+                output_buffer: ByteSize(256 << 20),
+                handshake_timeout: Some(Duration::from_secs(10)),
+                idle_timeout: None,
+            },
+            log: Log { level: LogLevel::Info, format: LogFormat::Text },
+        }
+    }
+}
+
+impl Rule {
+    /// A rule for the keys that match `pattern`, with nothing else set.
+    pub fn matching(pattern: &str) -> Self {
+        Rule {
+            pattern: pattern.to_owned(),
+            wait: None,
+            priority: None,
+            mode: Mode::On,
+            percent: 100,
+            poll_ticket: None,
+            wait_while_holding: false,
+            barge: false,
+            users: Vec::new(),
+            max_ttl: None,
+            default_ttl: None,
+            max_queue: 0,
+        }
+    }
+}

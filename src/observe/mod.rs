@@ -1,1 +1,3 @@
-//! (filled in by the next commits)
+//! What the outside sees of the inside. So far: logs.
+
+pub mod log;

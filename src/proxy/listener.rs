@@ -9,6 +9,7 @@ use socket2::{Domain, Protocol, Socket as RawSocket, Type};
 use tokio::net::{TcpListener, UnixListener};
 
 use crate::upstream::socket::Socket;
+use crate::upstream::url::Address;
 
 /// Connections that wait to be accepted.
 const BACKLOG: i32 = 4096;
@@ -19,8 +20,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 #[derive(Debug, thiserror::Error)]
 pub enum ListenError {
     /// The address is no address.
-    #[error("listen = \"{0}\" is no address; write host:port or unix:///path")]
-    BadAddress(String),
+    #[error("the host of listen = \"{0}\" is not known; write an address of this machine")]
+    UnknownHost(String),
     /// The address is taken.
     #[error("{0} is in use by another program; stop it, or choose another address with --listen")]
     InUse(String),
@@ -64,17 +65,20 @@ pub struct Bound {
 }
 
 /// Binds `address` for so many workers.
-pub fn bind(address: &str, workers: usize) -> Result<Bound, ListenError> {
+pub fn bind(address: &Address, workers: usize) -> Result<Bound, ListenError> {
     let failed = |source: io::Error| match source.kind() {
-        io::ErrorKind::AddrInUse => ListenError::InUse(address.into()),
-        _ => ListenError::Failed { address: address.into(), source },
+        io::ErrorKind::AddrInUse => ListenError::InUse(address.to_string()),
+        _ => ListenError::Failed { address: address.to_string(), source },
     };
-    if let Some(path) = address.strip_prefix("unix://") {
-        let listeners = bind_unix(Path::new(path), workers).map_err(failed)?;
-        return Ok(Bound { address: address.into(), listeners, path: Some(path.into()) });
-    }
-    let mut resolved = address.to_socket_addrs().map_err(|_| ListenError::BadAddress(address.into()))?;
-    let wanted = resolved.next().ok_or_else(|| ListenError::BadAddress(address.into()))?;
+    let (host, port) = match address {
+        Address::Unix(path) => {
+            let listeners = bind_unix(path, workers).map_err(failed)?;
+            return Ok(Bound { address: address.to_string(), listeners, path: Some(path.clone()) });
+        }
+        Address::Tcp { host, port } => (host.as_str(), *port),
+    };
+    let wanted = (host, port).to_socket_addrs().ok().and_then(|mut all| all.next());
+    let wanted = wanted.ok_or_else(|| ListenError::UnknownHost(address.to_string()))?;
     // Sockets that share a port would also share it with another Lockgate of the same user: first see that it is free.
     drop(bind_tcp(wanted, false).map_err(failed)?);
     let first = bind_tcp(wanted, true).map_err(failed)?;

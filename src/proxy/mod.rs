@@ -1,1 +1,147 @@
-//! (filled in by the next commits)
+//! Clients: the door, the workers behind it, and a session for each connection.
+
+mod client_list;
+mod listener;
+mod registry;
+mod session;
+mod worker;
+
+use std::collections::hash_map::RandomState;
+use std::hash::{BuildHasher, Hasher};
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use tokio::sync::watch;
+
+use self::listener::{Bound, ListenError, bind};
+use self::registry::Registry;
+use self::worker::{Shared, Stop};
+use crate::config::Config;
+use crate::coordinator::{Coordinator, LockSettings};
+use crate::upstream::links::LinkSettings;
+use crate::upstream::url::Endpoint;
+
+/// How often the drain looks whether the last client has gone.
+const DRAIN_LOOK: Duration = Duration::from_millis(10);
+
+/// Why it did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The door does not open.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    /// A thread could not be started.
+    #[error("cannot start a worker thread: {0}; is the limit of processes too low?")]
+    Thread(#[from] io::Error),
+}
+
+/// The running proxy.
+pub struct Running {
+    address: String,
+    shared: Arc<Shared>,
+    stop: watch::Sender<Stop>,
+    workers: Vec<JoinHandle<()>>,
+    path: Option<PathBuf>,
+}
+
+/// Binds the listener and starts the workers. Returns at once, whether or not the upstream is there.
+pub fn start(config: Arc<Config>, endpoint: Endpoint) -> Result<Running, StartError> {
+    let count = match config.workers {
+        0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+        workers => workers,
+    };
+    let Bound { address, listeners, path } = bind(&config.listen, count)?;
+    let shared = Arc::new(Shared {
+        endpoint,
+        links: link_settings(&config),
+        registry: Registry::new(config.limits.connections),
+        coordinator: Coordinator::new(lock_settings(&config)),
+        own_in_use: Arc::new(AtomicUsize::new(0)),
+        trust_clients: config.trust_clients,
+        client_timeout: config.client_timeout.unwrap_or_default(),
+        is_draining: AtomicBool::new(false),
+    });
+    let (stop, stopped) = watch::channel(Stop::No);
+    let workers = listeners.into_iter().enumerate().map(|(number, listener)| {
+        let (shared, stopped) = (shared.clone(), stopped.clone());
+        std::thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
+            if let Err(error) = worker::run(shared, listener, stopped) {
+                tracing::error!(%error, "a worker ended");
+            }
+        })
+    });
+    let workers = workers.collect::<io::Result<_>>()?;
+    Ok(Running { address, shared, stop, workers, path })
+}
+
+impl Running {
+    /// Where it listens, as a client would write it.
+    pub fn address(&self) -> String {
+        self.address.clone()
+    }
+
+    /// No new clients; idle ones are closed, running commands end, waiting calls are told. Returns when all clients
+    /// have gone, or after `limit`.
+    pub fn drain(self, limit: Duration) {
+        let until = Instant::now() + limit;
+        self.shared.is_draining.store(true, Ordering::Relaxed);
+        self.stop.send_replace(Stop::Drain);
+        self.shared.coordinator.shut_down();
+        while self.shared.registry.count() > 0 && Instant::now() < until {
+            for card in self.shared.registry.all() {
+                card.wake();
+            }
+            std::thread::sleep(DRAIN_LOOK);
+        }
+        let left = self.shared.registry.count();
+        if left > 0 {
+            tracing::warn!(left, "drain_timeout is over; closing the clients that are still busy");
+        }
+        self.stop.send_replace(Stop::Now);
+        for worker in self.workers {
+            let _ = worker.join();
+        }
+        for (why, count) in self.shared.registry.own_links_taken().filter(|(_, count)| *count > 0) {
+            tracing::debug!(why = why.name(), count, "own links taken");
+        }
+        if let Some(path) = self.path {
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}
+
+fn link_settings(config: &Config) -> LinkSettings {
+    LinkSettings {
+        shared: config.links.shared.max(1),
+        own_max: config.links.own_max,
+        connect_timeout: config.links.connect_timeout,
+        reply_timeout: config.links.reply_timeout,
+        idle_timeout: config.links.idle_timeout.unwrap_or_default(),
+        keepalive: config.links.keepalive.unwrap_or_default(),
+        retry_base: config.links.retry_base,
+        retry_max: config.links.retry_max,
+    }
+}
+
+fn lock_settings(config: &Config) -> LockSettings {
+    let ms = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+    LockSettings {
+        default_ttl_ms: ms(config.default_ttl),
+        max_ttl_ms: ms(config.max_ttl),
+        max_wait_ms: ms(config.max_wait),
+        max_queue: config.max_queue as u64,
+        promote_after_ms: ms(config.promote_after.unwrap_or_default()),
+        node: config.nodes.id.clone().unwrap_or_else(random_node_id),
+        ..LockSettings::default()
+    }
+}
+
+/// Host name and a random part, so that nodes of one host differ.
+fn random_node_id() -> String {
+    let host = nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok()).unwrap_or_default();
+    format!("{host}-{:08x}", RandomState::new().build_hasher().finish() as u32)
+}

@@ -1,8 +1,10 @@
-//! Links to the upstream: how they are dialled, shared, lent and lost.
+//! The servers behind Lockgate: where they are, the links to them (how these are dialled, shared, lent and lost), and
+//! the server that Lockgate minds itself.
 
 pub mod call;
 pub mod caller;
 pub mod dial;
+pub mod embedded;
 pub mod facts;
 pub mod link;
 pub mod links;

@@ -202,7 +202,7 @@ impl Session {
         }
         let mode: &[u8] = if with_error { b"ERROR" } else { b"TIMEOUT" };
         let mut request = Vec::new();
-        encode_command(&[b"CLIENT", b"UNBLOCK", upstream.to_string().as_bytes(), mode], &mut request);
+        encode_command(&[&b"CLIENT"[..], b"UNBLOCK", upstream.to_string().as_bytes(), mode], &mut request);
         self.relay(&request).await
     }
 

@@ -6,8 +6,7 @@ use std::task::Poll;
 
 use super::conversation::Stream;
 use super::{Gone, HELD_REQUEST_MAX, Session, treatment};
-use crate::commands::introspect::{self, Plan};
-use crate::commands::{Here, Treatment};
+use crate::commands::{Here, Plan, Treatment, plan};
 use crate::proxy::registry::Wish;
 use crate::protocol::args::{args, encode_command};
 use crate::protocol::error::ProtocolError;
@@ -86,12 +85,8 @@ impl Session {
 
     /// `COMMAND …`, which knows LOCK.* too.
     async fn command_command(&mut self, command: &[u8], args: &[&[u8]]) -> Result<(), Gone> {
-        match introspect::plan(args, self.resp()) {
+        match plan(args, self.resp()) {
             Plan::Forward => self.relay(command).await,
-            Plan::Local(reply) => {
-                self.answer(&reply);
-                Ok(())
-            }
             Plan::Ask { request, merge } => {
                 match self.ask(request).await? {
                     Ok(reply) => self.answer(&merge.apply(reply)),
@@ -138,8 +133,9 @@ impl Session {
     /// What came is no Redis protocol: says so as Redis does, and closes.
     pub(super) async fn refuse_protocol(&mut self, error: ProtocolError) -> Result<(), Gone> {
         self.drain().await?;
-        tracing::debug!(client = self.card().id, error = error.message().as_ref(), "protocol error");
-        let line = [b"-ERR Protocol error: ", error.message().as_bytes(), b"\r\n"].concat();
+        tracing::debug!(client = self.card().id, %error, "protocol error");
+        let mut line = Vec::new();
+        error.encode(&mut line);
         self.answer(&line);
         self.flushed().await?;
         Err(Gone)

@@ -1,0 +1,135 @@
+//! Every key as data: its name, what it means, how it is read and shown.
+
+use std::time::Duration;
+
+use super::setting::{Setting, within};
+use super::tree::Value;
+use super::units::LONGEST;
+use super::{ByteSize, Config, Rule};
+
+/// One key of the configuration, or of a rule.
+pub struct Key<C: 'static> {
+    /// Its name with its table: "links.shared".
+    pub name: &'static str,
+    /// What it is for, in a sentence.
+    pub says: &'static str,
+    /// Whether SIGHUP applies it without a restart.
+    pub at_run_time: bool,
+    /// Reads it; the error says what is wrong and what to write.
+    pub(super) set: fn(&mut C, &Value) -> Result<(), String>,
+    /// Its value as TOML, secrets masked.
+    pub(super) show: fn(&C) -> String,
+    /// Whether two configurations agree on it.
+    pub(super) same: fn(&C, &C) -> bool,
+}
+
+/// `key!("links.shared", links.shared, 1..64, "sentence")`: the range is for numbers, times and sizes.
+macro_rules! key {
+    ($name:literal, $($field:ident).+, $says:literal) => {
+        key!(@ $name, $($field).+, $says, false, |value| Setting::read(value))
+    };
+    ($name:literal, $($field:ident).+, $least:expr => $most:expr, $says:literal) => {
+        key!(@ $name, $($field).+, $says, false, |value| within(value, $least, $most))
+    };
+    (at run time $name:literal, $($field:ident).+, $says:literal) => {
+        key!(@ $name, $($field).+, $says, true, |value| Setting::read(value))
+    };
+    (@ $name:literal, $($field:ident).+, $says:literal, $at_run_time:literal, |$value:ident| $read:expr) => {
+        Key {
+            name: $name,
+            says: $says,
+            at_run_time: $at_run_time,
+            set: |config, $value| {
+                config.$($field).+ = $read?;
+                Ok(())
+            },
+            show: |config| config.$($field).+.show(),
+            same: |a, b| a.$($field).+ == b.$($field).+,
+        }
+    };
+}
+
+const MS: Duration = Duration::from_millis(1);
+const DAY: Duration = Duration::from_secs(86_400);
+
+/// Every key but `lock_keys`, whose rules have [`RULE_KEYS`].
+pub const KEYS: &[Key<Config>] = &[
+    key!("listen", listen, "Where clients connect: host:port, or unix:///path."),
+    key!(
+        "upstream",
+        upstream,
+        "What stands behind: redis://[user:password@]host:port[/db], unix:///path, or embedded."
+    ),
+    key!("upstream_password_file", upstream_password_file, "A file that holds nothing but the upstream's password."),
+    key!("data_dir", data_dir, "The embedded server's folder; empty is lockgate in the user's state folder."),
+    key!("workers", workers, 0 => 1024, "Threads; 0 is one per core."),
+    key!("default_ttl", default_ttl, MS => LONGEST, "The lease of a lock whose call names none."),
+    key!("max_ttl", max_ttl, MS => LONGEST, "Longer leases are cut to this."),
+    key!("max_wait", max_wait, Duration::ZERO => LONGEST, "Longer waits are cut to this."),
+    key!("max_queue", max_queue, 1 => 10_000_000, "Waiters per key and node; one more is refused with QUEUEFULL."),
+    key!(
+        "promote_after",
+        promote_after,
+        "A waiter beats one of the next level that came more than this later; 0s is never."
+    ),
+    key!("drain_timeout", drain_timeout, Duration::ZERO => DAY, "How long a shutdown waits for running commands."),
+    key!("trust_clients", trust_clients, "Clients act with the upstream URL's credentials without giving any."),
+    key!(
+        "client_timeout",
+        client_timeout,
+        "When a connection with bound locks that has gone silent is given up; 0s is never."
+    ),
+    key!("links.shared", links.shared, 1 => 64, "Shared links to the upstream per worker."),
+    key!("links.own_max", links.own_max, 1 => 1_000_000, "Most links at a time that serve one connection alone."),
+    key!("links.connect_timeout", links.connect_timeout, MS => DAY, "Longest time to connect to the upstream."),
+    key!("links.reply_timeout", links.reply_timeout, MS => DAY, "Longest time for an answer to Lockgate's own questions."),
+    key!("links.idle_timeout", links.idle_timeout, "When a link nobody uses is closed; 0s is never."),
+    key!("links.keepalive", links.keepalive, "TCP keepalive on links; 0s is none."),
+    key!("links.retries", links.retries, 0 => 100, "How often a command of Lockgate's own is tried again."),
+    key!("links.retry_base", links.retry_base, MS => DAY, "First pause between tries; each next one is twice as long."),
+    key!("links.retry_max", links.retry_max, MS => DAY, "Longest pause between tries."),
+    key!("nodes.id", nodes.id, "This node's name; empty is the host name and a random part."),
+    key!("nodes.heartbeat", nodes.heartbeat, MS => DAY, "How often this node shows that it lives."),
+    key!("nodes.timeout", nodes.timeout, MS => DAY, "After which silence the others take it for dead."),
+    key!("nodes.announce", nodes.announce, "The address that clients are told; empty is the one they connected to."),
+    key!("limits.connections", limits.connections, 1 => 10_000_000, "Client connections at a time."),
+    key!(
+        "limits.connections_per_address",
+        limits.connections_per_address,
+        "Client connections from one address; 0 is no limit."
+    ),
+    key!("limits.waiting_per_connection", limits.waiting_per_connection, 1 => 10_000_000, "Calls of one connection that wait at a time."),
+    key!("limits.output_buffer", limits.output_buffer, ByteSize(64 << 10) => ByteSize(1 << 40), "Replies kept for one client that reads slowly."),
+    key!(
+        "limits.handshake_timeout",
+        limits.handshake_timeout,
+        "How long a new connection may take to send its first command; 0s is no limit."
+    ),
+    key!("limits.idle_timeout", limits.idle_timeout, "When a client that sends nothing is disconnected; 0s is never."),
+    key!(at run time "log.level", log.level, "The least important line written: error, warn, info, debug, trace, or off."),
+    key!("log.format", log.format, "Log lines for people (text) or for machines (json)."),
+];
+
+/// The keys of a `[[lock_keys]]` rule.
+pub const RULE_KEYS: &[Key<Rule>] = &[
+    key!("match", pattern, "Which keys: a glob as in KEYS."),
+    key!("wait", wait, "How long a refused SET NX queues before it answers nil; 0s is not at all."),
+    key!("priority", priority, "The level that its calls wait at: low, normal, high or critical."),
+    key!("mode", mode, "Whether the rule acts (on), only counts (shadow) or rests (off)."),
+    key!("percent", percent, 0 => 100, "The share of matching keys, by hash, for which it acts."),
+    key!("poll_ticket", poll_ticket, "How long a refused poller's place is kept; 0s is not at all."),
+    key!("wait_while_holding", wait_while_holding, "Lets a connection that holds a lock wait for another."),
+    key!("barge", barge, "Lets a SET NX pass waiters."),
+    key!("users", users, "Whose calls it is for; empty is everybody's."),
+    key!("max_ttl", max_ttl, "Longer leases are cut to this; 0s is the general max_ttl."),
+    key!("default_ttl", default_ttl, "The lease of a SET NX without expiry; 0s is none."),
+    key!("max_queue", max_queue, "Waiters per key and node; 0 is the general max_queue."),
+];
+
+/// The variable that sets `key`: LOCKGATE_LINKS__SHARED for links.shared.
+pub(super) fn variable_of(key: &str) -> String {
+    format!("{VARIABLE_PREFIX}{}", key.replace('.', "__").to_ascii_uppercase())
+}
+
+/// What the names of Lockgate's environment variables begin with.
+pub(super) const VARIABLE_PREFIX: &str = "LOCKGATE_";

@@ -1,0 +1,88 @@
+//! Keys of the contract that this version does not serve. What would change how Lockgate behaves is refused: a `[tls]` or
+//! an `[acl]` that is silently ignored would make its operator believe in a protection that is not there.
+
+use super::tree::Value;
+
+/// A key or a whole table that a later version brings.
+pub(super) struct Later {
+    /// The key, or the table with all that is in it.
+    pub name: &'static str,
+    /// Values that say no more than what this version does anyway.
+    pub fits: fn(&Value) -> bool,
+    /// What comes later, and what to do until then.
+    pub says: &'static str,
+}
+
+pub(super) const LATER: &[Later] = &[
+    Later {
+        name: "admin",
+        fits: |value| is_word(value, "off"),
+        says: "the admin HTTP server comes in a later version; write \"off\" or leave it out",
+    },
+    // A token guards nothing while there is no admin server, so a deployment may have it ready.
+    Later { name: "admin_token", fits: |value| matches!(value, Value::Text(_)), says: "has to be a text" },
+    Later {
+        name: "mode",
+        fits: |value| is_word(value, "on"),
+        says: "shadow and off come in a later version; write \"on\" or leave it out",
+    },
+    Later {
+        name: "wait_replicas",
+        fits: |value| matches!(value, Value::Integer(0)) || is_word(value, "0"),
+        says: "waiting for replicas comes in a later version; write 0 or leave it out",
+    },
+    Later {
+        name: "fallback",
+        fits: |value| matches!(value, Value::Bool(true)) || is_word(value, "true"),
+        says: "SET NX always passes as the plain command in this version; write true or leave it out",
+    },
+    Later {
+        name: "limits.proxy_protocol",
+        fits: |value| matches!(value, Value::Bool(false)) || is_word(value, "false"),
+        says: "the PROXY protocol comes in a later version; write false or leave it out",
+    },
+    Later {
+        name: "deadlock.mode",
+        fits: |value| is_word(value, "off"),
+        says: "deadlock detection comes in a later version; write \"off\" or leave the table out",
+    },
+    Later {
+        name: "tls",
+        fits: |_| false,
+        says: "TLS for clients comes in a later version, and this one would serve them in the clear; take the table out, \
+               and put a TLS proxy in front where you need one",
+    },
+    Later {
+        name: "upstream_tls",
+        fits: |_| false,
+        says: "TLS to the upstream comes in a later version, and this one would talk in the clear; take the table out",
+    },
+    Later {
+        name: "acl",
+        fits: |_| false,
+        says: "Lockgate's own ACL comes in a later version, and this one would enforce none of it; take the table out \
+               and use the upstream's ACL, which clients authenticate against through Lockgate",
+    },
+    Later {
+        name: "audit",
+        fits: |_| false,
+        says: "the audit log comes in a later version, and this one would write none; take the table out",
+    },
+    Later { name: "events", fits: |_| false, says: "events come in a later version; take the table out" },
+    Later { name: "health", fits: |_| false, says: "the health monitor comes in a later version; take the table out" },
+    Later {
+        name: "deadlock",
+        fits: |_| false,
+        says: "deadlock detection comes in a later version; take the table out",
+    },
+];
+
+/// The entry for a key, by its own name or by that of the table it is in.
+pub(super) fn find(name: &str) -> Option<&'static Later> {
+    let exact = LATER.iter().find(|later| later.name == name);
+    exact.or_else(|| LATER.iter().find(|later| name.strip_prefix(later.name).is_some_and(|rest| rest.starts_with('.'))))
+}
+
+fn is_word(value: &Value, word: &str) -> bool {
+    matches!(value, Value::Text(text) if text.eq_ignore_ascii_case(word))
+}

@@ -1,0 +1,389 @@
+//! File, environment and flags become one checked [`Config`], or every problem found, each with its place and its fix.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use super::keys::{KEYS, RULE_KEYS, VARIABLE_PREFIX, variable_of};
+use super::tree::{Entry, Node, Origin, Problem, Value, join, parse_file, parse_variable};
+use super::{Config, Key, Rule, later, suggest, units};
+use crate::upstream::url::{Address, Upstream};
+
+/// The file's variable, for when there is no `--config`.
+const FILE_VARIABLE: &str = "LOCKGATE_CONFIG";
+/// Sends LOCK.* to the upstream as it is (SPEC 8, modes).
+const PASS_ALL_VARIABLE: &str = "DISABLE_ENHANCED_LOCKING";
+/// A configuration is read whole, so a wrong path such as a device must not fill the memory.
+const FILE_SIZE_MAX: u64 = 4 << 20;
+
+/// What the flags say; a flag that was not given says nothing.
+#[derive(Clone, Debug, Default)]
+pub struct Flags {
+    /// `--config`
+    pub config: Option<PathBuf>,
+    /// `--listen`
+    pub listen: Option<String>,
+    /// `--admin`
+    pub admin: Option<String>,
+    /// `--upstream`
+    pub upstream: Option<String>,
+}
+
+/// Where settings come from.
+#[derive(Clone, Debug, Default)]
+pub struct Sources {
+    /// The command line.
+    pub flags: Flags,
+    /// The environment; all of it, as `${VAR}` may name any variable.
+    pub environment: HashMap<String, String>,
+}
+
+impl Sources {
+    /// These flags and this process' environment. Variables that are no UTF-8 cannot be named and are left out.
+    pub fn of_process(flags: Flags) -> Self {
+        let text = |os: std::ffi::OsString| os.into_string().ok();
+        let environment = std::env::vars_os().filter_map(|(name, value)| Some((text(name)?, text(value)?))).collect();
+        Sources { flags, environment }
+    }
+}
+
+/// A checked configuration, and what was noticed on the way.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    /// The result.
+    pub config: Config,
+    /// The file that was read.
+    pub file: Option<PathBuf>,
+    /// Where each key that is not at its default was said.
+    pub origins: HashMap<&'static str, Origin>,
+    /// What works but may not be meant, as sentences for the log.
+    pub notes: Vec<String>,
+}
+
+/// Reads and checks everything. Never stops at the first problem.
+pub fn load(sources: &Sources) -> Result<Loaded, Vec<Problem>> {
+    let mut reader = Reader::default();
+    let file = sources.flags.config.clone().or_else(|| variable(sources, FILE_VARIABLE).map(PathBuf::from));
+    if let Some(path) = &file {
+        let origin = match sources.flags.config {
+            Some(_) => Origin::Flag("--config"),
+            None => Origin::Environment(FILE_VARIABLE.to_owned()),
+        };
+        reader.read_file(path, origin, sources);
+    }
+    reader.read_environment(sources);
+    reader.read_flags(&sources.flags);
+    reader.check();
+    if reader.problems.is_empty() {
+        Ok(Loaded { config: reader.config, file, origins: reader.origins, notes: reader.notes })
+    } else {
+        Err(reader.problems)
+    }
+}
+
+/// A variable that is set to something: an empty one counts as not set, as compose files leave them.
+fn variable<'a>(sources: &'a Sources, name: &str) -> Option<&'a str> {
+    sources.environment.get(name).map(String::as_str).filter(|value| !value.is_empty())
+}
+
+#[derive(Default)]
+struct Reader {
+    config: Config,
+    origins: HashMap<&'static str, Origin>,
+    problems: Vec<Problem>,
+    notes: Vec<String>,
+}
+
+impl Reader {
+    fn read_file(&mut self, path: &Path, named_by: Origin, sources: &Sources) {
+        match read_bounded(path) {
+            Ok(text) => match parse_file(path, &text, &|name| sources.environment.get(name).cloned()) {
+                Ok(entries) => self.apply_table(&entries, ""),
+                Err(problems) => self.problems.extend(problems),
+            },
+            Err(says) => self.problems.push(Problem { origin: named_by, key: None, says }),
+        }
+    }
+
+    fn read_environment(&mut self, sources: &Sources) {
+        let mut names: Vec<&String> =
+            sources.environment.keys().filter(|name| name.starts_with(VARIABLE_PREFIX)).collect();
+        names.sort();
+        for name in names {
+            if let Some(value) = variable(sources, name) {
+                self.apply_variable(name, value);
+            }
+        }
+        if variable(sources, PASS_ALL_VARIABLE).is_some_and(|value| !value.eq_ignore_ascii_case("false")) {
+            self.problems.push(Problem {
+                origin: Origin::Environment(PASS_ALL_VARIABLE.to_owned()),
+                key: None,
+                says: "passing LOCK.* to the upstream comes in a later version; unset it, or point clients at the \
+                       upstream itself"
+                    .to_owned(),
+            });
+        }
+    }
+
+    fn apply_variable(&mut self, name: &str, value: &str) {
+        if name == FILE_VARIABLE {
+            return;
+        }
+        let key = name[VARIABLE_PREFIX.len()..].to_ascii_lowercase().replace("__", ".");
+        let origin = Origin::Environment(name.to_owned());
+        if key == "lock_keys" {
+            match parse_variable(name, value) {
+                Ok(node) => self.apply_rules(&node),
+                Err(problem) => self.problems.push(problem),
+            }
+            return;
+        }
+        let is_known = KEYS.iter().any(|known| known.name == key) || later::find(&key).is_some();
+        if is_known {
+            let node = Node { value: Value::Text(value.to_owned()), origin: origin.clone() };
+            self.apply_entry(&Entry { name: key.clone(), origin, node }, &key);
+        } else if let Some(meant) = suggest::nearest(&key, known_keys()) {
+            let says = format!("is no variable of Lockgate; did you mean {}?", variable_of(meant));
+            self.problems.push(Problem { origin, key: None, says });
+        } else if !is_from_kubernetes(name) {
+            // Others may use the prefix for things of their own, so a stranger is no reason not to start.
+            self.notes.push(format!("the environment variable {name} is none of Lockgate's and was ignored"));
+        }
+    }
+
+    fn read_flags(&mut self, flags: &Flags) {
+        let given = [
+            ("--listen", "listen", &flags.listen),
+            ("--admin", "admin", &flags.admin),
+            ("--upstream", "upstream", &flags.upstream),
+        ];
+        for (flag, key, value) in given {
+            if let Some(value) = value {
+                let origin = Origin::Flag(flag);
+                let node = Node { value: Value::Text(value.clone()), origin: origin.clone() };
+                self.apply_entry(&Entry { name: key.to_owned(), origin, node }, key);
+            }
+        }
+    }
+
+    fn apply_table(&mut self, entries: &[Entry], prefix: &str) {
+        for entry in entries {
+            self.apply_entry(entry, &join(prefix, &entry.name));
+        }
+    }
+
+    fn apply_entry(&mut self, entry: &Entry, name: &str) {
+        let node = &entry.node;
+        if let Some(key) = KEYS.iter().find(|key| key.name == name) {
+            match (key.set)(&mut self.config, &node.value) {
+                Ok(()) => drop(self.origins.insert(key.name, node.origin.clone())),
+                Err(says) => self.problem(&node.origin, name, says),
+            }
+        } else if name == "lock_keys" {
+            self.apply_rules(node);
+        } else if let (true, Value::Table(entries)) = (is_table(name), &node.value) {
+            self.apply_table(entries, name);
+        } else if is_table(name) && later::find(name).is_none() {
+            let says = format!("is a table, not {}; write [{name}] on a line and its keys below", node.value.kind());
+            self.problem(&node.origin, name, says);
+        } else if let Some(later) = later::find(name) {
+            if !(later.fits)(&node.value) {
+                self.problem(&entry.origin, name, later.says.to_owned());
+            }
+        } else {
+            let says = unknown(name, known_keys());
+            self.problem(&entry.origin, name, says);
+        }
+    }
+
+    fn apply_rules(&mut self, node: &Node) {
+        let Value::List(items) = &node.value else {
+            let says = format!("is {}; write [[lock_keys]] on a line and the rule's keys below", node.value.kind());
+            return self.problem(&node.origin, "lock_keys", says);
+        };
+        let rules: Vec<Rule> = items.iter().filter_map(|item| self.read_rule(item)).collect();
+        self.config.lock_keys = rules;
+        self.origins.insert("lock_keys", node.origin.clone());
+    }
+
+    fn read_rule(&mut self, node: &Node) -> Option<Rule> {
+        let Value::Table(entries) = &node.value else {
+            let says = format!("holds {}; each rule is a table such as {{ match = \"orders:*\" }}", node.value.kind());
+            self.problem(&node.origin, "lock_keys", says);
+            return None;
+        };
+        let mut rule = Rule::matching("");
+        for entry in entries {
+            let name = join("lock_keys", &entry.name);
+            match RULE_KEYS.iter().find(|key| key.name == entry.name) {
+                Some(key) => {
+                    if let Err(says) = (key.set)(&mut rule, &entry.node.value) {
+                        self.problem(&entry.node.origin, &name, says);
+                    }
+                }
+                None => {
+                    let says = unknown(&entry.name, RULE_KEYS.iter().map(|key| key.name));
+                    self.problem(&entry.origin, &name, says);
+                }
+            }
+        }
+        if rule.pattern.is_empty() {
+            let says = "is missing or empty; say which keys the rule is for, as in match = \"orders:*\"".to_owned();
+            self.problem(&node.origin, "lock_keys.match", says);
+        }
+        Some(rule)
+    }
+
+    /// What only several keys together can get wrong.
+    fn check(&mut self) {
+        self.take_password_file();
+        let pairs: [(&'static str, _, &'static str, _); 3] = [
+            ("default_ttl", self.config.default_ttl, "max_ttl", self.config.max_ttl),
+            ("links.retry_base", self.config.links.retry_base, "links.retry_max", self.config.links.retry_max),
+            ("nodes.heartbeat", self.config.nodes.heartbeat, "nodes.timeout", self.config.nodes.timeout),
+        ];
+        for (small, small_is, large, large_is) in pairs {
+            if small_is > large_is {
+                let (small_is, large_is) = (units::show_duration(small_is), units::show_duration(large_is));
+                let said = if self.origins.contains_key(small) { small } else { large };
+                let says =
+                    format!("{small} ({small_is}) is longer than {large} ({large_is}); lower {small} or raise {large}");
+                self.problem(&self.origin(said), said, says);
+            }
+        }
+        if let Upstream::Standalone(endpoint) = &self.config.upstream {
+            if endpoint.address == self.config.listen && !matches!(endpoint.address, Address::Tcp { port: 0, .. }) {
+                let says = format!(
+                    "is {}, where Lockgate itself listens; write the address of the Redis behind it",
+                    endpoint.address
+                );
+                self.problem(&self.origin("upstream"), "upstream", says);
+            } else if endpoint.user.is_some() && endpoint.password.is_none() {
+                let says = "names a user without a password; write redis://user:password@host, or set \
+                            upstream_password_file"
+                    .to_owned();
+                self.problem(&self.origin("upstream"), "upstream", says);
+            }
+        }
+        self.note_what_may_not_be_meant();
+    }
+
+    fn take_password_file(&mut self) {
+        const KEY: &str = "upstream_password_file";
+        let Some(path) = self.config.upstream_password_file.clone() else { return };
+        let wrong = match &mut self.config.upstream {
+            Upstream::Embedded => {
+                Some("is set, but the embedded upstream has no password; take it out, or set upstream".to_owned())
+            }
+            Upstream::Standalone(endpoint) if endpoint.password.is_some() => {
+                Some("is set, and the upstream's URL has a password too; keep one of them".to_owned())
+            }
+            Upstream::Standalone(endpoint) => match read_bounded(&path) {
+                Ok(text) if text.trim_end_matches(['\r', '\n']).is_empty() => {
+                    Some(format!("{} is empty; write the password into it", path.display()))
+                }
+                Ok(text) => {
+                    endpoint.password = Some(text.trim_end_matches(['\r', '\n']).to_owned());
+                    None
+                }
+                Err(says) => Some(says),
+            },
+        };
+        if let Some(says) = wrong {
+            self.problem(&self.origin(KEY), KEY, says);
+        }
+    }
+
+    fn note_what_may_not_be_meant(&mut self) {
+        let is_open = matches!(&self.config.listen, Address::Tcp { host, .. } if !is_loopback(host));
+        let listen = &self.config.listen;
+        if is_open && self.config.upstream == Upstream::Embedded {
+            self.notes.push(format!(
+                "listen is {listen} and the embedded upstream has no password: whoever reaches this port can read and \
+                 change everything; keep it behind a firewall, or use an upstream that asks for passwords"
+            ));
+        }
+        if is_open && self.config.trust_clients {
+            self.notes.push(format!(
+                "listen is {listen} and trust_clients is true: whoever reaches this port acts with the upstream URL's \
+                 credentials"
+            ));
+        }
+        if self.origins.contains_key("data_dir") && self.config.upstream != Upstream::Embedded {
+            self.notes.push("data_dir is set, but only the embedded upstream uses it".to_owned());
+        }
+        if self.origins.contains_key("lock_keys") {
+            self.notes.push(
+                "lock_keys: this version checks the rules and passes SET NX and SETNX on as the plain commands; the rules \
+                 begin to act in a later version"
+                    .to_owned(),
+            );
+        }
+    }
+
+    fn origin(&self, key: &str) -> Origin {
+        self.origins.get(key).cloned().unwrap_or(Origin::Default)
+    }
+
+    fn problem(&mut self, origin: &Origin, key: &str, says: String) {
+        self.problems.push(Problem { origin: origin.clone(), key: Some(key.to_owned()), says });
+    }
+}
+
+fn known_keys() -> impl Iterator<Item = &'static str> + Clone {
+    KEYS.iter()
+        .map(|key: &Key<Config>| key.name)
+        .chain(later::LATER.iter().map(|later| later.name))
+        .chain(["lock_keys"])
+}
+
+fn is_table(name: &str) -> bool {
+    known_keys().any(|known| known.strip_prefix(name).is_some_and(|rest| rest.starts_with('.')))
+}
+
+fn unknown<'a>(name: &str, known: impl Iterator<Item = &'a str> + Clone) -> String {
+    // A key in the wrong table is as common as a misspelt one: "shared" for "links.shared".
+    let last = name.rsplit('.').next().unwrap_or(name);
+    let elsewhere = known.clone().find(|candidate| candidate.rsplit('.').next() == Some(last));
+    match suggest::nearest(name, known).or(elsewhere) {
+        Some(meant) => format!("is no key of Lockgate; did you mean {meant}?"),
+        None => "is no key of Lockgate; `lockgate config dump --defaults` lists them all".to_owned(),
+    }
+}
+
+fn is_loopback(host: &str) -> bool {
+    match host.parse::<std::net::IpAddr>() {
+        Ok(address) => address.is_loopback(),
+        Err(_) => host == "localhost",
+    }
+}
+
+/// Kubernetes gives every pod variables of this form for each service, and a service may well be called lockgate.
+fn is_from_kubernetes(name: &str) -> bool {
+    name.ends_with("_SERVICE_HOST")
+        || name.contains("_SERVICE_PORT")
+        || name == "LOCKGATE_PORT"
+        || name.contains("_PORT_")
+        || name.ends_with("_PORT")
+}
+
+fn read_bounded(path: &Path) -> Result<String, String> {
+    use std::io::Read;
+    let shown = path.display();
+    let file = std::fs::File::open(path)
+        .map_err(|error| format!("cannot read {shown} ({error}); check the path and its permissions"))?;
+    let mut bytes = Vec::new();
+    file.take(FILE_SIZE_MAX + 1)
+        .read_to_end(&mut bytes)
+        .map_err(|error| format!("cannot read {shown} ({error}); check that it is a file"))?;
+    if bytes.len() as u64 > FILE_SIZE_MAX {
+        return Err(format!(
+            "{shown} is over {}, which is no configuration; check the path",
+            units::show_size(FILE_SIZE_MAX)
+        ));
+    }
+    String::from_utf8(bytes).map_err(|error| {
+        let line =
+            error.as_bytes()[..error.utf8_error().valid_up_to()].iter().filter(|byte| **byte == b'\n').count() + 1;
+        format!("{shown} is no UTF-8 text (line {line}); save it as UTF-8")
+    })
+}
