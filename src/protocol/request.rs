@@ -147,7 +147,7 @@ impl RequestScanner {
     /// Looks at the rest of a multibulk command; true at its end.
     fn multibulk(&mut self, input: &[u8], limits: &RequestLimits) -> Result<bool, ProtocolError> {
         if self.stage == Stage::Count {
-            let Some(line) = self.read_line(input, ProtocolError::TooBigCount)? else { return Ok(false) };
+            let Some(line) = self.read_line(input, b'*', ProtocolError::TooBigCount)? else { return Ok(false) };
             self.args = checked_count(line.number, limits)?;
             self.args_left = self.args;
             if self.args == 0 {
@@ -157,7 +157,7 @@ impl RequestScanner {
         }
         loop {
             if self.stage == Stage::Length {
-                let Some(line) = self.read_line(input, ProtocolError::TooBigLength)? else { return Ok(false) };
+                let Some(line) = self.read_line(input, b'$', ProtocolError::TooBigLength)? else { return Ok(false) };
                 let len = checked_length(line, limits)?;
                 if self.args_left == self.args {
                     self.name = Some(self.at..self.at.saturating_add(len));
@@ -179,15 +179,23 @@ impl RequestScanner {
         }
     }
 
-    /// The number line that begins or goes on at `self.at`; `None` asks for more bytes.
+    /// The number line that begins, hopefully with `kind`, or goes on at `self.at`; `None` asks for more bytes.
     #[inline]
-    fn read_line(&mut self, input: &[u8], too_big: ProtocolError) -> Result<Option<NumberLine>, ProtocolError> {
+    fn read_line(
+        &mut self,
+        input: &[u8],
+        kind: u8,
+        too_big: ProtocolError,
+    ) -> Result<Option<NumberLine>, ProtocolError> {
         let rest = input.get(self.at..).unwrap_or_default();
         let is_at_line_start = self.line.seen == 0 && !self.line.has_end;
-        if is_at_line_start && let Some((number, len)) = number::plain_line(rest) {
+        if is_at_line_start
+            && rest.first() == Some(&kind)
+            && let Some((number, len)) = number::plain_line(rest)
+        {
             self.at += len;
             // Eighteen digits at most.
-            return Ok(Some(NumberLine { first: rest[0], number: Some(number as i64) }));
+            return Ok(Some(NumberLine { first: kind, number: Some(number as i64) }));
         }
         let (used, has_ended) = self.line.read(rest, b'\r').ok_or(too_big)?;
         self.at += used;
@@ -409,6 +417,7 @@ mod tests {
         }
         assert_eq!(scan(b"*1\r\n\xff\r\n").unwrap_err().message(), &b"expected '$', got '\xff'"[..]);
         assert_eq!(scan(b"*1\r\nx"), Ok(None), "the line has to be whole first");
+        assert_eq!(scan(b"*1\r\n\x001\r\n"), Ok(None), "a zero byte hides the line end from Redis");
     }
 
     #[test]
