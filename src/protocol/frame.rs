@@ -230,7 +230,9 @@ impl<'a> Decoder<'a> {
     /// Kind and text of the line at the front.
     fn line(&mut self) -> Result<(u8, &'a [u8]), ReplyError> {
         let (&kind, rest) = self.rest.split_first().ok_or(ReplyError::Incomplete)?;
-        let end = memchr::memmem::find(rest, b"\r\n").ok_or(ReplyError::Incomplete)?;
+        // The text of a simple string or an error may have a CR of its own.
+        let end = memchr::memchr_iter(b'\r', rest).find(|end| rest.get(end + 1) == Some(&b'\n'));
+        let end = end.ok_or(ReplyError::Incomplete)?;
         self.rest = &rest[end + 2..];
         Ok((kind, &rest[..end]))
     }

@@ -172,6 +172,7 @@ impl ReplyScanner {
         }
         let mut at = 0;
         loop {
+            at += self.jump_elements(&input[at..]);
             let has_ended = if self.skip > 0 {
                 at += self.read_payload(&input[at..])?;
                 self.skip == 0
@@ -194,6 +195,37 @@ impl ReplyScanner {
                 return Ok((at, false));
             }
         }
+    }
+
+    /// Jumps over elements at the front of the input that are whole scalars and tell nothing of the frame but the last
+    /// integer: bytes used. The frame's last element is left to others, so that it ends in one place.
+    fn jump_elements(&mut self, input: &[u8]) -> usize {
+        let mut at = 0;
+        if self.kind != 0 || self.is_first {
+            return at;
+        }
+        while self.open > 1
+            && let Some(&kind) = input.get(at)
+        {
+            let rest = &input[at..];
+            if kind == b':' {
+                match number::plain_line(rest) {
+                    Some((number, len)) if rest[len - 1] == b'\n' => {
+                        // Eighteen digits at most.
+                        self.head.last_integer = Some(number as i64);
+                        at += len;
+                    }
+                    _ => break,
+                }
+            } else {
+                match whole_scalar(rest) {
+                    Some(len) => at += len,
+                    None => break,
+                }
+            }
+            self.open -= 1;
+        }
+        at
     }
 
     /// Jumps over a payload and looks at the CR LF after it: bytes used.
@@ -319,7 +351,8 @@ fn has_number(kind: u8) -> bool {
     matches!(kind, b':' | b'$' | b'*' | b'!' | b'=' | b'%' | b'~' | b'>' | b'|')
 }
 
-/// The bytes of the frame at the front of `input` where that is a whole scalar of the plainest form. `None` says nothing.
+/// The bytes of the frame at the front of `input`, which is not empty, where that is a whole scalar of the plainest form.
+/// `None` says nothing.
 #[inline]
 fn whole_scalar(input: &[u8]) -> Option<usize> {
     match input[0] {
@@ -328,6 +361,7 @@ fn whole_scalar(input: &[u8]) -> Option<usize> {
             (*input.get(end + 1)? == b'\n').then_some(end + 2)
         }
         b':' => number::plain_line(input).map(|(_, len)| len).filter(|len| input[len - 1] == b'\n'),
+        b'$' if input.starts_with(b"$-1\r\n") => Some(5),
         b'$' => {
             let (payload, line) = number::plain_line(input)?;
             let end = line.checked_add(usize::try_from(payload).ok()?)?;
