@@ -341,8 +341,6 @@ fn check_replies(replies: &[Reply], oracle: fn(&[u8]) -> Verdict) -> Result<(), 
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 96, ..ProptestConfig::default() })]
-
     #[test]
     fn resp2_replies_end_where_redis_protocol_says_however_they_are_cut(replies in vec(resp2(), 1..5)) {
         check_replies(&replies, oracle_resp2)?;
