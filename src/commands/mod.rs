@@ -4,7 +4,7 @@
 mod builtin;
 mod encode;
 mod glob;
-mod introspect;
+pub mod introspect;
 pub mod lock_spec;
 mod look;
 mod table;
