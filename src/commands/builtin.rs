@@ -1,4 +1,4 @@
-//! What Lockgate knows about the commands of Redis 6.2 to 8 and Valkey 7.2 to 9: every one has a treatment that somebody
+//! What Lockgate knows about the commands of Redis from 6.2 and Valkey from 7.2: every one has a treatment that somebody
 //! decided on. A server's own `COMMAND` adds what is newer (see [`CommandTable::learn`](super::CommandTable::learn)).
 
 use super::table::Flags;
@@ -27,7 +27,8 @@ const fn share(name: &'static str, arity: i32, flags: Flags, keys: [i32; 3]) -> 
     Known { name, treatment: Treatment::Share, effect: Effect::None, arity, flags, keys }
 }
 
-/// On a connection without a transaction and watches these change nothing: they share a link there.
+/// On a connection in its default state (no transaction, no watches, no `READONLY`) these change nothing: they share a
+/// link there.
 const fn harmless(name: &'static str, effect: Effect, arity: i32) -> Known {
     Known { name, treatment: Treatment::Share, effect, arity, flags: N, keys: [0, 0, 0] }
 }
@@ -60,6 +61,7 @@ pub(super) const ABOUT_THE_CONNECTION: &[Known] = &[
     harmless("discard", Effect::Discard, 1),
     harmless("exec", Effect::Exec, 1),
     harmless("unwatch", Effect::Unwatch, 1),
+    harmless("readwrite", Effect::None, 1),
     hang("host:"),
     hang("post"),
 ];
@@ -87,7 +89,6 @@ pub(super) const ON_AN_OWN_LINK: &[Known] = &[
     own("psync", Why::Replication, Effect::Replication, -3, N, [0, 0, 0]),
     own("punsubscribe", Why::Subscribe, Effect::Unsubscribe(Channel::Pattern), -1, N, [0, 0, 0]),
     own("readonly", Why::ClientFlags, Effect::Sticky, 1, N, [0, 0, 0]),
-    own("readwrite", Why::ClientFlags, Effect::Sticky, 1, N, [0, 0, 0]),
     own("replconf", Why::Replication, Effect::Replication, -1, N, [0, 0, 0]),
     own("replicaof", Why::Admin, Effect::None, 3, N, [0, 0, 0]),
     own("save", Why::Admin, Effect::None, 1, N, [0, 0, 0]),

@@ -3,6 +3,7 @@
 use super::lock_spec::{Argument, GROUP, Kind, LockSpec};
 use super::wire::{Cursor, Malformed};
 use crate::domain::Resp;
+use crate::protocol::{args, frame};
 
 /// How the upstream writes its entries.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -169,13 +170,10 @@ pub(super) fn keys_and_flags(key: &[u8], spec: &LockSpec, resp: Resp) -> Vec<u8>
 }
 
 /// A request to the upstream.
-pub(super) fn request(args: &[&[u8]]) -> Vec<u8> {
-    let mut out = Writer::new(Resp::V2);
-    out.array(args.len());
-    for arg in args {
-        out.bulk(arg);
-    }
-    out.bytes
+pub(super) fn request(words: &[&[u8]]) -> Vec<u8> {
+    let mut out = Vec::new();
+    args::encode_command(words, &mut out);
+    out
 }
 
 /// The head of an array, or of a map of so many pairs.
@@ -189,6 +187,7 @@ pub(super) fn head(count: usize, is_map: bool, resp: Resp) -> Vec<u8> {
     out.bytes
 }
 
+/// Frames in one protocol.
 struct Writer {
     bytes: Vec<u8>,
     resp: Resp,
@@ -199,39 +198,24 @@ impl Writer {
         Writer { bytes: Vec::new(), resp }
     }
 
-    fn line(&mut self, sign: u8, number: i64) {
-        self.bytes.push(sign);
-        self.bytes.extend_from_slice(number.to_string().as_bytes());
-        self.bytes.extend_from_slice(b"\r\n");
-    }
-
-    fn length(&mut self, sign: u8, length: usize) {
-        self.line(sign, i64::try_from(length).unwrap_or(i64::MAX));
-    }
-
     fn array(&mut self, count: usize) {
-        self.length(b'*', count);
+        frame::array(count, &mut self.bytes);
     }
 
     fn set(&mut self, count: usize) {
-        self.length(if self.resp == Resp::V3 { b'~' } else { b'*' }, count);
+        frame::set(self.resp, count, &mut self.bytes);
     }
 
     fn map(&mut self, pairs: usize) {
-        match self.resp {
-            Resp::V3 => self.length(b'%', pairs),
-            Resp::V2 => self.length(b'*', pairs * 2),
-        }
+        frame::map(self.resp, pairs, &mut self.bytes);
     }
 
     fn int(&mut self, number: i64) {
-        self.line(b':', number);
+        frame::integer(number, &mut self.bytes);
     }
 
     fn bulk(&mut self, text: &[u8]) {
-        self.length(b'$', text.len());
-        self.bytes.extend_from_slice(text);
-        self.bytes.extend_from_slice(b"\r\n");
+        frame::bulk(text, &mut self.bytes);
     }
 
     fn pair(&mut self, name: &str, text: &str) {
@@ -243,9 +227,7 @@ impl Writer {
     fn words(&mut self, words: &[&str]) {
         self.set(words.len());
         for word in words {
-            self.bytes.push(b'+');
-            self.bytes.extend_from_slice(word.as_bytes());
-            self.bytes.extend_from_slice(b"\r\n");
+            frame::simple(word, &mut self.bytes);
         }
     }
 }

@@ -230,9 +230,7 @@ fn docs_of(upstream: &[u8], asked: &[Asked], resp: Resp) -> Result<Vec<u8>, Malf
     }
     // A renamed command is described under its first name, and so was not recognized.
     entries.extend(theirs.map(|(_, entry)| entry.to_vec()));
-    let mut reply = encode::head(entries.len(), true, resp);
-    reply.extend(entries.concat());
-    Ok(reply)
+    Ok([encode::head(entries.len(), true, resp), entries.concat()].concat())
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ mod builtin;
 pub mod lock_args;
 mod encode;
 mod glob;
-mod introspect;
+pub mod introspect;
 pub mod lock_spec;
 mod look;
 mod table;

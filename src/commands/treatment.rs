@@ -146,9 +146,8 @@ pub enum Look {
 
 /// What a command does to the state of the connection that runs it, for the session's bookkeeping on an own link.
 ///
-/// Unless said otherwise, an effect takes place only if the reply is no error, and inside `MULTI` not before `EXEC`
-/// (where nothing but [`Effect::Multi`], [`Effect::Exec`], [`Effect::Discard`] and [`Effect::Watch`] is out of place:
-/// Redis refuses to watch there, and has `Exec` and `Discard` end it).
+/// Unless said otherwise an effect takes place only if the reply is no error, and inside of a transaction when `EXEC`
+/// runs the command.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Effect {
     /// Leaves the connection as it was.

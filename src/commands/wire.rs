@@ -1,5 +1,5 @@
-//! The little of RESP that this folder reads and writes: the replies of `COMMAND`, which are large, flat in depth and
-//! taken apart without copies.
+//! Reads the replies of `COMMAND` where they stand: they are large, and most of what is in them is only passed on, so
+//! that building a [`Value`](crate::protocol::frame::Value) for all of it would be work for nothing.
 
 /// A reply could not be read.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
