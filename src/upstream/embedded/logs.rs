@@ -52,13 +52,13 @@ fn say(line: &str, last_words: &LastWords) {
     let (mark, text) = split(line).unwrap_or(('#', line));
     last_words.heard(text);
     let lower = text.to_ascii_lowercase();
-    // '#' is the server's mark for warnings, and also for its greeting.
+    // '#' is the server's mark for warnings, and also for its greeting and its goodbye.
     let is_bad =
         ["warning", "error", "fatal", "crash", "can't", "bad ", "fail"].iter().any(|word| lower.contains(word));
-    match mark {
-        '#' if is_bad => tracing::warn!(target: "embedded", "{text}"),
-        '#' => tracing::info!(target: "embedded", "{text}"),
-        _ => tracing::debug!(target: "embedded", "{text}"),
+    if mark == '#' && is_bad {
+        tracing::warn!(target: "embedded", "{text}");
+    } else {
+        tracing::debug!(target: "embedded", "{text}");
     }
 }
 

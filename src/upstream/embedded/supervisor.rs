@@ -179,7 +179,7 @@ impl Shared {
             Err(error) => return format!("cannot be started ({error})"),
         };
         let pid = Pid::from_raw(child.id() as i32);
-        tracing::debug!(pid = pid.as_raw(), "started the embedded upstream");
+        tracing::info!(pid = pid.as_raw(), "started the embedded upstream");
         if !self.runs(pid) {
             signal(Some(pid), Signal::SIGTERM);
         }

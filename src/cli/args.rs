@@ -1,0 +1,84 @@
+//! The command line.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::{Flags, units};
+
+/// A Redis-protocol lock proxy: queues, priorities and fencing for locks, everything else passes untouched.
+#[derive(Parser)]
+#[command(name = "lockgate", version, about)]
+pub(super) struct Arguments {
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    #[command(flatten)]
+    pub sources: SourceFlags,
+}
+
+#[derive(Args)]
+pub(super) struct SourceFlags {
+    /// The configuration file (TOML) [env: LOCKGATE_CONFIG]
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Where clients connect: host:port, or unix:///path [default: 127.0.0.1:7379]
+    #[arg(long, global = true, value_name = "ADDR")]
+    listen: Option<String>,
+    /// The admin HTTP server; only "off" in this version
+    #[arg(long, global = true, value_name = "ADDR|off")]
+    admin: Option<String>,
+    /// What stands behind: redis://…, unix:///path, or embedded [default: embedded]
+    #[arg(long, global = true, value_name = "URL")]
+    upstream: Option<String>,
+}
+
+#[derive(Subcommand)]
+pub(super) enum Command {
+    /// Serve clients (what happens without a command, too)
+    Serve {
+        /// Tell what to type next, also where standard output is no terminal
+        #[arg(long)]
+        hint: bool,
+    },
+    /// Check or show the configuration
+    Config {
+        #[command(subcommand)]
+        command: ConfigCommand,
+    },
+    /// Ask a running Lockgate for a PONG; for health checks
+    Ping {
+        /// How long the answer may take
+        #[arg(long, value_name = "TIME", default_value = "3s", value_parser = duration)]
+        timeout: Duration,
+    },
+}
+
+impl Default for Command {
+    fn default() -> Self {
+        Command::Serve { hint: false }
+    }
+}
+
+#[derive(Subcommand)]
+pub(super) enum ConfigCommand {
+    /// Say whether the configuration is right, and name every problem
+    Check,
+    /// Print the configuration in force, passwords masked
+    Dump {
+        /// Print the defaults instead, each with what it is for
+        #[arg(long)]
+        defaults: bool,
+    },
+}
+
+impl From<SourceFlags> for Flags {
+    fn from(flags: SourceFlags) -> Self {
+        Flags { config: flags.config, listen: flags.listen, admin: flags.admin, upstream: flags.upstream }
+    }
+}
+
+fn duration(text: &str) -> Result<Duration, &'static str> {
+    let duration = units::parse_duration(text).filter(|duration| !duration.is_zero());
+    duration.ok_or("write a duration such as \"500ms\" or \"3s\"")
+}

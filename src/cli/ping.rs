@@ -1,0 +1,97 @@
+//! `lockgate ping`: whether a running Lockgate, and the upstream behind it, answer.
+
+use std::io::{self, Read, Write};
+use std::net::{TcpStream, ToSocketAddrs};
+use std::os::unix::net::UnixStream;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use super::{FAILURE, refuse};
+use crate::config::{self, Sources};
+use crate::upstream::url::Address;
+
+/// A reply to PING is a short line; a longer one is not looked at to its end.
+const REPLY_MAX: usize = 512;
+
+pub(super) fn ping(sources: &Sources, timeout: Duration) -> ExitCode {
+    let address = match config::load(sources) {
+        Ok(loaded) => reachable(loaded.config.listen),
+        Err(problems) => return refuse(&problems),
+    };
+    match ask(&address, timeout) {
+        Ok(reply) if is_alive(&reply) => {
+            println!("{reply}");
+            ExitCode::SUCCESS
+        }
+        Ok(reply) => {
+            eprintln!("lockgate: {address} answered: {reply}");
+            ExitCode::from(FAILURE)
+        }
+        Err(error) => {
+            eprintln!("lockgate: {address} does not answer: {error}");
+            ExitCode::from(FAILURE)
+        }
+    }
+}
+
+/// A server that asks for a password first has answered; whether we know one is not the question.
+fn is_alive(reply: &str) -> bool {
+    reply == "+PONG" || reply.starts_with("-NOAUTH")
+}
+
+/// "Every network" is an address to listen on, not one to connect to.
+fn reachable(listen: Address) -> Address {
+    match listen {
+        Address::Tcp { host, port } if host == "0.0.0.0" => Address::Tcp { host: "127.0.0.1".to_owned(), port },
+        Address::Tcp { host, port } if host == "::" => Address::Tcp { host: "::1".to_owned(), port },
+        other => other,
+    }
+}
+
+fn ask(address: &Address, timeout: Duration) -> io::Result<String> {
+    let deadline = Instant::now() + timeout;
+    match address {
+        Address::Tcp { host, port } => {
+            let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+            for place in (host.as_str(), *port).to_socket_addrs()? {
+                match TcpStream::connect_timeout(&place, left(deadline)?) {
+                    Ok(stream) => return converse(stream, deadline, TcpStream::set_read_timeout),
+                    Err(error) => last = error,
+                }
+            }
+            Err(last)
+        }
+        Address::Unix(path) => converse(UnixStream::connect(path)?, deadline, UnixStream::set_read_timeout),
+    }
+}
+
+/// Sends PING and reads one line. Each read gets what is left of the time, so that a server that sends byte by byte cannot
+/// hold a health check for ever.
+fn converse<S: Read + Write>(
+    mut stream: S,
+    deadline: Instant,
+    set_timeout: fn(&S, Option<Duration>) -> io::Result<()>,
+) -> io::Result<String> {
+    stream.write_all(b"PING\r\n")?;
+    let mut reply = Vec::new();
+    let mut chunk = [0; REPLY_MAX];
+    while !reply.contains(&b'\n') && reply.len() < REPLY_MAX {
+        set_timeout(&stream, Some(left(deadline)?))?;
+        match stream.read(&mut chunk) {
+            Ok(0) => return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "it closed the connection")),
+            Ok(length) => reply.extend_from_slice(&chunk[..length]),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Err(too_late()),
+            Err(error) => return Err(error),
+        }
+    }
+    let line = reply.split(|byte| *byte == b'\n').next().unwrap_or_default();
+    Ok(String::from_utf8_lossy(line).trim_end().to_owned())
+}
+
+fn left(deadline: Instant) -> io::Result<Duration> {
+    Some(deadline.saturating_duration_since(Instant::now())).filter(|left| !left.is_zero()).ok_or_else(too_late)
+}
+
+fn too_late() -> io::Error {
+    io::Error::new(io::ErrorKind::TimedOut, "the time is up")
+}
