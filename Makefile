@@ -1,0 +1,41 @@
+# Two commands are enough: `make run` serves on 127.0.0.1:7379, `make test` runs every test.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.PHONY: help run build test lint bench docker clean
+
+CARGO ?= cargo
+# Where `make run` listens.
+LISTEN ?= 127.0.0.1:7379
+
+help: ## Say what there is
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
+
+run: ## Install what is missing, build the release, serve with the embedded upstream
+	@scripts/setup-run.sh
+	$(CARGO) build --release --locked
+	@exec ./target/release/lockgate serve --hint --listen $(LISTEN)
+
+build: ## Build the release
+	@scripts/setup-rust.sh
+	$(CARGO) build --release --locked
+
+test: ## Install what the tests need, run all of them
+	@scripts/setup-tests.sh
+	$(CARGO) test --locked
+
+lint: ## rustfmt and clippy, warnings as errors
+	@scripts/setup-rust.sh
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --locked --all-targets -- -D warnings
+
+bench: ## Measure side by side with direct Redis, HAProxy and twemproxy; writes docs/benchmarks.md
+	@scripts/setup-bench.sh
+	$(CARGO) build --release --locked
+	@bench/run
+
+docker: ## Build the container image
+	docker build -t lockgate .
+
+clean: ## Remove what was built and installed here (data folders stay)
+	$(CARGO) clean
+	rm -rf tests/clients/node/node_modules
