@@ -13,8 +13,8 @@ pub struct Key<C: 'static> {
     pub name: &'static str,
     /// What it is for, in a sentence.
     pub says: &'static str,
-    /// Whether SIGHUP applies it without a restart.
-    pub at_run_time: bool,
+    /// When a change of it takes effect.
+    pub applies: Applies,
     /// Reads it; the error says what is wrong and what to write.
     pub(super) set: fn(&mut C, &Value) -> Result<(), String>,
     /// Its value as TOML, secrets masked.
@@ -23,22 +23,39 @@ pub struct Key<C: 'static> {
     pub(super) same: fn(&C, &C) -> bool,
 }
 
+/// When a change of a key takes effect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Applies {
+    /// With SIGHUP, or at the next start.
+    AtRunTime,
+    /// At the next start.
+    AtStart,
+    /// The key is read and checked, and the version that acts on it is yet to come. Setting it is noted in the log.
+    Later,
+}
+
 /// `key!("links.shared", links.shared, 1..64, "sentence")`: the range is for numbers, times and sizes.
 macro_rules! key {
     ($name:literal, $($field:ident).+, $says:literal) => {
-        key!(@ $name, $($field).+, $says, false, |value| Setting::read(value))
+        key!(@ AtStart $name, $($field).+, $says, |value| Setting::read(value))
     };
     ($name:literal, $($field:ident).+, $least:expr => $most:expr, $says:literal) => {
-        key!(@ $name, $($field).+, $says, false, |value| within(value, $least, $most))
+        key!(@ AtStart $name, $($field).+, $says, |value| within(value, $least, $most))
     };
     (at run time $name:literal, $($field:ident).+, $says:literal) => {
-        key!(@ $name, $($field).+, $says, true, |value| Setting::read(value))
+        key!(@ AtRunTime $name, $($field).+, $says, |value| Setting::read(value))
     };
-    (@ $name:literal, $($field:ident).+, $says:literal, $at_run_time:literal, |$value:ident| $read:expr) => {
+    (later $name:literal, $($field:ident).+, $says:literal) => {
+        key!(@ Later $name, $($field).+, $says, |value| Setting::read(value))
+    };
+    (later $name:literal, $($field:ident).+, $least:expr => $most:expr, $says:literal) => {
+        key!(@ Later $name, $($field).+, $says, |value| within(value, $least, $most))
+    };
+    (@ $applies:ident $name:literal, $($field:ident).+, $says:literal, |$value:ident| $read:expr) => {
         Key {
             name: $name,
             says: $says,
-            at_run_time: $at_run_time,
+            applies: Applies::$applies,
             set: |config, $value| {
                 config.$($field).+ = $read?;
                 Ok(())
@@ -85,27 +102,27 @@ pub const KEYS: &[Key<Config>] = &[
     key!("links.reply_timeout", links.reply_timeout, MS => DAY, "Longest time for an answer to Lockgate's own questions."),
     key!("links.idle_timeout", links.idle_timeout, "When a link nobody uses is closed; 0s is never."),
     key!("links.keepalive", links.keepalive, "TCP keepalive on links; 0s is none."),
-    key!("links.retries", links.retries, 0 => 100, "How often a command of Lockgate's own is tried again."),
+    key!(later "links.retries", links.retries, 0 => 100, "How often a command of Lockgate's own is tried again."),
     key!("links.retry_base", links.retry_base, MS => DAY, "First pause between tries; each next one is twice as long."),
     key!("links.retry_max", links.retry_max, MS => DAY, "Longest pause between tries."),
     key!("nodes.id", nodes.id, "This node's name; empty is the host name and a random part."),
-    key!("nodes.heartbeat", nodes.heartbeat, MS => DAY, "How often this node shows that it lives."),
-    key!("nodes.timeout", nodes.timeout, MS => DAY, "After which silence the others take it for dead."),
-    key!("nodes.announce", nodes.announce, "The address that clients are told; empty is the one they connected to."),
+    key!(later "nodes.heartbeat", nodes.heartbeat, MS => DAY, "How often this node shows that it lives."),
+    key!(later "nodes.timeout", nodes.timeout, MS => DAY, "After which silence the others take it for dead."),
+    key!(later "nodes.announce", nodes.announce, "The address that clients are told; empty is the one they connected to."),
     key!("limits.connections", limits.connections, 1 => 10_000_000, "Client connections at a time."),
     key!(
-        "limits.connections_per_address",
+        later "limits.connections_per_address",
         limits.connections_per_address,
         "Client connections from one address; 0 is no limit."
     ),
-    key!("limits.waiting_per_connection", limits.waiting_per_connection, 1 => 10_000_000, "Calls of one connection that wait at a time."),
-    key!("limits.output_buffer", limits.output_buffer, ByteSize(64 << 10) => ByteSize(1 << 40), "Replies kept for one client that reads slowly."),
+    key!(later "limits.waiting_per_connection", limits.waiting_per_connection, 1 => 10_000_000, "Calls of one connection that wait at a time."),
+    key!(later "limits.output_buffer", limits.output_buffer, ByteSize(64 << 10) => ByteSize(1 << 40), "Replies kept for one client that reads slowly."),
     key!(
-        "limits.handshake_timeout",
+        later "limits.handshake_timeout",
         limits.handshake_timeout,
         "How long a new connection may take to send its first command; 0s is no limit."
     ),
-    key!("limits.idle_timeout", limits.idle_timeout, "When a client that sends nothing is disconnected; 0s is never."),
+    key!(later "limits.idle_timeout", limits.idle_timeout, "When a client that sends nothing is disconnected; 0s is never."),
     key!(at run time "log.level", log.level, "The least important line written: error, warn, info, debug, trace, or off."),
     key!("log.format", log.format, "Log lines for people (text) or for machines (json)."),
 ];
@@ -113,17 +130,17 @@ pub const KEYS: &[Key<Config>] = &[
 /// The keys of a `[[lock_keys]]` rule.
 pub const RULE_KEYS: &[Key<Rule>] = &[
     key!("match", pattern, "Which keys: a glob as in KEYS."),
-    key!("wait", wait, "How long a refused SET NX queues before it answers nil; 0s is not at all."),
-    key!("priority", priority, "The level that its calls wait at: low, normal, high or critical."),
-    key!("mode", mode, "Whether the rule acts (on), only counts (shadow) or rests (off)."),
-    key!("percent", percent, 0 => 100, "The share of matching keys, by hash, for which it acts."),
-    key!("poll_ticket", poll_ticket, "How long a refused poller's place is kept; 0s is not at all."),
-    key!("wait_while_holding", wait_while_holding, "Lets a connection that holds a lock wait for another."),
-    key!("barge", barge, "Lets a SET NX pass waiters."),
-    key!("users", users, "Whose calls it is for; empty is everybody's."),
-    key!("max_ttl", max_ttl, "Longer leases are cut to this; 0s is the general max_ttl."),
-    key!("default_ttl", default_ttl, "The lease of a SET NX without expiry; 0s is none."),
-    key!("max_queue", max_queue, "Waiters per key and node; 0 is the general max_queue."),
+    key!(later "wait", wait, "How long a refused SET NX queues before it answers nil; 0s is not at all."),
+    key!(later "priority", priority, "The level that its calls wait at: low, normal, high or critical."),
+    key!(later "mode", mode, "Whether the rule acts (on), only counts (shadow) or rests (off)."),
+    key!(later "percent", percent, 0 => 100, "The share of matching keys, by hash, for which it acts."),
+    key!(later "poll_ticket", poll_ticket, "How long a refused poller's place is kept; 0s is not at all."),
+    key!(later "wait_while_holding", wait_while_holding, "Lets a connection that holds a lock wait for another."),
+    key!(later "barge", barge, "Lets a SET NX pass waiters."),
+    key!(later "users", users, "Whose calls it is for; empty is everybody's."),
+    key!(later "max_ttl", max_ttl, "Longer leases are cut to this; 0s is the general max_ttl."),
+    key!(later "default_ttl", default_ttl, "The lease of a SET NX without expiry; 0s is none."),
+    key!(later "max_queue", max_queue, "Waiters per key and node; 0 is the general max_queue."),
 ];
 
 /// The variable that sets `key`: LOCKGATE_LINKS__SHARED for links.shared.

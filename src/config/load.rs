@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use super::keys::{KEYS, RULE_KEYS, VARIABLE_PREFIX, variable_of};
+use super::keys::{Applies, KEYS, RULE_KEYS, VARIABLE_PREFIX, variable_of};
 use super::tree::{Entry, Node, Origin, Problem, Value, join, parse_file, parse_variable};
 use super::{Config, Key, Rule, later, suggest, units};
 use crate::upstream::url::{Address, Upstream};
@@ -212,6 +212,7 @@ impl Reader {
             return None;
         };
         let mut rule = Rule::matching("");
+        let problems_before = self.problems.len();
         for entry in entries {
             let name = join("lock_keys", &entry.name);
             match RULE_KEYS.iter().find(|key| key.name == entry.name) {
@@ -226,7 +227,8 @@ impl Reader {
                 }
             }
         }
-        if rule.pattern.is_empty() {
+        // A match that was misspelt or wrong has been named already.
+        if rule.pattern.is_empty() && self.problems.len() == problems_before {
             let says = "is missing or empty; say which keys the rule is for, as in match = \"orders:*\"".to_owned();
             self.problem(&node.origin, "lock_keys.match", says);
         }
@@ -310,6 +312,14 @@ impl Reader {
         }
         if self.origins.contains_key("data_dir") && self.config.upstream != Upstream::Embedded {
             self.notes.push("data_dir is set, but only the embedded upstream uses it".to_owned());
+        }
+        let early: Vec<&str> = KEYS
+            .iter()
+            .filter(|key| key.applies == Applies::Later && self.origins.contains_key(key.name))
+            .map(|key| key.name)
+            .collect();
+        if !early.is_empty() {
+            self.notes.push(format!("set, but without effect in this version: {}", early.join(", ")));
         }
         if self.origins.contains_key("lock_keys") {
             self.notes.push(

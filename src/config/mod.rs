@@ -21,7 +21,7 @@ use crate::domain::Level;
 use crate::upstream::url::{Address, Upstream};
 
 pub use dump::{dump, dump_defaults};
-pub use keys::{KEYS, Key, RULE_KEYS};
+pub use keys::{Applies, KEYS, Key, RULE_KEYS};
 pub use load::{Flags, Loaded, Sources, load};
 pub use reload::{Changes, changes};
 pub use tree::{Origin, Problem};

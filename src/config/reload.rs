@@ -1,7 +1,7 @@
 //! What SIGHUP changes: some keys at once, the others with the next start.
 
 use super::Config;
-use super::keys::KEYS;
+use super::keys::{Applies, KEYS};
 
 /// The keys in which two configurations differ.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -16,11 +16,11 @@ pub struct Changes {
 pub fn changes(running: &Config, wanted: &Config) -> Changes {
     let mut changes = Changes::default();
     for key in KEYS.iter().filter(|key| !(key.same)(running, wanted)) {
-        let list = if key.at_run_time { &mut changes.at_run_time } else { &mut changes.after_restart };
-        list.push(key.name);
-    }
-    if running.lock_keys != wanted.lock_keys {
-        changes.after_restart.push("lock_keys");
+        match key.applies {
+            Applies::AtRunTime => changes.at_run_time.push(key.name),
+            Applies::AtStart => changes.after_restart.push(key.name),
+            Applies::Later => {}
+        }
     }
     changes
 }
