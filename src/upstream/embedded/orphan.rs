@@ -27,9 +27,10 @@ pub(super) fn works_in(pid: Pid, folder: &Path) -> bool {
             .is_ok_and(|name| name.starts_with("redis-") || name.starts_with("valkey-"))
 }
 
-/// Whether a server answers on `socket`; one that is still loading does, too.
+/// Whether a server answers on `socket`. One that is still loading, busy with a script or unable to write says so, and that
+/// is an answer: it lives, and its clients are told.
 pub(super) fn answers(socket: &Path) -> bool {
-    ask(socket).is_ok_and(|reply| reply.starts_with(b"+PONG") || reply.starts_with(b"-LOADING"))
+    ask(socket).is_ok_and(|reply| matches!(reply.first(), Some(b'+' | b'-')))
 }
 
 fn ask(socket: &Path) -> std::io::Result<Vec<u8>> {

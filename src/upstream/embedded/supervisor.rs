@@ -20,8 +20,10 @@ const PAUSE_MIN: Duration = Duration::from_millis(50);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
 /// A server that ran this long died of something new, so the pauses begin anew.
 const RAN_WELL: Duration = Duration::from_secs(10);
-/// How long an orphan may take to answer, or to end what it was told to end, before it is ended for it.
+/// How long an orphan may take to answer before it is told to end.
 const ORPHAN_PATIENCE: Duration = Duration::from_secs(10);
+/// How long it may take to end before it is killed.
+const ORPHAN_END_MAX: Duration = Duration::from_secs(5);
 /// Between two looks at something that gives no notice.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 /// The same for an adopted server, which is no child of ours and so cannot be waited for.
@@ -47,6 +49,8 @@ struct State {
     stopping: bool,
     /// The server that runs. A child is only reaped under this lock, so its id cannot have become another's.
     running: Option<Pid>,
+    /// A server has ended, or could not be started.
+    failed: bool,
     /// The thread has ended, and with it the server.
     ended: bool,
 }
@@ -60,15 +64,19 @@ impl Supervisor {
         Ok(Supervisor { shared, thread: Some(thread) })
     }
 
-    /// Whether the server answers within `limit`.
+    /// Whether the server answers within `limit`; `false` at once when it fails instead.
     pub fn wait_for_answer(&self, limit: Duration) -> bool {
         let deadline = Instant::now() + limit;
         loop {
-            // A look at `running` first: until the orphan has been dealt with, its answers are not ours.
-            if self.shared.lock().running.is_some() && orphan::answers(&self.shared.server.socket) {
+            // A look at `running` first: until an orphan has been dealt with, its answers are not ours.
+            let (is_running, has_failed) = {
+                let state = self.shared.lock();
+                (state.running.is_some(), state.failed)
+            };
+            if is_running && orphan::answers(&self.shared.server.socket) {
                 return true;
             }
-            if Instant::now() >= deadline {
+            if has_failed || Instant::now() >= deadline {
                 return false;
             }
             std::thread::sleep(LOOK_AGAIN);
@@ -126,6 +134,7 @@ impl Shared {
             if began.elapsed() > RAN_WELL {
                 pause = PAUSE_MIN;
             }
+            self.lock().failed = true;
             tracing::error!(retry_ms = pause.as_millis() as u64, "the embedded upstream {why}; it is started again");
             self.rest(pause);
             pause = (pause * 2).min(PAUSE_MAX);
@@ -149,7 +158,7 @@ impl Shared {
             if self.lock().stopping {
                 return None;
             }
-            if Instant::now() >= deadline + ORPHAN_PATIENCE {
+            if Instant::now() >= deadline + ORPHAN_END_MAX {
                 servers.iter().for_each(|pid| signal(Some(*pid), Signal::SIGKILL));
             } else if Instant::now() >= deadline && !told_to_end {
                 tracing::warn!(?servers, "a server left over in the data folder does not answer and is ended");
