@@ -1,1 +1,3 @@
-//! (filled in by the next commits)
+//! Commands and their arguments.
+
+pub mod lock_args;

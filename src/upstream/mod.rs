@@ -1,1 +1,3 @@
-//! (filled in by the next commits)
+//! Links to the upstream.
+
+pub mod call;

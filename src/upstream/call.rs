@@ -1,0 +1,23 @@
+//! One command to the upstream, one whole raw reply back. What the lock engine sees of the links.
+
+use std::future::Future;
+
+/// Why a command brought no reply.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum CallError {
+    /// Never reached the upstream: asking again is safe.
+    #[error("the upstream cannot be reached: {0}")]
+    Unavailable(String),
+    /// Sent, but the link was lost before the reply: it may or may not have run.
+    #[error("the link to the upstream was lost before the reply: {0}")]
+    Lost(String),
+}
+
+/// A way to the upstream under one identity and in one database. Cheap to clone, bound to its worker thread.
+///
+/// Commands sent through one caller run in the order of the calls to [`call`](Caller::call): a command is sent when `call` is
+/// called, not when its future is first polled. Dropping the future does not unsend the command.
+pub trait Caller: Clone + 'static {
+    /// Sends `request`, one whole RESP command, and resolves to its whole reply.
+    fn call(&self, request: Vec<u8>) -> impl Future<Output = Result<Vec<u8>, CallError>> + 'static;
+}
