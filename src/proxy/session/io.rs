@@ -79,12 +79,6 @@ impl ClientIo {
         self.is_broken.get()
     }
 
-    /// Closes the connection as soon as the session looks.
-    pub fn break_off(&self) {
-        self.is_broken.set(true);
-        self.wake();
-    }
-
     /// Whether a big reply has come since this was last asked.
     pub fn take_big_reply(&self) -> bool {
         self.had_big_reply.take() || self.frame_bytes.get() > BIG_REPLY
@@ -103,11 +97,6 @@ impl ClientIo {
     /// Whether the client keeps up with what it is sent.
     pub fn client_keeps_up(&self) -> bool {
         self.outbox.borrow().has_room()
-    }
-
-    /// Bytes that wait for the client in memory.
-    pub fn waiting_bytes(&self) -> usize {
-        self.outbox.borrow().in_memory()
     }
 
     /// Ends when the client has closed its side, whether or not all that it sent was read.
@@ -197,10 +186,10 @@ impl Sink for ClientIo {
 
     fn lost(&self, replies: u32, cut: bool, why: &Loss) {
         let line = match why {
-            Loss::NotSent(why) => format!("-UNAVAILABLE {why}; Lockgate keeps trying, ask again later\r\n").into_bytes(),
-            Loss::Unknown(why) => {
-                format!("-UNAVAILABLE {why}; this command may or may not have run\r\n").into_bytes()
+            Loss::NotSent(why) => {
+                format!("-UNAVAILABLE {why}; Lockgate keeps trying, ask again later\r\n").into_bytes()
             }
+            Loss::Unknown(why) => format!("-UNAVAILABLE {why}; this command may or may not have run\r\n").into_bytes(),
             Loss::Refused(line) => [line, &b"\r\n"[..]].concat(),
         };
         if cut {

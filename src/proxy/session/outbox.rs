@@ -39,11 +39,6 @@ impl Outbox {
         self.spill.is_none() && self.memory.len() - self.start < ROOM_BELOW
     }
 
-    /// Bytes that wait in memory.
-    pub fn in_memory(&self) -> usize {
-        self.memory.len() - self.start
-    }
-
     /// Adds to the end. Fails only when the temporary file does.
     pub fn push(&mut self, bytes: &[u8]) -> io::Result<()> {
         if self.spill.is_none() && self.memory.len() - self.start + bytes.len() <= MEMORY_MAX {
@@ -117,7 +112,7 @@ mod tests {
         for chunk in all.chunks(70_001) {
             outbox.push(chunk).unwrap();
         }
-        assert!(outbox.in_memory() <= MEMORY_MAX);
+        assert!(outbox.memory.len() <= MEMORY_MAX);
         assert!(!outbox.has_room());
         let mut seen = Vec::new();
         let mut turn = 0;
