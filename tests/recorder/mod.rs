@@ -40,9 +40,8 @@ pub fn compare(kind: ServerKind, talks: &str, left: Path, right: Path) {
             (expected.join().expect("the conversation works without Lockgate"), got)
         });
         if let Some(silence) = &expected.broke_off {
-            panic!("'{}' breaks off even without Lockgate: {silence}\n{}", talk.title, expected.text());
-        }
-        if let Some(difference) = expected.difference(&got) {
+            differences.push(format!("== {} breaks off even without Lockgate: {silence}\n{}", talk.title, expected.text()));
+        } else if let Some(difference) = expected.difference(&got) {
             differences.push(format!("== {} ({}, {right:?})\n{difference}", talk.title, kind.name()));
         }
         played += 1;
