@@ -75,8 +75,9 @@ fn relay(from: &TcpStream, to: &TcpStream, mut dice: Dice) {
             while !rest.is_empty() {
                 let (piece, more) = rest.split_at(dice.piece().min(rest.len()));
                 if to.write_all(piece).is_err() {
-                    // The reader is gone: so that the writer hears of it, its side ends too.
-                    let _ = from.shutdown(Shutdown::Both);
+                    // The reader is gone. What it said before it went is still on its way in the other direction, so
+                    // the writer is heard out: closing on it now would take that away.
+                    while from.read(&mut buffer).is_ok_and(|n| n > 0) {}
                     return;
                 }
                 if dice.pauses() {

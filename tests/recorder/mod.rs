@@ -31,7 +31,9 @@ pub fn compare(kind: ServerKind, talks: &str, left: Path, right: Path) {
     let mut differences = Vec::new();
     let mut played = 0;
     for talk in talk::parse(talks) {
-        if !talk.is_for(kind) || only.as_ref().is_some_and(|part| !talk.title.contains(part.as_str())) {
+        let cut = matches!(right, Path::Chopped(_) | Path::ChoppedLockgate(_));
+        let chosen = only.as_ref().is_none_or(|part| talk.title.contains(part.as_str()));
+        if !talk.is_for(kind) || (cut && talk.whole) || !chosen {
             continue;
         }
         let (expected, got) = std::thread::scope(|scope| {

@@ -5,6 +5,7 @@
 //! server: --requirepass secret         arguments for the server
 //! lockgate: max_queue = 3              a line for Lockgate's configuration
 //! only on: redis-8.2 valkey-9.1        where this conversation is played
+//! whole: because …                     not played with cut streams, for this reason
 //! # a remark
 //! a: SET k "v\r\n"                     client a sends a command and reads one frame
 //! a:3 SUBSCRIBE x y z                  … and reads three; `a:0` reads none
@@ -30,6 +31,8 @@ pub struct Talk {
     pub server_arguments: Vec<String>,
     pub lockgate_config: String,
     only_on: Vec<String>,
+    /// What is seen depends on how the bytes are cut, in the server itself too.
+    pub whole: bool,
     pub steps: Vec<(String, Step)>,
 }
 
@@ -63,6 +66,7 @@ pub fn parse(text: &str) -> Vec<Talk> {
                 server_arguments: Vec::new(),
                 lockgate_config: String::new(),
                 only_on: Vec::new(),
+                whole: false,
                 steps: Vec::new(),
             });
             continue;
@@ -75,6 +79,8 @@ pub fn parse(text: &str) -> Vec<Talk> {
             talk.lockgate_config.push('\n');
         } else if let Some(names) = line.strip_prefix("only on: ") {
             talk.only_on.extend(names.split_whitespace().map(str::to_owned));
+        } else if line.starts_with("whole: ") {
+            talk.whole = true;
         } else {
             talk.steps.push((line.to_owned(), step(line)));
         }
