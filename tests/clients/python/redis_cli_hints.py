@@ -2,11 +2,14 @@
 
 argv: port, then pairs of what to type and what must then be seen; `\\r` in what is typed is Enter, `\\t` completes."""
 
+import fcntl
 import os
 import pty
 import re
 import select
+import struct
 import sys
+import termios
 import time
 
 PATIENCE_S = 20
@@ -16,6 +19,8 @@ def main():
     port, *steps = sys.argv[1:]
     child, terminal = pty.fork()
     if child == 0:
+        # Without a width redis-cli would ask the terminal for it, and nobody is there to answer.
+        fcntl.ioctl(0, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 200, 0, 0))
         os.environ["TERM"] = "xterm"
         os.execvp("redis-cli", ["redis-cli", "-p", port])
     shown = read_until(terminal, f"127.0.0.1:{port}> ")
