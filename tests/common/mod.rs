@@ -7,6 +7,7 @@
 pub mod lockgate;
 pub mod reply;
 pub mod server;
+pub mod stage;
 pub mod tools;
 pub mod wait;
 pub mod wire;
@@ -14,5 +15,6 @@ pub mod wire;
 pub use lockgate::Lockgate;
 pub use reply::Reply;
 pub use server::{RedisServer, ServerKind};
+pub use stage::Stage;
 pub use wait::{PATIENCE, eventually, within};
 pub use wire::{Wire, command};

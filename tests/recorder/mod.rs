@@ -42,7 +42,11 @@ pub fn compare(kind: ServerKind, talks: &str, left: Path, right: Path) {
             (expected.join().expect("the conversation works without Lockgate"), got)
         });
         if let Some(silence) = &expected.broke_off {
-            differences.push(format!("== {} breaks off even without Lockgate: {silence}\n{}", talk.title, expected.text()));
+            differences.push(format!(
+                "== {} breaks off even without Lockgate: {silence}\n{}",
+                talk.title,
+                expected.text()
+            ));
         } else if let Some(difference) = expected.difference(&got) {
             differences.push(format!("== {} ({}, {right:?})\n{difference}", talk.title, kind.name()));
         }

@@ -38,16 +38,47 @@ pub struct Talk {
 
 pub enum Step {
     /// `who`, the commands of one write, the frames to read then, and whether numbers are masked.
-    Call { who: String, commands: Vec<Vec<Vec<u8>>>, frames: usize, masked: bool },
-    Raw { who: String, bytes: Vec<u8> },
-    Read { who: String, frames: usize, masked: bool },
-    ReadUntil { who: String, text: String },
-    Keep { who: String, name: String, command: Vec<Vec<u8>> },
-    AskUntil { who: String, text: String, command: Vec<Vec<u8>> },
-    Finish { who: String },
-    Close { who: String },
-    Closed { who: String },
-    Blocked { clients: usize },
+    Call {
+        who: String,
+        commands: Vec<Vec<Vec<u8>>>,
+        frames: usize,
+        masked: bool,
+    },
+    Raw {
+        who: String,
+        bytes: Vec<u8>,
+    },
+    Read {
+        who: String,
+        frames: usize,
+        masked: bool,
+    },
+    ReadUntil {
+        who: String,
+        text: String,
+    },
+    Keep {
+        who: String,
+        name: String,
+        command: Vec<Vec<u8>>,
+    },
+    AskUntil {
+        who: String,
+        text: String,
+        command: Vec<Vec<u8>>,
+    },
+    Finish {
+        who: String,
+    },
+    Close {
+        who: String,
+    },
+    Closed {
+        who: String,
+    },
+    Blocked {
+        clients: usize,
+    },
 }
 
 impl Talk {
