@@ -291,10 +291,7 @@ fn values_of_every_size_around_a_buffers_end_come_back_whole() {
         .collect::<Vec<_>>();
     for size in sizes {
         let value: Vec<u8> = (0..size).map(|i| (i % 251) as u8).collect();
-        client.send(
-            &[command(&[b"SET", b"k", &value[..]]), command(&[&b"GET"[..], b"k"]), command(&[&b"ECHO"[..], b"x"])]
-                .concat(),
-        );
+        client.send(&[command(&[&b"SET"[..], b"k", &value]), command(&["GET", "k"]), command(&["ECHO", "x"])].concat());
         assert_eq!(client.frame(), b"+OK\r\n");
         assert_eq!(client.reply(), Reply::Bulk(value));
         assert_eq!(client.reply(), Reply::bulk("x"));
