@@ -195,6 +195,7 @@ fn noise_of_every_kind_leaves_lockgate_standing() {
     let mut stage = Stage::new();
     let mut neighbour = Neighbour::of(&stage.lockgate);
     let mut dice = 0x2545_F491_4F6C_DD1D_u64;
+    const NEARLY: &[u8] = b"*$:+-%~0123456789\r\n\r\n\r\nab \"'";
     let mut roll = move || {
         dice ^= dice << 13;
         dice ^= dice >> 7;
@@ -207,7 +208,7 @@ fn noise_of_every_kind_leaves_lockgate_standing() {
             // Anything.
             0 => (0..len).map(|_| roll() as u8).collect(),
             // What looks like the protocol.
-            1 => (0..len).map(|_| b"*$:+-%~0123456789\r\n\r\n\r\nab \"'"[(roll() % 31) as usize]).collect(),
+            1 => (0..len).map(|_| NEARLY[(roll() as usize) % NEARLY.len()]).collect(),
             // A right pipeline with a few bytes changed.
             _ => {
                 let mut pipeline =
