@@ -5,6 +5,7 @@
 #![allow(dead_code, unused_imports, missing_docs, clippy::unwrap_used)]
 
 pub mod lockgate;
+pub mod meddler;
 pub mod reply;
 pub mod server;
 pub mod stage;
