@@ -5,8 +5,10 @@
 #![allow(dead_code, unused_imports, missing_docs, clippy::unwrap_used)]
 
 pub mod lockgate;
+pub mod meddler;
 pub mod reply;
 pub mod server;
+pub mod stage;
 pub mod tools;
 pub mod wait;
 pub mod wire;
@@ -14,5 +16,6 @@ pub mod wire;
 pub use lockgate::Lockgate;
 pub use reply::Reply;
 pub use server::{RedisServer, ServerKind};
+pub use stage::Stage;
 pub use wait::{PATIENCE, eventually, within};
 pub use wire::{Wire, command};
