@@ -8,12 +8,12 @@ import time
 from dataclasses import asdict, dataclass
 
 from . import machine
-from .servers import Field, Target
+from .servers import Field, Kind, Target
 from .tell import tell
 
 KEYS = 10_000
-# Requests of the short run that finds out how many a timed run takes, by depth.
-TRIAL_REQUESTS = {1: 5_000, 16: 40_000, 64: 80_000}
+# Requests of the short run, by depth, that warms a process up and finds out how many a timed run takes.
+WARM_UP_REQUESTS = {1: 5_000, 16: 40_000, 64: 80_000}
 
 
 @dataclass(frozen=True)
@@ -61,28 +61,29 @@ def fill(field: Field) -> None:
     run_redis_benchmark(field.redis, Cell("set", 50, 64), KEYS * 20)
 
 
-def measure(field: Field, targets: list[Target], cells: list[Cell], rounds: int, seconds: float) -> list[dict]:
-    """Every cell on every target, once a round; within a cell the targets follow one another directly, in random order."""
+def measure(field: Field, kinds: list[Kind], cells: list[Cell], rounds: int, seconds: float) -> list[dict]:
+    """Every cell on every kind of target, once a round; within a cell they follow one another directly, in random order.
+
+    Each measurement finds a fresh process, a little warmed up: twemproxy never gives back what a deep pipeline made it take,
+    and then costs twice as much per request in every later load. To start it afresh is to show it at its best.
+    """
     fill(field)
-    tell("finding out how many requests a run takes")
-    rates = {(target.kind.name, cell): _rate(target, cell) for cell in cells for target in targets}
     samples: list[dict] = []
     for round_number in range(rounds):
         for cell in cells:
-            line = []
-            for target in random.sample(targets, len(targets)):
-                count = max(int(rates[target.kind.name, cell] * seconds), cell.connections * cell.depth * 4)
-                sample = _sample(field, target, cell, round_number, count)
-                rates[target.kind.name, cell] = sample.requests_per_s
+            taken = {}
+            for kind in random.sample(kinds, len(kinds)):
+                target = field.start(kind)
+                warm_up = max(WARM_UP_REQUESTS.get(cell.depth, 40_000), cell.connections * cell.depth)
+                rate = float(run_redis_benchmark(target, cell, warm_up)[0]["rps"])
+                count = max(int(rate * seconds), cell.connections * cell.depth * 4)
+                taken[kind.name] = sample = _sample(field, target, cell, round_number, count)
                 samples.append(asdict(sample))
-                line.append((targets.index(target), f"{target.kind.name} {sample.requests_per_s:,.0f}/s {sample.proxy_cpu_us:.2f} µs"))
-            tell(f"round {round_number + 1}/{rounds}  {str(cell):18} " + "  ".join(text for _, text in sorted(line)))
+                if target.is_proxy:
+                    field.stop(target)
+            tell(f"round {round_number + 1}/{rounds}  {str(cell):18} " + "  ".join(
+                f"{kind.name} {taken[kind.name].requests_per_s:,.0f}/s {taken[kind.name].proxy_cpu_us:.2f} µs" for kind in kinds))
     return samples
-
-
-def _rate(target: Target, cell: Cell) -> float:
-    count = max(TRIAL_REQUESTS.get(cell.depth, 40_000), cell.connections * cell.depth)
-    return float(run_redis_benchmark(target, cell, count)[0]["rps"])
 
 
 def _sample(field: Field, target: Target, cell: Cell, round_number: int, count: int) -> Sample:
