@@ -138,6 +138,8 @@ impl Session {
                 && own.link.scanner.is_at_boundary()
                 && self.big_replies == 0
                 && self.io.client_keeps_up()
+                // An unfinished command may be what the link was taken for.
+                && self.scanner.is_at_start()
         });
         if is_done && let Some(own) = self.own.take() {
             self.card().upstream_id.store(0, Ordering::Relaxed);
