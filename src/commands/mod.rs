@@ -2,10 +2,10 @@
 //! `COMMAND` says about the ones that Lockgate adds. No I/O here; `docs/passthrough.md` gives the reasons.
 
 mod builtin;
-pub mod lock_args;
 mod encode;
-mod glob;
+pub mod glob;
 pub mod introspect;
+pub mod lock_args;
 pub mod lock_spec;
 mod look;
 mod table;

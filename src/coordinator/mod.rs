@@ -1,15 +1,327 @@
-//! stub
+//! Carries out what the lines decide: one coordinator for all workers of the process. It brings the pure state machine its clock,
+//! its scripts and its clients.
+//!
+//! A held lock that nobody waits for costs nothing here. A call is a future that its session awaits; dropping the future means that
+//! the client has left, and is safe at any moment. Whoever feeds an event to a line carries out what follows, on his own links; what
+//! concerns a call of another worker reaches it by its door.
+
+mod acquire;
+mod afloat;
+mod bound;
+mod hand_over;
+mod reply;
+mod rules;
+mod settings;
+mod shards;
+
 use std::sync::Arc;
-use crate::domain::*;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use tokio::time::Instant;
+
+pub use bound::BoundLocks;
+pub use reply::LockReply;
+pub use rules::LockKeys;
+pub use settings::LockSettings;
+
 use crate::commands::lock_args::LockCommand;
-#[derive(Default,Clone)] pub struct BoundLocks;
-#[derive(Default,Clone)] pub struct LockSettings { pub default_ttl_ms:u64, pub max_ttl_ms:u64, pub max_wait_ms:u64,pub max_queue:u64,pub promote_after_ms:u64,pub node:String, pub x:u8 }
-pub struct Coordinator;
-pub struct Asker<C> { pub db: Db, pub session: u64, pub caller: C, pub service: C, pub bound: BoundLocks }
-pub enum LockReply { Nil }
-impl LockReply { pub fn encode(&self, resp: Resp, out: &mut Vec<u8>) { crate::protocol::frame::null(resp,out) } }
+use crate::domain::{CallId, Db, Fence, LockKey, Moment, OwnerId};
+use crate::locks::{Event, Released, Seen};
+use crate::store::value::Fields;
+use crate::store::{Held, Outcome, Store, StoreError, companion};
+use crate::upstream::call::{CallError, Caller};
+use afloat::{Afloat, Errands};
+use shards::Shards;
+
+/// Who asks, and how the upstream is reached for him. Cheap to make for each command.
+pub struct Asker<C> {
+    /// The session's logical database.
+    pub db: Db,
+    /// Lockgate's id of the client.
+    pub session: u64,
+    /// The link under the client's own identity, in his database: the upstream's ACL decides what he may.
+    pub caller: C,
+    /// The link for Lockgate's own work, in the same database.
+    pub service: C,
+    /// The locks tied to his connection.
+    pub bound: BoundLocks,
+}
+
+/// The lock engine of one process. `Send + Sync`; its futures run in the `LocalSet` of a worker.
+pub struct Coordinator {
+    settings: LockSettings,
+    store: Store,
+    shards: Shards,
+    errands: Arc<Errands>,
+    last_call: AtomicU64,
+    origin: Instant,
+}
+
+/// EXTEND compares before it sets, so that a lost reply may be asked for again, so often.
+const EXTEND_TRIES_MAX: u32 = 3;
+
 impl Coordinator {
-    pub fn new(_: LockSettings)->Arc<Self>{Arc::new(Coordinator)}
-    pub async fn run<C: crate::upstream::call::Caller>(self:&Arc<Self>, _:&Asker<C>, _:LockCommand)->LockReply{LockReply::Nil}
-    pub fn shut_down(&self){}
+    /// An engine nobody has asked anything yet.
+    pub fn new(settings: LockSettings) -> Arc<Self> {
+        let now_us = unix_us();
+        Arc::new(Coordinator {
+            store: Store::new(settings.node.as_str().into(), now_us),
+            shards: Shards::new(settings.line_rules()),
+            errands: Arc::default(),
+            last_call: AtomicU64::new(now_us),
+            origin: Instant::now(),
+            settings,
+        })
+    }
+
+    /// Runs one `LOCK.*` command of a session. Dropping the future means that the client has left, or was unblocked: safe at any
+    /// moment, nothing leaks. To be awaited inside a `LocalSet`.
+    pub async fn run<C: Caller>(self: &Arc<Self>, asker: &Asker<C>, command: LockCommand) -> LockReply {
+        if companion::is_own(command.key()) {
+            return LockReply::Error(
+                "ERR keys that begin with 'lockgate:' are Lockgate's own and cannot be locks".into(),
+            );
+        }
+        let key = LockKey { db: asker.db, name: command.key().clone() };
+        match command {
+            LockCommand::Acquire(args) => self.acquire(asker, key, args).await,
+            LockCommand::Release { owner, fence, .. } => self.release(asker, key, owner, fence).await,
+            LockCommand::Extend { owner, ttl_ms, fence, .. } => self.extend(asker, key, owner, ttl_ms, fence).await,
+            LockCommand::Info { .. } => self.info(asker, key).await,
+            LockCommand::Position { owner, .. } => self.position(asker, key, owner).await,
+            LockCommand::Cancel { owner, .. } => self.cancel(asker, key, owner).await,
+        }
+    }
+
+    /// The key may have changed around us: looked at once if anybody waits for it.
+    pub fn hint(&self, key: &LockKey) {
+        self.shards.tell(key, Event::Hint, self.now());
+    }
+
+    /// A master was met anew (connected, failed over): fences go on above all that were seen, see [`Store::met_master`].
+    pub fn met_master(&self, time_us: u64, other_history: bool) {
+        self.store.met_master(time_us, other_history);
+    }
+
+    /// No new waits; every waiting call is answered `-UNAVAILABLE shutting down`.
+    pub fn shut_down(&self) {
+        self.shards.close(self.now());
+    }
+
+    /// Resolves when nothing is under way that no session waits for: ephemeral locks are released, grants that met nobody are given
+    /// back. The workers' `LocalSet`s have to go on running meanwhile.
+    pub async fn settled(&self) {
+        self.errands.all_done().await;
+    }
+
+    /// How many keys have a line just now: somebody waits for them, is kept in mind, or has a script under way.
+    pub fn lines(&self) -> usize {
+        self.shards.len()
+    }
+
+    async fn release<C: Caller>(
+        self: &Arc<Self>,
+        asker: &Asker<C>,
+        key: LockKey,
+        owner: OwnerId,
+        fence: Option<Fence>,
+    ) -> LockReply {
+        let event = Event::Releases { owner: owner.clone(), ends_calls: fence.is_none() };
+        let offer = self.shards.feed(&key, event, None, self.now()).and_then(|mut fed| {
+            let offer = fed.release_to.take();
+            self.carry_out(fed, &key, &asker.service);
+            offer
+        });
+        let (coordinator, caller, service) = (self.clone(), asker.caller.clone(), asker.service.clone());
+        let (work_key, work_owner) = (key.clone(), owner.clone());
+        let work = async move {
+            let (store, key, owner) = (&coordinator.store, work_key, work_owner);
+            let offered = offer.as_ref().map(|offer| offer.call);
+            let claim = offer.map(|offer| store.claim(offer, unix_ms()));
+            let is_rule_key = coordinator.settings.lock_keys.matches(&key.name);
+            let released = store.release(&caller, &key, owner.as_bytes(), fence, claim.as_ref(), is_rule_key).await;
+            let outcome = match &released {
+                Ok((Outcome::HeldByAnother, _)) => Released::Kept,
+                Ok((outcome, handed)) => {
+                    Released::Freed { handed: handed.clone(), was_held: *outcome == Outcome::Released }
+                }
+                Err(StoreError::Call(CallError::Lost(_))) => Released::Lost,
+                Err(_) => Released::Kept,
+            };
+            coordinator.fed(&key, Event::Released { owner, offered, outcome }, &service);
+            released
+        };
+        match Afloat::new(&self.errands, work).await {
+            Ok((outcome, _)) => {
+                if outcome == Outcome::Released {
+                    asker.bound.untie(&key, &owner);
+                }
+                LockReply::Integer(match outcome {
+                    Outcome::Released => 1,
+                    Outcome::HeldByAnother => 0,
+                    Outcome::HeldByNobody => -1,
+                })
+            }
+            // Never sent again blindly: between the two somebody else may have become the holder under this name.
+            Err(StoreError::Call(CallError::Lost(why))) => LockReply::Error(format!(
+                "UNAVAILABLE the link to the upstream was lost before the reply: {why}; whether the lock was released is unknown, \
+                 ask LOCK.INFO"
+            )),
+            Err(error) => LockReply::Error(error.into_line()),
+        }
+    }
+
+    async fn extend<C: Caller>(
+        self: &Arc<Self>,
+        asker: &Asker<C>,
+        key: LockKey,
+        owner: OwnerId,
+        ttl_ms: u64,
+        fence: Option<Fence>,
+    ) -> LockReply {
+        let lease_ms = self.settings.lease_ms(Some(ttl_ms));
+        let (coordinator, caller, service) = (self.clone(), asker.caller.clone(), asker.service.clone());
+        let work = async move {
+            let is_rule_key = coordinator.settings.lock_keys.matches(&key.name);
+            let mut tries = 0;
+            let extended = loop {
+                let owner = owner.as_bytes();
+                tries += 1;
+                match coordinator.store.extend(&caller, &key, owner, fence, lease_ms, is_rule_key).await {
+                    Err(StoreError::Call(CallError::Lost(_))) if tries < EXTEND_TRIES_MAX => {}
+                    extended => break extended,
+                }
+            };
+            match extended {
+                Ok(Outcome::Released) => coordinator.fed(&key, Event::Extended { lease_ms }, &service),
+                Ok(Outcome::HeldByNobody) => coordinator.hint(&key),
+                _ => {}
+            }
+            extended
+        };
+        match Afloat::new(&self.errands, work).await {
+            Ok(Outcome::Released) => LockReply::Integer(1),
+            Ok(Outcome::HeldByAnother | Outcome::HeldByNobody) => LockReply::Integer(0),
+            Err(error) => LockReply::Error(error.into_line()),
+        }
+    }
+
+    async fn info<C: Caller>(&self, asker: &Asker<C>, key: LockKey) -> LockReply {
+        let held = match self.look(asker, &key).await {
+            Ok(held) => held,
+            Err(error) => return LockReply::Error(error.into_line()),
+        };
+        let waiters = self.shards.read(&key, |line| line.waiting()).unwrap_or(0);
+        let value = held.as_ref().map(|held| &*held.value);
+        let fields = value.and_then(Fields::read);
+        let bulk = |bytes: &[u8]| LockReply::Bulk(bytes.to_vec());
+        let field = |read: fn(&Fields<'_>) -> LockReply| fields.as_ref().map_or(LockReply::Nil, read);
+        let owner = fields.as_ref().map(|fields| fields.owner).or(value);
+        LockReply::Map(vec![
+            ("key", bulk(&key.name)),
+            ("held", LockReply::Integer(i64::from(held.is_some()))),
+            ("owner", owner.map_or(LockReply::Nil, bulk)),
+            ("fence", field(|fields| integer(fields.fence.0))),
+            ("ttl", held.as_ref().map_or(LockReply::Nil, |held| held.left_ms.map_or(LockReply::Integer(-1), integer))),
+            ("priority", field(|fields| LockReply::Bulk(fields.level.name().into()))),
+            ("acquired_at", field(|fields| integer(fields.acquired_at_ms))),
+            ("meta", field(|fields| LockReply::Bulk(fields.meta.to_vec()))),
+            ("waiters", integer(waiters as u64)),
+            ("node", field(|fields| LockReply::Bulk(fields.node.to_vec()))),
+        ])
+    }
+
+    async fn position<C: Caller>(&self, asker: &Asker<C>, key: LockKey, owner: OwnerId) -> LockReply {
+        match self.look(asker, &key).await {
+            Ok(Some(held)) if holder(&held.value) == owner.as_bytes() => LockReply::Integer(0),
+            Ok(_) => {
+                let place = self.shards.read(&key, |line| line.position(&owner)).flatten();
+                place.map_or(LockReply::Nil, |place| integer(place as u64))
+            }
+            Err(error) => LockReply::Error(error.into_line()),
+        }
+    }
+
+    async fn cancel<C: Caller>(self: &Arc<Self>, asker: &Asker<C>, key: LockKey, owner: OwnerId) -> LockReply {
+        // Nothing upstream changes, but its ACL decides who may touch the key.
+        if let Err(error) = self.look(asker, &key).await {
+            return LockReply::Error(error.into_line());
+        }
+        let waits = self.shards.read(&key, |line| line.waits(&owner)).unwrap_or(false);
+        if waits {
+            self.fed(&key, Event::Cancels(owner), &asker.service);
+        }
+        LockReply::Integer(i64::from(waits))
+    }
+
+    /// Who holds the key, as the client may see it. A free key that somebody waits for is handed over at once.
+    async fn look<C: Caller>(&self, asker: &Asker<C>, key: &LockKey) -> Result<Option<Held>, StoreError> {
+        let is_rule_key = self.settings.lock_keys.matches(&key.name);
+        let held = self.store.look(&asker.caller, key, is_rule_key).await?;
+        if held.is_none() {
+            self.hint(key);
+        }
+        Ok(held)
+    }
+
+    fn next_call(&self) -> CallId {
+        CallId(self.last_call.fetch_add(1, Ordering::Relaxed) + 1)
+    }
+
+    fn now(&self) -> Moment {
+        Moment(u64::try_from(self.origin.elapsed().as_micros()).unwrap_or(u64::MAX))
+    }
+
+    async fn sleep_until(&self, at: Moment) {
+        tokio::time::sleep_until(self.origin + Duration::from_micros(at.0)).await;
+    }
+
+    async fn sleep_till(&self, at: Option<Moment>) {
+        if let Some(at) = at {
+            self.sleep_until(at).await;
+        }
+    }
+}
+
+impl StoreError {
+    /// The whole error line for a client.
+    fn into_line(self) -> String {
+        match self {
+            StoreError::Call(error) => format!("UNAVAILABLE {error}; try again"),
+            other => other.to_string(),
+        }
+    }
+
+    /// The upstream will answer otherwise soon: it is loading, failing over, or busy.
+    fn passes(&self) -> bool {
+        const PASSING: [&str; 6] = ["LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "BUSY"];
+        matches!(self, StoreError::Refused(line) if line.split(' ').next().is_some_and(|code| PASSING.contains(&code)))
+    }
+
+    fn is_wrong_type(&self) -> bool {
+        matches!(self, StoreError::Refused(line) if line.starts_with("WRONGTYPE"))
+    }
+}
+
+/// The owner that a lock's value names: its first field, or, in any other form, the value as it stands.
+fn holder(value: &[u8]) -> &[u8] {
+    Fields::read(value).map_or(value, |fields| fields.owner)
+}
+
+fn seen(store: &Store, held: Held) -> Seen {
+    Seen { ours: store.names_call(&held.value), value: held.value, left_ms: held.left_ms }
+}
+
+fn integer(number: u64) -> LockReply {
+    LockReply::Integer(i64::try_from(number).unwrap_or(i64::MAX))
+}
+
+fn unix_us() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
+}
+
+fn unix_ms() -> u64 {
+    unix_us() / 1000
 }

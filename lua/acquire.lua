@@ -1,0 +1,32 @@
+-- Asks for a lock. A free one goes to the asker, or to the waiter who ranks before him; the holder who asks again keeps his
+-- fence and gets a fresh lease; a refusal writes nothing.
+-- KEYS: lock, fence counter   ARGV: fence floor, the asker (5), the waiter who ranks before him (5, or none)
+-- Returns: the fence as an integer when the lock was free, or
+--   'handed', fence, time        the waiter before the asker has it now
+--   'repeat', value before       the asker held it; fence and acquired_at stand
+--   'held', value, pttl, time    another holds it
+-- time is two elements, the upstream's seconds and microseconds.
+local lock, counter, floor = KEYS[1], KEYS[2], tonumber(ARGV[1])
+local asker, before = 2, 7
+local exists = redis.pcall('EXISTS', lock)
+if exists == 0 then
+  if not ARGV[before] then return grant(lock, counter, floor, asker) end
+  local fence = grant(lock, counter, floor, before)
+  if type(fence) == 'table' then return fence end
+  local time = redis.call('TIME')
+  return {'handed', fence, time[1], time[2]}
+end
+if type(exists) == 'table' then return exists end
+
+local value = redis.pcall('GET', lock)
+if type(value) == 'table' then return value end
+local owner = ARGV[asker]
+local holder, fence, _, acquired_at = fields(value)
+if holder == owner then
+  local fresh = owner .. '\31' .. fence .. '\31' .. ARGV[asker + 2] .. '\31' .. acquired_at .. '\31' .. ARGV[asker + 4]
+  local written = redis.pcall('SET', lock, fresh, 'PX', ARGV[asker + 1])
+  if written.err then return written end
+  return {'repeat', value}
+end
+local time = redis.call('TIME')
+return {'held', value, redis.call('PTTL', lock), time[1], time[2]}

@@ -1,0 +1,206 @@
+//! The life of one `LOCK.ACQUIRE`: it enters its line, sends its try, waits for a word, and is answered once. Dropping it at any
+//! moment leaves the line, and what is on its way then goes on to the next.
+
+use std::future::pending;
+use std::sync::Arc;
+
+use tokio::sync::Notify;
+
+use super::afloat::Afloat;
+use super::bound::Granted;
+use super::shards::{Fed, Next, Word};
+use super::{Asker, Coordinator, LockReply, seen, unix_ms};
+use crate::commands::lock_args::{AcquireArgs, Bond};
+use crate::domain::{LockKey, Moment};
+use crate::locks::{Answer, AskedFor, Event, Offer, Tried};
+use crate::store::{Acquired, StoreError};
+use crate::upstream::call::{CallError, Caller};
+
+/// A call's presence in its line.
+struct Stay<C: Caller> {
+    coordinator: Arc<Coordinator>,
+    key: LockKey,
+    asked: AskedFor,
+    service: C,
+    bell: Arc<Notify>,
+    is_answered: bool,
+}
+
+impl<C: Caller> Drop for Stay<C> {
+    fn drop(&mut self) {
+        if self.is_answered {
+            return;
+        }
+        let now = self.coordinator.now();
+        if let Some(fed) = self.coordinator.shards.leave(&self.key, self.asked.call, self.asked.lease_ms, now) {
+            self.coordinator.carry_out(fed, &self.key, &self.service);
+        }
+    }
+}
+
+impl<C: Caller> Stay<C> {
+    /// Feeds an event of this call; what concerns others is carried out, what concerns the call returned.
+    fn feed(&self, event: Event) -> Option<Next> {
+        let fed = self.coordinator.shards.feed(&self.key, event, Some(self.asked.call), self.coordinator.now())?;
+        self.sort_out(fed)
+    }
+
+    fn sort_out(&self, mut fed: Fed) -> Option<Next> {
+        let next = fed.next.take();
+        self.coordinator.carry_out(fed, &self.key, &self.service);
+        next
+    }
+
+    /// The next word that anybody has for this call.
+    async fn word(&self) -> Word {
+        loop {
+            if let Some(word) = self.coordinator.shards.take_word(&self.key, self.asked.call) {
+                return word;
+            }
+            self.bell.notified().await;
+        }
+    }
+}
+
+impl Coordinator {
+    pub(super) async fn acquire<C: Caller>(
+        self: &Arc<Self>,
+        asker: &Asker<C>,
+        key: LockKey,
+        args: AcquireArgs,
+    ) -> LockReply {
+        let (asked, mut deadline) = self.asked_for(&args);
+        let (bell, fed) = self.shards.enter(&key, Event::Asks(asked.clone()), self.now());
+        let mut stay =
+            Stay { coordinator: self.clone(), key, asked, service: asker.service.clone(), bell, is_answered: false };
+        let mut next = stay.sort_out(fed);
+        let mut attempt: Option<Afloat<Option<Next>>> = None;
+        let mut retry_at: Option<Moment> = None;
+        let answer = loop {
+            match next.take() {
+                Some(Next::Answer(answer)) => break answer,
+                Some(Next::Try(offer)) => {
+                    let work = attempt_once(self.clone(), stay.key.clone(), stay.asked.clone(), offer, asker);
+                    attempt = Some(Afloat::new(&self.errands, work));
+                }
+                Some(Next::Later(after_ms)) => retry_at = Some(self.now().plus_ms(after_ms)),
+                None => {}
+            }
+            tokio::select! {
+                biased;
+                came = finished(&mut attempt), if attempt.is_some() => {
+                    attempt = None;
+                    next = came;
+                }
+                word = stay.word() => match word {
+                    Word::Answer(answer) => break answer,
+                    Word::GoOn => next = stay.feed(Event::TriesAgain(stay.asked.call)),
+                },
+                () = self.sleep_till(retry_at), if retry_at.is_some() => {
+                    retry_at = None;
+                    next = stay.feed(Event::TriesAgain(stay.asked.call));
+                }
+                () = self.sleep_till(deadline), if deadline.is_some() => {
+                    deadline = None;
+                    next = stay.feed(Event::TimesOut(stay.asked.call));
+                }
+            }
+        };
+        stay.is_answered = true;
+        self.acquire_reply(asker, &stay.key, &args, &stay.asked, answer)
+    }
+
+    /// The call as its line takes it, and when its wait ends.
+    fn asked_for(&self, args: &AcquireArgs) -> (AskedFor, Option<Moment>) {
+        let wait_ms = args.wait_ms.min(self.settings.max_wait_ms);
+        let asked = AskedFor {
+            call: self.next_call(),
+            owner: args.owner.clone(),
+            level: args.level,
+            lease_ms: self.settings.lease_ms(args.ttl_ms),
+            meta: args.meta.clone(),
+            may_wait: wait_ms > 0,
+        };
+        (asked, (wait_ms > 0).then(|| self.now().plus_ms(wait_ms)))
+    }
+
+    fn acquire_reply<C: Caller>(
+        self: &Arc<Self>,
+        asker: &Asker<C>,
+        key: &LockKey,
+        args: &AcquireArgs,
+        asked: &AskedFor,
+        answer: Answer,
+    ) -> LockReply {
+        match answer {
+            Answer::Granted { grant, .. } => {
+                let fence = grant.fence.0;
+                if args.bond == Bond::None {
+                    asker.bound.untie(key, &args.owner);
+                } else {
+                    let (key, owner, service) = (key.clone(), args.owner.clone(), asker.service.clone());
+                    let (value, lease_ms, bond) = (grant.value, asked.lease_ms, args.bond);
+                    asker.bound.tie(self, Granted { key, owner, value, lease_ms, bond, service });
+                }
+                LockReply::Integer(i64::try_from(fence).unwrap_or(i64::MAX))
+            }
+            // It could not wait as it wished to.
+            Answer::NotGranted if args.wait_ms > 0 && self.shards.is_closing() => shutting_down(),
+            Answer::NotGranted => LockReply::Nil,
+            Answer::QueueFull { waiting } => LockReply::Error(format!(
+                "QUEUEFULL '{key}' already has {waiting} waiters; raise max_queue or lower the load"
+            )),
+            Answer::Failed(line) => LockReply::Error(line.to_string()),
+            Answer::Unavailable(why) => LockReply::Error(format!("UNAVAILABLE {why}; not granted, try again")),
+            Answer::ShuttingDown => shutting_down(),
+        }
+    }
+}
+
+fn shutting_down() -> LockReply {
+    LockReply::Error("UNAVAILABLE shutting down".into())
+}
+
+async fn finished(attempt: &mut Option<Afloat<Option<Next>>>) -> Option<Next> {
+    match attempt {
+        Some(attempt) => attempt.await,
+        None => pending().await,
+    }
+}
+
+/// Sends the call's own try once, and tells its line what came of it.
+fn attempt_once<C: Caller>(
+    coordinator: Arc<Coordinator>,
+    key: LockKey,
+    asked: AskedFor,
+    offer: Option<Offer>,
+    asker: &Asker<C>,
+) -> impl Future<Output = Option<Next>> + 'static {
+    let (caller, service) = (asker.caller.clone(), asker.service.clone());
+    async move {
+        let store = &coordinator.store;
+        let (call, offered, now_ms) = (asked.call, offer.as_ref().map(|offer| offer.call), unix_ms());
+        let AskedFor { owner, level, lease_ms, meta, .. } = asked;
+        let asker = store.claim(Offer { call, owner, level, lease_ms, meta }, now_ms);
+        let before = offer.map(|offer| store.claim(offer, now_ms));
+        let is_rule_key = coordinator.settings.lock_keys.matches(&key.name);
+        let outcome = match store.acquire(&caller, &key, &asker, before.as_ref(), is_rule_key).await {
+            Ok(Acquired::Granted(grant)) => Tried::Granted(grant),
+            Ok(Acquired::Repeated(grant, value)) => {
+                Tried::Repeated { grant, before: store.names_call(&value).map(|(call, _)| call) }
+            }
+            Ok(Acquired::HandedOver(grant, arrival_us)) => Tried::HandedOver { grant, arrival_us },
+            Ok(Acquired::Refused(held, arrival_us)) => Tried::Refused { seen: seen(store, held), arrival_us },
+            Err(StoreError::Call(error @ CallError::Unavailable(_))) => Tried::NotReached(error.to_string().into()),
+            Err(StoreError::Call(error @ CallError::Lost(_))) => Tried::Lost(error.to_string().into()),
+            Err(error) => Tried::Failed { passes: error.passes(), line: error.to_string().into() },
+        };
+        let event = Event::Tried { call, offered, outcome };
+        let Some(mut fed) = coordinator.shards.feed(&key, event, Some(call), coordinator.now()) else {
+            unreachable!("a line stays while a try is under way");
+        };
+        let next = fed.next.take();
+        coordinator.carry_out(fed, &key, &service);
+        next
+    }
+}

@@ -1,0 +1,80 @@
+//! A line's own work: its timer, and the hand-overs that it decides on.
+
+use std::sync::Arc;
+
+use tokio::sync::Notify;
+
+use super::shards::{Fed, HandOver};
+use super::{Coordinator, seen, unix_ms};
+use crate::domain::LockKey;
+use crate::locks::{Event, Handing};
+use crate::store::{HandedOver, StoreError};
+use crate::upstream::call::{CallError, Caller};
+
+impl Coordinator {
+    /// Feeds an event to the line of `key`, if there is one, and does what follows from it.
+    pub(super) fn fed<C: Caller>(self: &Arc<Self>, key: &LockKey, event: Event, service: &C) {
+        if let Some(fed) = self.shards.feed(key, event, None, self.now()) {
+            self.carry_out(fed, key, service);
+        }
+    }
+
+    /// Sends what a step decided on, and starts a timer where one is needed. The work goes on by itself.
+    pub(super) fn carry_out<C: Caller>(self: &Arc<Self>, fed: Fed, key: &LockKey, service: &C) {
+        if let Some(bell) = fed.start_timer {
+            tokio::task::spawn_local(watch(self.clone(), key.clone(), bell, service.clone()));
+        }
+        if let Some(hand_over) = fed.hand_over {
+            let errand = self.errands.begin();
+            let work = hand_on(self.clone(), key.clone(), hand_over, service.clone());
+            tokio::task::spawn_local(async move {
+                let _errand = errand;
+                work.await;
+            });
+        }
+    }
+}
+
+/// The timer of one line, for as long as it needs one.
+async fn watch<C: Caller>(coordinator: Arc<Coordinator>, key: LockKey, bell: Arc<Notify>, service: C) {
+    while let Some(at) = coordinator.shards.timer_at(&key) {
+        match at {
+            Some(at) => tokio::select! {
+                biased;
+                () = bell.notified() => continue,
+                () = coordinator.sleep_until(at) => coordinator.fed(&key, Event::Tick, &service),
+            },
+            None => bell.notified().await,
+        }
+    }
+}
+
+/// One hand-over, and those that follow from it.
+async fn hand_on<C: Caller>(coordinator: Arc<Coordinator>, key: LockKey, first: HandOver, service: C) {
+    let mut next = Some(first);
+    while let Some(HandOver { taken_back, offer }) = next {
+        let store = &coordinator.store;
+        let offered = offer.as_ref().map(|offer| offer.call);
+        let claim = offer.map(|offer| store.claim(offer, unix_ms()));
+        let is_rule_key = coordinator.settings.lock_keys.matches(&key.name);
+        let handed = store.hand_over(&service, &key, taken_back.as_deref(), claim.as_ref(), is_rule_key).await;
+        let outcome = match handed {
+            Ok(HandedOver::To(grant)) => Handing::To(grant),
+            Ok(HandedOver::Free) => Handing::Free,
+            Ok(HandedOver::Held(held)) => Handing::Held(seen(store, held)),
+            Err(StoreError::Call(CallError::Unavailable(_))) => Handing::NotReached,
+            Err(StoreError::Call(CallError::Lost(_))) => Handing::Lost,
+            Err(error) => {
+                let is_final = matches!(&error, StoreError::NotALock(_)) || error.is_wrong_type();
+                tracing::warn!(%key, %error, is_final, "the upstream refused to hand a lock over");
+                Handing::Failed { line: error.to_string().into(), is_final }
+            }
+        };
+        let event = Event::HandedOver { offered, outcome };
+        let Some(mut fed) = coordinator.shards.feed(&key, event, None, coordinator.now()) else {
+            unreachable!("a line stays while its hand-over is under way");
+        };
+        next = fed.hand_over.take();
+        coordinator.carry_out(fed, &key, &service);
+    }
+}

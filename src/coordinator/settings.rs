@@ -1,0 +1,68 @@
+//! What the configuration says about locks.
+
+use super::rules::LockKeys;
+use crate::locks::LineRules;
+
+/// Settings of the lock engine. Times are in milliseconds.
+#[derive(Debug, Clone)]
+pub struct LockSettings {
+    /// The lease where no TTL is given.
+    pub default_ttl_ms: u64,
+    /// Longer leases are cut to this.
+    pub max_ttl_ms: u64,
+    /// Longer waits are cut to this.
+    pub max_wait_ms: u64,
+    /// Most waiters of one key on this node.
+    pub max_queue: u64,
+    /// A waiter beats one of the next level who came more than this much later; 0 keeps levels strict.
+    pub promote_after_ms: u64,
+    /// How long the place of a client that left is kept in mind.
+    pub place_kept_ms: u64,
+    /// How often a waited-for key is looked at while nobody tells of changes around us; 0 for never.
+    pub look_every_ms: u64,
+    /// The first pause before something is tried again; it doubles each time.
+    pub retry_base_ms: u64,
+    /// The longest such pause.
+    pub retry_max_ms: u64,
+    /// Which keys are lock keys by their name.
+    pub lock_keys: LockKeys,
+    /// This node's name as it stands in the values of locks. Any bytes but 0x1F; short ones save memory upstream.
+    pub node: String,
+}
+
+impl Default for LockSettings {
+    fn default() -> Self {
+        LockSettings {
+            default_ttl_ms: 30_000,
+            max_ttl_ms: 2 * 60 * 60 * 1000,
+            max_wait_ms: 10 * 60 * 1000,
+            max_queue: 1000,
+            promote_after_ms: 0,
+            place_kept_ms: 5000,
+            look_every_ms: 1000,
+            retry_base_ms: 50,
+            retry_max_ms: 2000,
+            lock_keys: LockKeys::default(),
+            node: "lockgate".into(),
+        }
+    }
+}
+
+impl LockSettings {
+    /// The lease that a client gets who asks for `ttl_ms`.
+    pub fn lease_ms(&self, ttl_ms: Option<u64>) -> u64 {
+        ttl_ms.unwrap_or(self.default_ttl_ms).clamp(1, self.max_ttl_ms.max(1))
+    }
+
+    /// The part that lines need.
+    pub(super) fn line_rules(&self) -> LineRules {
+        LineRules {
+            promote_after_us: self.promote_after_ms.saturating_mul(1000),
+            waiting_max: usize::try_from(self.max_queue).unwrap_or(usize::MAX),
+            place_kept_ms: self.place_kept_ms,
+            look_every_ms: self.look_every_ms,
+            retry_base_ms: self.retry_base_ms,
+            retry_max_ms: self.retry_max_ms,
+        }
+    }
+}

@@ -1,0 +1,292 @@
+//! The lines of all keys, shared by all workers. A shard's lock is held for one step of one line, never over an await.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::Notify;
+
+use crate::domain::{CallId, LockKey, Moment};
+use crate::locks::{Action, Answer, Event, Line, LineRules, Offer};
+
+/// Enough that workers seldom meet at one.
+const SHARDS: usize = 64;
+
+/// What a call is told while it waits.
+#[derive(Debug)]
+pub enum Word {
+    /// Its try may go out now.
+    GoOn,
+    /// It ends.
+    Answer(Answer),
+}
+
+/// Where a call in progress is reached, from whichever worker.
+#[derive(Debug)]
+struct Door {
+    /// An answer takes the place of anything before it.
+    word: Option<Word>,
+    bell: Arc<Notify>,
+}
+
+/// A line, and whom its decisions reach.
+#[derive(Debug)]
+struct Seat {
+    line: Line,
+    doors: HashMap<CallId, Door>,
+    /// The timer task's bell, while there is one.
+    timer: Option<Arc<Notify>>,
+    /// When the timer will look by itself.
+    timer_at: Option<Moment>,
+}
+
+/// What the call whose event was fed does next.
+#[derive(Debug)]
+pub enum Next {
+    /// It sends its try; a free key goes to the offered waiter, if there is one.
+    Try(Option<Offer>),
+    /// It tries again after so many ms.
+    Later(u64),
+    /// It ends.
+    Answer(Answer),
+}
+
+/// A hand-over that is to be sent.
+#[derive(Debug)]
+pub struct HandOver {
+    /// The whole value to take back.
+    pub taken_back: Option<Arc<[u8]>>,
+    /// The best waiter.
+    pub offer: Option<Offer>,
+}
+
+/// What is left to do, after a step, for the worker that fed the event.
+#[derive(Debug, Default)]
+pub struct Fed {
+    /// For the call that fed it.
+    pub next: Option<Next>,
+    /// The best waiter, for a RELEASE.
+    pub release_to: Option<Offer>,
+    /// A script to send.
+    pub hand_over: Option<HandOver>,
+    /// A timer to start, and the bell that wakes it.
+    pub start_timer: Option<Arc<Notify>>,
+}
+
+/// The lines of all keys.
+#[derive(Debug)]
+pub struct Shards {
+    shards: Vec<Mutex<HashMap<LockKey, Seat>>>,
+    hasher: RandomState,
+    rules: LineRules,
+    is_closing: AtomicBool,
+}
+
+impl Shards {
+    /// No line anywhere.
+    pub fn new(rules: LineRules) -> Self {
+        let shards = (0..SHARDS).map(|_| Mutex::default()).collect();
+        Shards { shards, hasher: RandomState::new(), rules, is_closing: AtomicBool::new(false) }
+    }
+
+    /// A call arrives. Returns the bell that rings when it is told something.
+    pub fn enter(&self, key: &LockKey, mut event: Event, now: Moment) -> (Arc<Notify>, Fed) {
+        let mut shard = self.shard(key);
+        let bell = Arc::new(Notify::new());
+        let seat = shard.entry(key.clone()).or_insert_with(|| Seat::new(self.rules, now));
+        let mut asker = None;
+        if let Event::Asks(asked) = &mut event {
+            // Read under the shard's lock: `close` has either not come to this shard yet, or is seen here.
+            asked.may_wait &= !self.is_closing();
+            asker = Some(asked.call);
+            seat.doors.insert(asked.call, Door { word: None, bell: bell.clone() });
+        }
+        let fed = seat.feed(event, asker, true, now);
+        Self::tidy(&mut shard, key);
+        (bell, fed)
+    }
+
+    /// Something happened to `key`. Where there is no line for it nobody needs to know.
+    pub fn feed(&self, key: &LockKey, event: Event, caller: Option<CallId>, now: Moment) -> Option<Fed> {
+        self.feed_seat(key, event, caller, true, now)
+    }
+
+    /// As [`Shards::feed`], from somebody who cannot send anything; what is to be sent the timer sends.
+    pub fn tell(&self, key: &LockKey, event: Event, now: Moment) {
+        self.feed_seat(key, event, None, false, now);
+    }
+
+    /// As [`Shards::feed`], and a line is made where there is none.
+    pub fn feed_always(&self, key: &LockKey, event: Event, now: Moment) -> Fed {
+        let mut shard = self.shard(key);
+        let fed = shard.entry(key.clone()).or_insert_with(|| Seat::new(self.rules, now)).feed(event, None, true, now);
+        Self::tidy(&mut shard, key);
+        fed
+    }
+
+    fn feed_seat(
+        &self,
+        key: &LockKey,
+        event: Event,
+        caller: Option<CallId>,
+        can_send: bool,
+        now: Moment,
+    ) -> Option<Fed> {
+        let mut shard = self.shard(key);
+        let fed = shard.get_mut(key)?.feed(event, caller, can_send, now);
+        Self::tidy(&mut shard, key);
+        Some(fed)
+    }
+
+    /// What the call is told, if its bell has rung for something.
+    pub fn take_word(&self, key: &LockKey, call: CallId) -> Option<Word> {
+        let mut shard = self.shard(key);
+        let seat = shard.get_mut(key)?;
+        let word = seat.doors.get_mut(&call)?.word.take()?;
+        if matches!(word, Word::Answer(_)) {
+            seat.doors.remove(&call);
+            Self::tidy(&mut shard, key);
+        }
+        Some(word)
+    }
+
+    /// The call's client has gone. A grant that was on its way to him is given back.
+    pub fn leave(&self, key: &LockKey, call: CallId, lease_ms: u64, now: Moment) -> Option<Fed> {
+        let mut shard = self.shard(key);
+        let seat = shard.get_mut(key)?;
+        let word = seat.doors.remove(&call)?.word;
+        let event = match word {
+            Some(Word::Answer(Answer::Granted { grant, is_new: true })) => {
+                Event::GivesBack { value: grant.value, lease_ms }
+            }
+            _ => Event::Leaves(call),
+        };
+        let fed = seat.feed(event, None, true, now);
+        Self::tidy(&mut shard, key);
+        Some(fed)
+    }
+
+    /// Reads something off the line of `key`.
+    pub fn read<T>(&self, key: &LockKey, read: impl FnOnce(&Line) -> T) -> Option<T> {
+        self.shard(key).get(key).map(|seat| read(&seat.line))
+    }
+
+    /// When the timer of `key` is to tick next: the outer `None` when it is needed no more (and is then taken off the line), the
+    /// inner one when only its bell can tell.
+    pub fn timer_at(&self, key: &LockKey) -> Option<Option<Moment>> {
+        let mut shard = self.shard(key);
+        let seat = shard.get_mut(key)?;
+        if seat.line.needs_timer() {
+            seat.timer_at = seat.line.wake_at();
+            return Some(seat.timer_at);
+        }
+        seat.timer = None;
+        Self::tidy(&mut shard, key);
+        None
+    }
+
+    /// Every waiting call is answered, and none begins any more.
+    pub fn close(&self, now: Moment) {
+        self.is_closing.store(true, Ordering::SeqCst);
+        for shard in &self.shards {
+            let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+            for seat in shard.values_mut() {
+                seat.feed(Event::ShutsDown, None, false, now);
+            }
+            shard.retain(|_, seat| !seat.is_idle());
+        }
+    }
+
+    /// No call may begin to wait any more.
+    pub fn is_closing(&self) -> bool {
+        self.is_closing.load(Ordering::SeqCst)
+    }
+
+    /// How many keys have a line.
+    pub fn len(&self) -> usize {
+        self.shards.iter().map(|shard| shard.lock().unwrap_or_else(PoisonError::into_inner).len()).sum()
+    }
+
+    fn shard(&self, key: &LockKey) -> MutexGuard<'_, HashMap<LockKey, Seat>> {
+        let number = self.hasher.hash_one(key) as usize % SHARDS;
+        // A panic while a step ran has been reported; the lines of other keys are as good as before.
+        self.shards[number].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn tidy(shard: &mut HashMap<LockKey, Seat>, key: &LockKey) {
+        if shard.get(key).is_some_and(Seat::is_idle) {
+            shard.remove(key);
+        }
+    }
+}
+
+impl Seat {
+    fn new(rules: LineRules, now: Moment) -> Self {
+        Seat { line: Line::new(rules, now), doors: HashMap::new(), timer: None, timer_at: None }
+    }
+
+    fn is_idle(&self) -> bool {
+        self.timer.is_none() && self.doors.is_empty() && self.line.is_idle()
+    }
+
+    fn feed(&mut self, event: Event, caller: Option<CallId>, can_send: bool, now: Moment) -> Fed {
+        let mut fed = Fed::default();
+        for action in self.line.step(event, now) {
+            match action {
+                Action::Try { call, offer } => {
+                    assert_eq!(caller, Some(call), "only the call itself can send its try");
+                    fed.next = Some(Next::Try(offer));
+                }
+                Action::TryLater { call, after_ms } => {
+                    assert_eq!(caller, Some(call), "only the call itself can try again");
+                    fed.next = Some(Next::Later(after_ms));
+                }
+                Action::Answer { call, answer } if caller == Some(call) => {
+                    self.doors.remove(&call);
+                    fed.next = Some(Next::Answer(answer));
+                }
+                Action::Answer { call, answer } => self.say(call, Word::Answer(answer)),
+                Action::GoOn(call) => self.say(call, Word::GoOn),
+                Action::Release { offer } => fed.release_to = offer,
+                Action::HandOver { taken_back, offer } => {
+                    assert!(can_send, "a hand-over was decided where nobody can send it");
+                    fed.hand_over = Some(HandOver { taken_back, offer });
+                }
+            }
+        }
+        self.wind_timer(&mut fed, can_send);
+        fed
+    }
+
+    fn say(&mut self, call: CallId, word: Word) {
+        if let Some(door) = self.doors.get_mut(&call) {
+            door.word = Some(word);
+            door.bell.notify_one();
+        }
+    }
+
+    /// A line with something to watch has one timer. It is woken when it would come too late, or has nothing to do any more.
+    fn wind_timer(&mut self, fed: &mut Fed, can_send: bool) {
+        let is_needed = self.line.needs_timer();
+        match &self.timer {
+            None if is_needed && can_send => {
+                let bell = Arc::new(Notify::new());
+                self.timer = Some(bell.clone());
+                self.timer_at = None;
+                fed.start_timer = Some(bell);
+            }
+            Some(bell) => {
+                let is_late = match (self.line.wake_at(), self.timer_at) {
+                    (Some(due), Some(set)) => due < set,
+                    (Some(_), None) => true,
+                    (None, _) => false,
+                };
+                if is_late || !is_needed {
+                    bell.notify_one();
+                }
+            }
+            None => {}
+        }
+    }
+}

@@ -1,0 +1,120 @@
+//! The line's own work on the upstream: giving back what nobody was told of, and looking whether a waited-for key has come free.
+//! Either hands the key to the best waiter in the same step. One at a time for each line.
+
+use super::event::{Action, Answer, Event, Handing};
+use super::line::{Line, pause_ms};
+use crate::domain::{CallId, Moment};
+
+impl Line {
+    /// Sends what is due, unless something is under way or a failure asks for a pause.
+    pub(super) fn hand_on(&mut self, now: Moment, out: &mut Vec<Action>) {
+        if self.is_handing {
+            return;
+        }
+        // What expires by itself needs nobody.
+        self.give_backs.retain(|give_back| give_back.until > now);
+        let expired: Vec<CallId> =
+            self.unsettled.extract_if(.., |(_, until)| *until <= now).map(|(id, _)| id).collect();
+        for id in expired {
+            self.settle(id);
+        }
+        if self.work_at().is_none_or(|at| at > now) {
+            return;
+        }
+        self.is_handing = true;
+        self.retry_at = None;
+        self.wants_look = false;
+        self.grants_before_look = self.grants;
+        self.settling = std::mem::take(&mut self.unsettled);
+        self.giving_back = self.give_backs.pop_front();
+        let taken_back = self.giving_back.as_ref().map(|give_back| give_back.value.clone());
+        let offer = self.offer_first();
+        out.push(Action::HandOver { taken_back, offer });
+    }
+
+    /// A hand-over has returned.
+    pub(super) fn handed_over(
+        &mut self,
+        offered: Option<CallId>,
+        outcome: Handing,
+        now: Moment,
+        out: &mut Vec<Action>,
+    ) {
+        assert!(self.is_handing, "a hand-over returned that never went out");
+        self.is_handing = false;
+        let giving_back = self.giving_back.take();
+        match outcome {
+            Handing::To(grant) => {
+                self.answered(now);
+                if let Some(offered) = offered {
+                    self.granted_to(offered, grant, now, out);
+                }
+            }
+            Handing::Free => {
+                self.answered(now);
+                self.came_free();
+            }
+            Handing::Held(seen) => {
+                let left = seen.left_ms.map(|left_ms| now.plus_ms(left_ms));
+                self.expires = match self.expires.filter(|_| self.grants != self.grants_before_look) {
+                    // The lease was set anew while the look was on its way back.
+                    Some(known) => Some(left.map_or(known, |left| left.min(known))),
+                    None => left,
+                };
+                // Those whose lost replies this look settles are still known to `saw`.
+                self.saw(&seen, now, out);
+                self.answered(now);
+            }
+            Handing::Failed { line, is_final } => {
+                if is_final {
+                    for id in self.queue.in_order() {
+                        self.end_living(id, Some(Answer::Failed(line.clone())), false, now, out);
+                    }
+                } else {
+                    self.give_backs.extend(giving_back);
+                }
+                self.failed(now);
+            }
+            Handing::NotReached => {
+                self.give_backs.extend(giving_back);
+                self.failed(now);
+            }
+            Handing::Lost => {
+                // Taking back compares the whole value: it is safe to ask again.
+                self.give_backs.extend(giving_back);
+                self.failed(now);
+                self.unsettle(offered, now);
+            }
+        }
+        self.withdraw_offer(offered);
+    }
+
+    /// The upstream has answered: what was lost before is settled now.
+    fn answered(&mut self, now: Moment) {
+        self.failures = 0;
+        self.looked = now;
+        for (id, _) in std::mem::take(&mut self.settling) {
+            self.settle(id);
+        }
+    }
+
+    fn settle(&mut self, id: CallId) {
+        if let Some(call) = self.calls.get_mut(&id) {
+            call.is_unsettled = false;
+            self.forget_if_past(id);
+        }
+    }
+
+    fn failed(&mut self, now: Moment) {
+        self.failures += 1;
+        let spread = self.looked.0;
+        self.retry_at = Some(now.plus_ms(pause_ms(&self.rules, self.failures, spread)));
+        self.wants_look = true;
+        self.unsettled.append(&mut self.settling);
+    }
+}
+
+/// Events after which [`Line::step`] sends nothing.
+pub(super) fn may_send_after(event: &Event) -> bool {
+    !matches!(event, Event::Hint | Event::ShutsDown)
+}

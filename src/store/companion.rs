@@ -1,0 +1,17 @@
+//! The keys that are kept beside held locks. All begin with `lockgate:`; this is the only place that names them.
+
+use crate::domain::LockKey;
+
+/// Keys under this prefix are Lockgate's own and cannot be locks.
+pub const PREFIX: &[u8] = b"lockgate:";
+
+/// The counter from which the fences of `key` come. On a standalone upstream one per database is enough; an upstream with slots
+/// will get one tag per slot here.
+pub fn fence_counter(_key: &LockKey) -> &'static [u8] {
+    b"lockgate:fence"
+}
+
+/// `true` where a lock of that name could collide with what is kept beside locks.
+pub fn is_own(name: &[u8]) -> bool {
+    name.starts_with(PREFIX)
+}

@@ -1,0 +1,64 @@
+//! Lua on the upstream: by its digest, and once more in full where the upstream does not know it (yet, or any more).
+
+use std::sync::LazyLock;
+
+use crate::upstream::call::{CallError, Caller};
+
+/// One transition of a lock.
+pub struct Script {
+    text: String,
+    digest: String,
+}
+
+impl Script {
+    fn new(parts: &[&str]) -> Self {
+        let text = parts.concat();
+        let digest = sha1_smol::Sha1::from(&text).digest().to_string();
+        Script { text, digest }
+    }
+
+    /// Runs the script and returns its raw reply. Any upstream may have lost its scripts at any time (SCRIPT FLUSH, a failover),
+    /// hence NOSCRIPT is not an error but the way to learn that.
+    pub async fn run<C: Caller>(&self, caller: &C, keys: &[&[u8]], args: &[&[u8]]) -> Result<Vec<u8>, CallError> {
+        let reply = caller.call(request(b"EVALSHA", self.digest.as_bytes(), keys, args)).await?;
+        if !reply.starts_with(b"-NOSCRIPT") {
+            return Ok(reply);
+        }
+        caller.call(request(b"EVAL", self.text.as_bytes(), keys, args)).await
+    }
+}
+
+/// Encodes `EVAL…` as one RESP command.
+fn request(command: &[u8], script: &[u8], keys: &[&[u8]], args: &[&[u8]]) -> Vec<u8> {
+    let count = keys.len().to_string();
+    let parts = [command, script, count.as_bytes()];
+    let all = || parts.iter().chain(keys).chain(args);
+    let mut out = Vec::with_capacity(16 + all().map(|part| part.len() + 16).sum::<usize>());
+    push_length(&mut out, b'*', all().count());
+    for part in all() {
+        push_length(&mut out, b'$', part.len());
+        out.extend_from_slice(part);
+        out.extend_from_slice(b"\r\n");
+    }
+    out
+}
+
+fn push_length(out: &mut Vec<u8>, kind: u8, length: usize) {
+    out.push(kind);
+    out.extend_from_slice(length.to_string().as_bytes());
+    out.extend_from_slice(b"\r\n");
+}
+
+macro_rules! script {
+    ($doc:literal, $name:ident, $($file:literal),+) => {
+        #[doc = $doc]
+        pub static $name: LazyLock<Script> = LazyLock::new(|| Script::new(&[$(include_str!(concat!("../../lua/", $file))),+]));
+    };
+}
+
+script!("Asks for a lock.", ACQUIRE, "grant.lua", "fields.lua", "acquire.lua");
+script!("Gives a free or given-back lock to the best waiter.", HAND_OVER, "grant.lua", "hand_over.lua");
+script!("Ends a hold and hands over in the same step.", RELEASE, "grant.lua", "fields.lua", "release.lua");
+script!("Sets the lease of the owner who holds the lock.", EXTEND, "fields.lua", "extend.lua");
+script!("Renews the lease of one grant.", RENEW, "renew.lua");
+script!("Who holds a lock, and for how long.", LOOK, "look.lua");
