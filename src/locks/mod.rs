@@ -9,3 +9,8 @@ mod ranking;
 
 pub use event::{Action, Answer, AskedFor, Event, Grant, Handing, Offer, Released, Seen, Tried};
 pub use line::{Line, LineRules};
+
+#[cfg(test)]
+mod simulation;
+#[cfg(test)]
+mod tests;
