@@ -50,6 +50,8 @@ pub struct Call {
     pub frees_before: u64,
     /// A grant to this owner's older call, of which nobody was told: this call's repeat makes it its own.
     pub predecessor: Option<Arc<[u8]>>,
+    /// It had such a predecessor, so that what it repeats is a fence nobody was told of.
+    pub repeats_untold: bool,
 }
 
 impl Call {
@@ -67,6 +69,7 @@ impl Call {
             attempts: 0,
             frees_before: 0,
             predecessor: None,
+            repeats_untold: false,
         }
     }
 

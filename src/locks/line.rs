@@ -5,7 +5,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use super::call::{Call, Stage};
-use super::event::{Action, Answer, AskedFor, Event, Grant, Offer, Released, Seen, Tried};
+use super::event::{Action, Answer, AskedFor, Event, Grant, Named, Offer, Released, Seen, Tried};
 use super::hand_on::may_send_after;
 use super::rank::{Place, Rank};
 use super::ranking::Ranking;
@@ -217,7 +217,10 @@ impl Line {
             // The newer call takes over: the place, and a grant that nobody was told of yet.
             let before = self.calls.get_mut(&older);
             call.place = before.as_ref().and_then(|before| before.place);
-            call.predecessor = before.filter(|before| !before.is_trying).and_then(|before| before.predecessor.take());
+            if let Some(before) = before.filter(|before| !before.is_trying) {
+                call.predecessor = before.predecessor.take();
+                call.repeats_untold = call.predecessor.is_some();
+            }
             self.end(older, Stage::Gone { keeps_place: true }, now);
             out.push(Action::Answer { call: older, answer: Answer::NotGranted });
         }
@@ -279,8 +282,7 @@ impl Line {
         match outcome {
             Tried::Granted(grant) => self.granted_by_own_try(id, grant, true, now, out),
             Tried::Repeated { grant, before } => {
-                let is_new =
-                    self.calls[&id].predecessor.is_some() || before.is_some_and(|b| b == id || self.is_untold(b));
+                let is_new = self.calls[&id].repeats_untold || before.is_some_and(|before| self.is_untold(before));
                 self.granted_by_own_try(id, grant, is_new, now, out);
             }
             Tried::HandedOver { grant, arrival_us } => {
@@ -336,7 +338,10 @@ impl Line {
         // Nobody was told of this grant. The owner's newer call, if there is one, makes it its own; else it goes to the next.
         let newer = self.owners.get(&owner).and_then(|desk| desk.living);
         match newer.and_then(|newer| self.calls.get_mut(&newer)) {
-            Some(newer) => newer.predecessor = Some(grant.value),
+            Some(newer) => {
+                newer.predecessor = Some(grant.value);
+                newer.repeats_untold = true;
+            }
             None => self.give_back(grant.value, lease_ms, now),
         }
     }
@@ -347,6 +352,7 @@ impl Line {
         let call = self.call_mut(id);
         call.was_lost = false;
         call.predecessor = None;
+        call.repeats_untold = false;
         let place = *call.place.get_or_insert(Place { arrival_us, first_call: id });
         let (may_wait, owner) = (call.asked.may_wait, call.asked.owner.clone());
         match &mut call.stage {
@@ -427,7 +433,7 @@ impl Line {
 
     /// A script found the lock held. If by one of our calls, then the reply that would have told was lost or is still on its way.
     pub(super) fn saw(&mut self, seen: &Seen, now: Moment, out: &mut Vec<Action>) {
-        let Some((id, fence)) = seen.ours else { return };
+        let Some(Named { call: id, fence, is_repeat }) = seen.ours else { return };
         let Some(call) = self.calls.get(&id) else { return };
         let grant = Grant { fence, value: seen.value.clone() };
         match call.stage {
@@ -435,10 +441,12 @@ impl Line {
                 self.granted_to(id, grant, now, out);
                 self.expires = seen.left_ms.map(|left_ms| now.plus_ms(left_ms));
             }
-            Stage::Gone { .. } => {
+            Stage::Gone { .. } if !is_repeat || call.repeats_untold => {
                 let lease_ms = call.asked.lease_ms;
                 self.give_back(grant.value, lease_ms, now);
             }
+            // He holds it by an older call.
+            Stage::Gone { .. } => {}
             // Its own try will tell.
             Stage::Asking { .. } | Stage::Granted(_) => {}
         }
@@ -587,8 +595,13 @@ impl Line {
         }
     }
 
-    fn is_untold(&self, id: CallId) -> bool {
-        self.calls.get(&id).is_some_and(|call| matches!(call.stage, Stage::Gone { .. }))
+    /// `true` where nobody was told of the fence that this call holds: it is this very grant that is asked for again, or the call
+    /// was over before its grant was known.
+    fn is_untold(&self, named: Named) -> bool {
+        self.calls.get(&named.call).is_some_and(|call| {
+            let is_told_of = matches!(call.stage, Stage::Granted(_));
+            !is_told_of && (!named.is_repeat || call.repeats_untold)
+        })
     }
 
     // ---- What is known of the key.

@@ -7,7 +7,7 @@ pub mod line;
 mod rank;
 mod ranking;
 
-pub use event::{Action, Answer, AskedFor, Event, Grant, Handing, Offer, Released, Seen, Tried};
+pub use event::{Action, Answer, AskedFor, Event, Grant, Handing, Named, Offer, Released, Seen, Tried};
 pub use line::{Line, LineRules};
 
 #[cfg(test)]

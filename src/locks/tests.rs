@@ -41,7 +41,8 @@ impl Story {
 
     /// An action in the words of these tests.
     fn told(&self, action: Action) -> String {
-        let name = |call: &CallId| self.calls.iter().find(|(id, _)| id == call).map_or("?", |(_, name)| name).to_owned();
+        let name =
+            |call: &CallId| self.calls.iter().find(|(id, _)| id == call).map_or("?", |(_, name)| name).to_owned();
         let to = |offer: Option<Offer>| offer.map_or(String::new(), |offer| format!(" for {}", name(&offer.call)));
         match action {
             Action::Try { call, offer } => format!("{} tries{}", name(&call), to(offer)),
@@ -145,8 +146,16 @@ fn by_stranger() -> Seen {
     Seen { value: Arc::from(&b"stranger"[..]), left_ms: Some(LEASE_MS), ours: None }
 }
 
+fn named(story: &Story, name: &str, fence: u64) -> Named {
+    Named { call: story.id(name), fence: Fence(fence), is_repeat: false }
+}
+
 fn held_by(story: &Story, name: &str, fence: u64) -> Seen {
-    Seen { value: fence.to_string().into_bytes().into(), left_ms: Some(LEASE_MS), ours: Some((story.id(name), Fence(fence))) }
+    Seen {
+        value: fence.to_string().into_bytes().into(),
+        left_ms: Some(LEASE_MS),
+        ours: Some(named(story, name, fence)),
+    }
 }
 
 #[test]
@@ -204,11 +213,11 @@ fn a_newcomer_never_overtakes_but_by_a_higher_level() {
 
 #[test]
 fn with_promotion_a_newcomer_of_the_next_level_passes_only_who_came_just_now() {
-    let mut story = Story::with(LineRules { promote_after_us: 1_000_000, ..RULES });
+    let mut story = Story::with(LineRules { promote_after_us: 500_000, ..RULES });
     story.waits("ann");
     assert_eq!(story.begins("bob", Level::High, false), ["bob tries"]);
     story.refused("bob", None);
-    story.now = story.now.plus_ms(1001);
+    story.now = story.now.plus_ms(501);
     assert_eq!(story.begins("cat", Level::High, false), ["cat tries for ann"]);
 }
 
@@ -298,7 +307,7 @@ fn a_grant_ahead_of_the_own_try_is_told_when_that_returns() {
     story.begins("ann'", Level::Normal, true);
     assert_eq!(story.holder_releases(), [""; 0], "only the own try shows that this client may have the key");
     let grant = Grant { fence: Fence(101), value: Arc::from(&b"101"[..]) };
-    let outcome = Tried::Repeated { grant, before: Some(story.id("ann'")) };
+    let outcome = Tried::Repeated { grant, before: Some(named(&story, "ann'", 101)) };
     assert_eq!(story.tried("ann'", None, outcome), ["ann' has 101"]);
 }
 
@@ -400,7 +409,11 @@ fn an_older_try_under_way_holds_the_owners_newer_call_back() {
     story.leaves("ann");
     assert_eq!(story.begins("ann'", Level::Normal, true), [""; 0]);
     let grant = story.grant();
-    assert_eq!(story.tried("ann", None, Tried::Granted(grant)), ["ann' goes on"], "nobody was told, and nobody else gets it");
+    assert_eq!(
+        story.tried("ann", None, Tried::Granted(grant)),
+        ["ann' goes on"],
+        "nobody was told, and nobody else gets it"
+    );
     let call = story.id("ann'");
     assert_eq!(story.step(Event::TriesAgain(call)), ["ann' tries"]);
     let grant = Grant { fence: Fence(101), value: Arc::from(&b"new"[..]) };

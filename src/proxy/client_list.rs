@@ -99,7 +99,8 @@ impl Filter {
             [] => {}
             [word, kind] if word.eq_ignore_ascii_case(b"type") => filter.kind = Some(parse_kind(kind)?),
             [word, ids @ ..] if word.eq_ignore_ascii_case(b"id") && !ids.is_empty() => {
-                filter.ids = Some(ids.iter().map(|id| parse_id(id, "ERR Invalid client ID")).collect::<Result<_, _>>()?);
+                filter.ids =
+                    Some(ids.iter().map(|id| parse_id(id, "ERR Invalid client ID")).collect::<Result<_, _>>()?);
             }
             _ => return Err("ERR syntax error".into()),
         }

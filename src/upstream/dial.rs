@@ -102,16 +102,14 @@ pub async fn dial(
 ) -> Result<Dialled, DialError> {
     match tokio::time::timeout(limit, connect_and_greet(endpoint, key, keepalive)).await {
         Ok(outcome) => outcome,
-        Err(_) => {
-            Err(DialError::Unreachable(format!("no answer from {} within {limit:?}", endpoint.address).into()))
-        }
+        Err(_) => Err(DialError::Unreachable(format!("no answer from {} within {limit:?}", endpoint.address).into())),
     }
 }
 
 async fn connect_and_greet(endpoint: &Endpoint, key: &LinkKey, keepalive: Duration) -> Result<Dialled, DialError> {
-    let socket = connect(&endpoint.address).await.map_err(|error| {
-        DialError::Unreachable(format!("cannot connect to {}: {error}", endpoint.address).into())
-    })?;
+    let socket = connect(&endpoint.address)
+        .await
+        .map_err(|error| DialError::Unreachable(format!("cannot connect to {}: {error}", endpoint.address).into()))?;
     // A socket option that cannot be set costs speed or a late notice of a dead peer, not correctness.
     let _ = socket.tune(keepalive);
     let (reader, writer) = socket.split();

@@ -200,7 +200,9 @@ impl Link {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(Ok(0)) => return Poll::Ready("the upstream closed the link".into()),
                 Poll::Ready(Ok(n)) => n,
-                Poll::Ready(Err(error)) => return Poll::Ready(format!("the link to the upstream broke: {error}").into()),
+                Poll::Ready(Err(error)) => {
+                    return Poll::Ready(format!("the link to the upstream broke: {error}").into());
+                }
             };
             let outcome = self.distribute(wire, &buffer[..n]);
             drop(buffer);

@@ -286,9 +286,7 @@ impl Links {
         match self.dial(key).await {
             Ok(dialled) => Ok(OwnLink::new(key.clone(), dialled, permit)),
             Err(DialError::Unreachable(why)) => Err(Unavailable(why).into()),
-            Err(DialError::Refused(line)) => {
-                Err(OwnError::Refused(line.strip_prefix(b"-").unwrap_or(&line).into()))
-            }
+            Err(DialError::Refused(line)) => Err(OwnError::Refused(line.strip_prefix(b"-").unwrap_or(&line).into())),
         }
     }
 

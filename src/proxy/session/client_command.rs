@@ -38,8 +38,7 @@ impl Session {
                     self.card().profile().name = name.to_vec();
                     self.answer_line("+OK");
                 }
-                false => self
-                    .answer_line("-ERR Client names cannot contain spaces, newlines or special characters."),
+                false => self.answer_line("-ERR Client names cannot contain spaces, newlines or special characters."),
             },
             (b"setinfo", [field, value]) if self.worker.links().facts().knows_setinfo() => {
                 self.set_info(field, value);
@@ -50,8 +49,14 @@ impl Session {
             }
             (b"list", filters) => match Filter::of_list(filters) {
                 Ok(filter) => {
-                    let lines: String =
-                        self.worker.registry().all().iter().filter(|c| filter.takes(c)).map(|c| client_list::line(c)).collect();
+                    let lines: String = self
+                        .worker
+                        .registry()
+                        .all()
+                        .iter()
+                        .filter(|c| filter.takes(c))
+                        .map(|c| client_list::line(c))
+                        .collect();
                     self.answer_text(lines.as_bytes());
                 }
                 Err(error) => self.answer_line(&format!("-{error}")),
@@ -89,9 +94,7 @@ impl Session {
         drop(profile);
         match is_valid {
             true => self.answer_line("+OK"),
-            false => self.answer_line(&format!(
-                "-ERR {known} cannot contain spaces, newlines or special characters."
-            )),
+            false => self.answer_line(&format!("-ERR {known} cannot contain spaces, newlines or special characters.")),
         }
     }
 

@@ -260,9 +260,7 @@ impl Conversation {
 
     fn acks(&self, effect: Effect, args: &[&[u8]]) -> u64 {
         match effect {
-            Effect::Unsubscribe(channel) if args.is_empty() => {
-                self.subscribed[channel as usize].len().max(1) as u64
-            }
+            Effect::Unsubscribe(channel) if args.is_empty() => self.subscribed[channel as usize].len().max(1) as u64,
             _ => args.len().max(1) as u64,
         }
     }
@@ -297,7 +295,9 @@ impl Conversation {
     /// Every frame can only be the reply to a command: they need no look.
     pub fn plain_ahead(&self) -> u32 {
         match self.owed.front() {
-            Some(Expected::Plain(n)) if self.stream == Stream::Counted && self.confirmed + self.confirmed_shard == 0 => {
+            Some(Expected::Plain(n))
+                if self.stream == Stream::Counted && self.confirmed + self.confirmed_shard == 0 =>
+            {
                 u32::try_from(*n).unwrap_or(u32::MAX)
             }
             _ => 0,

@@ -197,10 +197,10 @@ impl Sink for ClientIo {
 
     fn lost(&self, replies: u32, cut: bool, why: &Loss) {
         let line = match why {
-            Loss::NotSent(why) => format!("-UNAVAILABLE {why}; Lockgate keeps trying, ask again later\r\n").into_bytes(),
-            Loss::Unknown(why) => {
-                format!("-UNAVAILABLE {why}; this command may or may not have run\r\n").into_bytes()
+            Loss::NotSent(why) => {
+                format!("-UNAVAILABLE {why}; Lockgate keeps trying, ask again later\r\n").into_bytes()
             }
+            Loss::Unknown(why) => format!("-UNAVAILABLE {why}; this command may or may not have run\r\n").into_bytes(),
             Loss::Refused(line) => [line, &b"\r\n"[..]].concat(),
         };
         if cut {

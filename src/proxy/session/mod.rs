@@ -350,7 +350,11 @@ impl Session {
     fn request_limits(&self) -> RequestLimits {
         let links = self.worker.links();
         if self.key.identity == Identity::Anonymous && links.auth_required() {
-            return RequestLimits { args_max: ARGS_MAX_BEFORE_AUTH, bulk_max: BULK_MAX_BEFORE_AUTH, unauthenticated: true };
+            return RequestLimits {
+                args_max: ARGS_MAX_BEFORE_AUTH,
+                bulk_max: BULK_MAX_BEFORE_AUTH,
+                unauthenticated: true,
+            };
         }
         RequestLimits { args_max: i32::MAX as u64, bulk_max: links.facts().bulk_max, unauthenticated: false }
     }

@@ -280,8 +280,8 @@ impl OwnMode {
         let name = &command[frame.name.clone()];
         let all: Vec<&[u8]> = args(command).collect();
         let plan = plan(table, name, &all);
-        let is_pubsub_only = resp == Resp::V2
-            && (self.talk.is_subscribed() || self.talk.subscriptions().iter().any(|count| *count > 0));
+        let is_pubsub_only =
+            resp == Resp::V2 && (self.talk.is_subscribed() || self.talk.subscriptions().iter().any(|count| *count > 0));
         match plan {
             Plan::Hang => return Onward::Hang,
             Plan::Here(Here::Quit | Here::Reset) => return Onward::Step,
@@ -414,8 +414,6 @@ fn plan(table: &CommandTable, name: &[u8], all: &[&[u8]]) -> Plan {
     match treatment {
         Treatment::Here(here) => Plan::Here(here),
         Treatment::Hang => Plan::Hang,
-        treatment => {
-            Plan::Forward { effect, is_blocking: treatment == Treatment::Own(Why::Blocking), is_known: true }
-        }
+        treatment => Plan::Forward { effect, is_blocking: treatment == Treatment::Own(Why::Blocking), is_known: true },
     }
 }

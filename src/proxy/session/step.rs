@@ -7,11 +7,11 @@ use std::task::Poll;
 use super::conversation::Stream;
 use super::{Gone, HELD_REQUEST_MAX, Session, treatment};
 use crate::commands::{Here, Plan, Treatment, plan};
-use crate::proxy::registry::Wish;
 use crate::protocol::args::{args, encode_command};
 use crate::protocol::error::ProtocolError;
 use crate::protocol::inline;
 use crate::protocol::request::{RequestFrame, RequestScanner};
+use crate::proxy::registry::Wish;
 use crate::upstream::call::{CallError, Caller};
 use crate::upstream::link::Sink;
 
