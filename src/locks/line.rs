@@ -393,14 +393,9 @@ impl Line {
             self.settle_later(id, now);
             return;
         }
-        let lease_ms = call.asked.lease_ms;
+        // A grant ahead of this try stays: to take it back now would race with the next try, which makes it the call's own.
         let tries_again = call.asked.may_wait || (call.was_lost && call.attempts < LOST_TRIES_MAX);
         let after_ms = pause_ms(&rules, call.attempts, id.0);
-        if let Stage::Asking { ahead } = &mut call.stage
-            && let Some(grant) = ahead.take()
-        {
-            self.give_back(grant.value, lease_ms, now);
-        }
         if tries_again {
             out.push(Action::TryLater { call: id, after_ms });
         } else {
