@@ -52,6 +52,8 @@ pub struct Call {
     pub predecessor: Option<Arc<[u8]>>,
     /// It had such a predecessor, so that what it repeats is a fence nobody was told of.
     pub repeats_untold: bool,
+    /// A value that was to be taken back, and was not there any more because this call had just made it its own.
+    pub took_over: Option<Arc<[u8]>>,
 }
 
 impl Call {
@@ -70,6 +72,7 @@ impl Call {
             frees_before: 0,
             predecessor: None,
             repeats_untold: false,
+            took_over: None,
         }
     }
 

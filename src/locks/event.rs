@@ -77,8 +77,10 @@ pub enum Tried {
     Repeated {
         /// Same fence, the caller's value.
         grant: Grant,
-        /// Which call the value named until then.
-        before: Option<Named>,
+        /// The whole value until then.
+        before: Arc<[u8]>,
+        /// Which call of this node that named.
+        ours: Option<Named>,
     },
     /// The key was free and went to the waiter who was offered.
     HandedOver {

@@ -281,8 +281,12 @@ impl Line {
         self.desk_mut(&owner).trying = None;
         match outcome {
             Tried::Granted(grant) => self.granted_by_own_try(id, grant, true, now, out),
-            Tried::Repeated { grant, before } => {
-                let is_new = self.calls[&id].repeats_untold || before.is_some_and(|before| self.is_untold(before));
+            Tried::Repeated { grant, before, ours } => {
+                let call = &self.calls[&id];
+                let is_new = call.repeats_untold
+                    || call.took_over.as_ref() == Some(&before)
+                    || ours.is_some_and(|ours| self.is_untold(ours))
+                    || self.is_giving_back(&before);
                 self.granted_by_own_try(id, grant, is_new, now, out);
             }
             Tried::HandedOver { grant, arrival_us } => {
@@ -588,6 +592,10 @@ impl Line {
         if !self.give_backs.iter().any(|known| known.value == value) {
             self.give_backs.push_back(GiveBack { value, until });
         }
+    }
+
+    fn is_giving_back(&self, value: &[u8]) -> bool {
+        self.give_backs.iter().chain(&self.giving_back).any(|give_back| *give_back.value == *value)
     }
 
     /// `true` where nobody was told of the fence that this call holds: it is this very grant that is asked for again, or the call

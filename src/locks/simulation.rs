@@ -270,11 +270,11 @@ impl World {
                 None => Tried::Granted(self.grant(call.0, owner, lease_ms)),
             },
             Some(key) if key.owner == owner => {
-                let before = key.named();
+                let (before, ours) = (key.value(), key.named());
                 let is_repeat = key.is_repeat || key.call != call.0;
                 let key = Key { call: call.0, is_repeat, until: Some(self.now.plus_ms(lease_ms)), ..key };
                 self.key = Some(key.clone());
-                Tried::Repeated { grant: Grant { fence: Fence(key.fence), value: key.value() }, before }
+                Tried::Repeated { grant: Grant { fence: Fence(key.fence), value: key.value() }, before, ours }
             }
             Some(key) => Tried::Refused { seen: self.seen(&key), arrival_us },
         }

@@ -307,7 +307,7 @@ fn a_grant_ahead_of_the_own_try_is_told_when_that_returns() {
     story.begins("ann'", Level::Normal, true);
     assert_eq!(story.holder_releases(), [""; 0], "only the own try shows that this client may have the key");
     let grant = Grant { fence: Fence(101), value: Arc::from(&b"101"[..]) };
-    let outcome = Tried::Repeated { grant, before: Some(named(&story, "ann'", 101)) };
+    let outcome = Tried::Repeated { grant, before: Arc::from(&b"101"[..]), ours: Some(named(&story, "ann'", 101)) };
     assert_eq!(story.tried("ann'", None, outcome), ["ann' has 101"]);
 }
 
@@ -418,7 +418,7 @@ fn an_older_try_under_way_holds_the_owners_newer_call_back() {
     assert_eq!(story.step(Event::TriesAgain(call)), ["ann' tries"]);
     let grant = Grant { fence: Fence(101), value: Arc::from(&b"new"[..]) };
     story.leaves("ann'");
-    let outcome = Tried::Repeated { grant, before: None };
+    let outcome = Tried::Repeated { grant, before: Arc::from(&b"old"[..]), ours: None };
     assert_eq!(story.tried("ann'", None, outcome), ["take back new"], "nobody was told of this fence ever");
 }
 
@@ -428,7 +428,10 @@ fn a_repeat_whose_client_left_does_not_end_the_hold() {
     story.begins("ann", Level::Normal, false);
     story.leaves("ann");
     let grant = story.grant();
-    assert_eq!(story.tried("ann", None, Tried::Repeated { grant, before: None }), [""; 0]);
+    assert_eq!(
+        story.tried("ann", None, Tried::Repeated { grant, before: Arc::from(&b"old"[..]), ours: None }),
+        [""; 0]
+    );
     assert!(story.line.is_idle());
 }
 
