@@ -332,6 +332,11 @@ impl Line {
         call.was_lost = false;
         call.predecessor = None;
         if call.is_living() {
+            let grant = match &mut call.stage {
+                // Lost to somebody around us and granted anew before this reply came: the newer fence is the one that holds.
+                Stage::Asking { ahead } => ahead.take().filter(|ahead| ahead.fence > grant.fence).unwrap_or(grant),
+                _ => grant,
+            };
             self.end(id, Stage::Granted(grant.fence), now);
             out.push(Action::Answer { call: id, answer: Answer::Granted { grant, is_new } });
             return;
