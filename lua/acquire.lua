@@ -3,7 +3,7 @@
 -- KEYS: lock, fence counter   ARGV: fence floor, the asker (5), the waiter who ranks before him (5, or none)
 -- Returns: the fence as an integer when the lock was free, or
 --   'handed', fence, time        the waiter before the asker has it now
---   'repeat', value before       the asker held it; fence and acquired_at stand
+--   'repeat', value before, value now   the asker held it; fence and acquired_at stand
 --   'held', value, pttl, time    another holds it
 -- time is two elements, the upstream's seconds and microseconds.
 local lock, counter, floor = KEYS[1], KEYS[2], tonumber(ARGV[1])
@@ -21,12 +21,18 @@ if type(exists) == 'table' then return exists end
 local value = redis.pcall('GET', lock)
 if type(value) == 'table' then return value end
 local owner = ARGV[asker]
-local holder, fence, _, acquired_at = fields(value)
+local holder, fence, _, acquired_at, call = fields(value)
 if holder == owner then
-  local fresh = owner .. '\31' .. fence .. '\31' .. ARGV[asker + 2] .. '\31' .. acquired_at .. '\31' .. ARGV[asker + 4]
-  local written = redis.pcall('SET', lock, fresh, 'PX', ARGV[asker + 1])
+  -- A `+` after the call says that it only repeats: were its answer lost, the hold that another call was told of must not be
+  -- taken for its own. The same call sent twice stays what it was.
+  local mark = ARGV[asker + 4]
+  local call_end = mark:find('\31', 1, true)
+  local mine = mark:sub(1, call_end - 1)
+  if call ~= mine then mine = mine .. '+' end
+  local now = owner .. '\31' .. fence .. '\31' .. ARGV[asker + 2] .. '\31' .. acquired_at .. '\31' .. mine .. mark:sub(call_end)
+  local written = redis.pcall('SET', lock, now, 'PX', ARGV[asker + 1])
   if written.err then return written end
-  return {'repeat', value}
+  return {'repeat', value, now}
 end
 local time = redis.call('TIME')
 return {'held', value, redis.call('PTTL', lock), time[1], time[2]}

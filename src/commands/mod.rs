@@ -3,7 +3,7 @@
 
 mod builtin;
 mod encode;
-mod glob;
+pub mod glob;
 pub mod introspect;
 pub mod lock_args;
 pub mod lock_spec;

@@ -187,7 +187,7 @@ fn attempt_once<C: Caller>(
         let outcome = match store.acquire(&caller, &key, &asker, before.as_ref(), is_rule_key).await {
             Ok(Acquired::Granted(grant)) => Tried::Granted(grant),
             Ok(Acquired::Repeated(grant, value)) => {
-                Tried::Repeated { grant, before: store.names_call(&value).map(|(call, _)| call) }
+                Tried::Repeated { grant, ours: store.names_call(&value), before: value }
             }
             Ok(Acquired::HandedOver(grant, arrival_us)) => Tried::HandedOver { grant, arrival_us },
             Ok(Acquired::Refused(held, arrival_us)) => Tried::Refused { seen: seen(store, held), arrival_us },

@@ -10,6 +10,7 @@ mod afloat;
 mod bound;
 mod hand_over;
 mod reply;
+mod rules;
 mod settings;
 mod shards;
 
@@ -21,6 +22,7 @@ use tokio::time::Instant;
 
 pub use bound::BoundLocks;
 pub use reply::LockReply;
+pub use rules::LockKeys;
 pub use settings::LockSettings;
 
 use crate::commands::lock_args::LockCommand;

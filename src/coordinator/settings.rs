@@ -1,7 +1,7 @@
 //! What the configuration says about locks.
 
+use super::rules::LockKeys;
 use crate::locks::LineRules;
-use crate::locks::rules::LockKeys;
 
 /// Settings of the lock engine. Times are in milliseconds.
 #[derive(Debug, Clone)]

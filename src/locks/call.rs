@@ -50,6 +50,10 @@ pub struct Call {
     pub frees_before: u64,
     /// A grant to this owner's older call, of which nobody was told: this call's repeat makes it its own.
     pub predecessor: Option<Arc<[u8]>>,
+    /// It had such a predecessor, so that what it repeats is a fence nobody was told of.
+    pub repeats_untold: bool,
+    /// A value that was to be taken back, and was not there any more because this call had just made it its own.
+    pub took_over: Option<Arc<[u8]>>,
 }
 
 impl Call {
@@ -67,6 +71,8 @@ impl Call {
             attempts: 0,
             frees_before: 0,
             predecessor: None,
+            repeats_untold: false,
+            took_over: None,
         }
     }
 

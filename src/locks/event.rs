@@ -53,8 +53,19 @@ pub struct Seen {
     pub value: Arc<[u8]>,
     /// The rest of the lease in ms; `None` where it has no expiry.
     pub left_ms: Option<u64>,
-    /// The call of this node that the value names, with its fence.
-    pub ours: Option<(CallId, Fence)>,
+    /// The call of this node that the value names.
+    pub ours: Option<Named>,
+}
+
+/// A call of this node, as the value of a lock names it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Named {
+    /// The call.
+    pub call: CallId,
+    /// The fence it holds the lock under.
+    pub fence: Fence,
+    /// It only repeated: an older call of its owner was granted this fence.
+    pub is_repeat: bool,
 }
 
 /// What a call's own try brought.
@@ -66,8 +77,10 @@ pub enum Tried {
     Repeated {
         /// Same fence, the caller's value.
         grant: Grant,
-        /// Which call the value named until then.
-        before: Option<CallId>,
+        /// The whole value until then.
+        before: Arc<[u8]>,
+        /// Which call of this node that named.
+        ours: Option<Named>,
     },
     /// The key was free and went to the waiter who was offered.
     HandedOver {

@@ -61,6 +61,12 @@ impl Line {
                     Some(known) => Some(left.map_or(known, |left| left.min(known))),
                     None => left,
                 };
+                // What was to be taken back may have become the owner's newer call's, whose reply is on its way: if its client
+                // leaves as well, that call has to give it back.
+                let newer = seen.ours.and_then(|ours| self.calls.get_mut(&ours.call));
+                if let (Some(newer), Some(giving_back)) = (newer, &giving_back) {
+                    newer.took_over = Some(giving_back.value.clone());
+                }
                 // Those whose lost replies this look settles are still known to `saw`.
                 self.saw(&seen, now, out);
                 self.answered(now);

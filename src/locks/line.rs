@@ -5,7 +5,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use super::call::{Call, Stage};
-use super::event::{Action, Answer, AskedFor, Event, Grant, Offer, Released, Seen, Tried};
+use super::event::{Action, Answer, AskedFor, Event, Grant, Named, Offer, Released, Seen, Tried};
 use super::hand_on::may_send_after;
 use super::rank::{Place, Rank};
 use super::ranking::Ranking;
@@ -217,7 +217,10 @@ impl Line {
             // The newer call takes over: the place, and a grant that nobody was told of yet.
             let before = self.calls.get_mut(&older);
             call.place = before.as_ref().and_then(|before| before.place);
-            call.predecessor = before.filter(|before| !before.is_trying).and_then(|before| before.predecessor.take());
+            if let Some(before) = before.filter(|before| !before.is_trying) {
+                call.predecessor = before.predecessor.take();
+                call.repeats_untold = call.predecessor.is_some();
+            }
             self.end(older, Stage::Gone { keeps_place: true }, now);
             out.push(Action::Answer { call: older, answer: Answer::NotGranted });
         }
@@ -278,9 +281,12 @@ impl Line {
         self.desk_mut(&owner).trying = None;
         match outcome {
             Tried::Granted(grant) => self.granted_by_own_try(id, grant, true, now, out),
-            Tried::Repeated { grant, before } => {
-                let is_new =
-                    self.calls[&id].predecessor.is_some() || before.is_some_and(|b| b == id || self.is_untold(b));
+            Tried::Repeated { grant, before, ours } => {
+                let call = &self.calls[&id];
+                let is_new = call.repeats_untold
+                    || call.took_over.as_ref() == Some(&before)
+                    || ours.is_some_and(|ours| self.is_untold(ours))
+                    || self.is_giving_back(&before);
                 self.granted_by_own_try(id, grant, is_new, now, out);
             }
             Tried::HandedOver { grant, arrival_us } => {
@@ -326,6 +332,11 @@ impl Line {
         call.was_lost = false;
         call.predecessor = None;
         if call.is_living() {
+            let grant = match &mut call.stage {
+                // Lost to somebody around us and granted anew before this reply came: the newer fence is the one that holds.
+                Stage::Asking { ahead } => ahead.take().filter(|ahead| ahead.fence > grant.fence).unwrap_or(grant),
+                _ => grant,
+            };
             self.end(id, Stage::Granted(grant.fence), now);
             out.push(Action::Answer { call: id, answer: Answer::Granted { grant, is_new } });
             return;
@@ -336,7 +347,10 @@ impl Line {
         // Nobody was told of this grant. The owner's newer call, if there is one, makes it its own; else it goes to the next.
         let newer = self.owners.get(&owner).and_then(|desk| desk.living);
         match newer.and_then(|newer| self.calls.get_mut(&newer)) {
-            Some(newer) => newer.predecessor = Some(grant.value),
+            Some(newer) => {
+                newer.predecessor = Some(grant.value);
+                newer.repeats_untold = true;
+            }
             None => self.give_back(grant.value, lease_ms, now),
         }
     }
@@ -347,6 +361,7 @@ impl Line {
         let call = self.call_mut(id);
         call.was_lost = false;
         call.predecessor = None;
+        call.repeats_untold = false;
         let place = *call.place.get_or_insert(Place { arrival_us, first_call: id });
         let (may_wait, owner) = (call.asked.may_wait, call.asked.owner.clone());
         match &mut call.stage {
@@ -387,14 +402,9 @@ impl Line {
             self.settle_later(id, now);
             return;
         }
-        let lease_ms = call.asked.lease_ms;
+        // A grant ahead of this try stays: to take it back now would race with the next try, which makes it the call's own.
         let tries_again = call.asked.may_wait || (call.was_lost && call.attempts < LOST_TRIES_MAX);
         let after_ms = pause_ms(&rules, call.attempts, id.0);
-        if let Stage::Asking { ahead } = &mut call.stage
-            && let Some(grant) = ahead.take()
-        {
-            self.give_back(grant.value, lease_ms, now);
-        }
         if tries_again {
             out.push(Action::TryLater { call: id, after_ms });
         } else {
@@ -427,7 +437,7 @@ impl Line {
 
     /// A script found the lock held. If by one of our calls, then the reply that would have told was lost or is still on its way.
     pub(super) fn saw(&mut self, seen: &Seen, now: Moment, out: &mut Vec<Action>) {
-        let Some((id, fence)) = seen.ours else { return };
+        let Some(Named { call: id, fence, is_repeat }) = seen.ours else { return };
         let Some(call) = self.calls.get(&id) else { return };
         let grant = Grant { fence, value: seen.value.clone() };
         match call.stage {
@@ -435,10 +445,12 @@ impl Line {
                 self.granted_to(id, grant, now, out);
                 self.expires = seen.left_ms.map(|left_ms| now.plus_ms(left_ms));
             }
-            Stage::Gone { .. } => {
+            Stage::Gone { .. } if !is_repeat || call.repeats_untold => {
                 let lease_ms = call.asked.lease_ms;
                 self.give_back(grant.value, lease_ms, now);
             }
+            // He holds it by an older call.
+            Stage::Gone { .. } => {}
             // Its own try will tell.
             Stage::Asking { .. } | Stage::Granted(_) => {}
         }
@@ -587,8 +599,17 @@ impl Line {
         }
     }
 
-    fn is_untold(&self, id: CallId) -> bool {
-        self.calls.get(&id).is_some_and(|call| matches!(call.stage, Stage::Gone { .. }))
+    fn is_giving_back(&self, value: &[u8]) -> bool {
+        self.give_backs.iter().chain(&self.giving_back).any(|give_back| *give_back.value == *value)
+    }
+
+    /// `true` where nobody was told of the fence that this call holds: it is this very grant that is asked for again, or the call
+    /// was over before its grant was known.
+    fn is_untold(&self, named: Named) -> bool {
+        self.calls.get(&named.call).is_some_and(|call| {
+            let is_told_of = matches!(call.stage, Stage::Granted(_));
+            !is_told_of && (!named.is_repeat || call.repeats_untold)
+        })
     }
 
     // ---- What is known of the key.

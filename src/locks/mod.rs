@@ -6,7 +6,11 @@ mod hand_on;
 pub mod line;
 mod rank;
 mod ranking;
-pub mod rules;
 
-pub use event::{Action, Answer, AskedFor, Event, Grant, Handing, Offer, Released, Seen, Tried};
+pub use event::{Action, Answer, AskedFor, Event, Grant, Handing, Named, Offer, Released, Seen, Tried};
 pub use line::{Line, LineRules};
+
+#[cfg(test)]
+mod simulation;
+#[cfg(test)]
+mod tests;

@@ -9,8 +9,8 @@ pub mod value;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::domain::{CallId, FIELD_SEPARATOR, Fence, LockKey};
-use crate::locks::{Grant, Offer};
+use crate::domain::{FIELD_SEPARATOR, Fence, LockKey};
+use crate::locks::{Grant, Named, Offer};
 use crate::upstream::call::{CallError, Caller};
 use reply::Reply;
 use script::Script;
@@ -50,10 +50,15 @@ impl Claim {
     }
 
     /// The value that the script wrote under `fence`.
-    fn value(&self, fence: Fence, acquired_at: &str) -> Arc<[u8]> {
+    fn value(&self, fence: Fence) -> Arc<[u8]> {
         let fence = fence.0.to_string();
-        let fields =
-            [self.offer.owner.as_bytes(), fence.as_bytes(), self.level.as_bytes(), acquired_at.as_bytes(), &self.mark];
+        let fields = [
+            self.offer.owner.as_bytes(),
+            fence.as_bytes(),
+            self.level.as_bytes(),
+            self.acquired_at.as_bytes(),
+            &self.mark,
+        ];
         fields.join(&FIELD_SEPARATOR).into()
     }
 }
@@ -149,10 +154,10 @@ impl Store {
         Claim { lease, level: offer.level.number().to_string(), acquired_at: now_ms.to_string(), mark, offer }
     }
 
-    /// The call of this node that holds a lock of that `value`, with its fence.
-    pub fn names_call(&self, value: &[u8]) -> Option<(CallId, Fence)> {
+    /// The call of this node that holds a lock of that `value`.
+    pub fn names_call(&self, value: &[u8]) -> Option<Named> {
         let fields = Fields::read(value)?;
-        Some((fields.call_of(&self.node)?, fields.fence))
+        Some(Named { call: fields.call_of(&self.node)?, fence: fields.fence, is_repeat: fields.is_repeat })
     }
 
     /// Asks for `key` for `asker`; a free lock goes to `before`, if one is given.
@@ -179,11 +184,10 @@ impl Store {
                 {
                     Ok(Acquired::HandedOver(self.granted(before, *fence)?, time(secs, micros)?))
                 }
-                ([Reply::Text(word), Reply::Text(value)], _) if word == b"repeat" => {
-                    let Some(fields) = Fields::read(value) else { return Err(odd_reply()) };
-                    let acquired_at = fields.acquired_at_ms.to_string();
-                    let grant = Grant { fence: fields.fence, value: asker.value(fields.fence, &acquired_at) };
-                    Ok(Acquired::Repeated(grant, value.as_slice().into()))
+                ([Reply::Text(word), Reply::Text(before), Reply::Text(now)], _) if word == b"repeat" => {
+                    let Some(fields) = Fields::read(now) else { return Err(odd_reply()) };
+                    let grant = Grant { fence: fields.fence, value: now.as_slice().into() };
+                    Ok(Acquired::Repeated(grant, before.as_slice().into()))
                 }
                 (
                     [
@@ -334,7 +338,7 @@ impl Store {
     fn granted(&self, claim: &Claim, fence: i64) -> Result<Grant, StoreError> {
         let fence = u64::try_from(fence).ok().filter(|fence| (1..=FENCE_MAX).contains(fence)).ok_or_else(odd_reply)?;
         self.fence_max.fetch_max(fence, Ordering::Relaxed);
-        Ok(Grant { fence: Fence(fence), value: claim.value(Fence(fence), &claim.acquired_at) })
+        Ok(Grant { fence: Fence(fence), value: claim.value(Fence(fence)) })
     }
 }
 

@@ -21,6 +21,8 @@ pub struct Fields<'a> {
     pub node: &'a [u8],
     /// The call of that node, as written.
     pub call: &'a [u8],
+    /// The call only repeated: an older one of this owner had been granted this fence.
+    pub is_repeat: bool,
     /// What the client noted, to the end.
     pub meta: &'a [u8],
 }
@@ -40,11 +42,12 @@ impl<'a> Fields<'a> {
         let meta = parts.next()?;
         // A claim that is not yet confirmed ends in `?`.
         let named = grantor.strip_suffix(b"?").unwrap_or(grantor);
+        let (named, is_repeat) = named.strip_suffix(b"+").map_or((named, false), |named| (named, true));
         let (node, call) = match memchr::memrchr(b':', named) {
             Some(colon) => (&named[..colon], &named[colon + 1..]),
             None => (named, &[][..]),
         };
-        Some(Fields { owner, fence: Fence(fence), level, acquired_at_ms, node, call, meta })
+        Some(Fields { owner, fence: Fence(fence), level, acquired_at_ms, node, call, is_repeat, meta })
     }
 
     /// The call of `node` that this value names; `None` where another node granted it.
