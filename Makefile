@@ -3,6 +3,8 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .PHONY: help run build test lint bench docker clean
 
+# Where rustup puts cargo, for shells that have not heard of it yet.
+export PATH := $(PATH):$(HOME)/.cargo/bin
 CARGO ?= cargo
 # Where `make run` listens.
 LISTEN ?= 127.0.0.1:7379

@@ -44,9 +44,8 @@ apt_install() {
 }
 
 need_rust() {
-    if ! have cargo && [ -x "$HOME/.cargo/bin/cargo" ]; then
-        PATH="$HOME/.cargo/bin:$PATH"
-    fi
+    # Where rustup puts it, for shells that have not heard of it yet.
+    PATH="$PATH:$HOME/.cargo/bin"
     have cargo || die "cargo is missing: install Rust (1.90 or later) with rustup, https://rustup.rs, then try again"
     have cc || apt_install gcc libc6-dev
 }

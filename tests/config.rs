@@ -199,14 +199,14 @@ fn a_variable_set_to_nothing_is_not_set() {
 
 #[test]
 fn variables_are_put_into_the_texts_of_the_file() {
-    let said = file("upstream = 'redis://:${PW}@h'\nmax_queue = '${QUEUE}'\n[nodes]\nid = 'a$$b'")
+    let said = file("upstream = 'redis://:${PW}@h'\nmax_queue = '${QUEUE}'\n[nodes]\nannounce = 'a$$b'")
         .in_variable("PW", "s3cret")
         .in_variable("QUEUE", "5");
     let config = said.loads().config;
     let Upstream::Standalone(endpoint) = &config.upstream else { panic!("{:?}", config.upstream) };
     assert_eq!(endpoint.password.as_deref(), Some("s3cret"));
     assert_eq!(config.max_queue, 5);
-    assert_eq!(config.nodes.id.as_deref(), Some("a$b"));
+    assert_eq!(config.nodes.announce.as_deref(), Some("a$b"));
     file("\n\nupstream = 'redis://:${PW}@h'").is_refused(
         "lockgate.toml:3:12: upstream: the environment variable PW is not set; set it, or write the value here",
     );
@@ -238,6 +238,7 @@ fn an_error_names_file_line_column_key_and_the_fix() {
         ("default_ttl = '3h'", "default_ttl (3h) is longer than max_ttl (2h); lower default_ttl or raise max_ttl"),
         ("max_ttl = '1s'", "max_ttl: default_ttl (30s) is longer than max_ttl (1s)"),
         ("[limits]\noutput_buffer = 'big'", "limits.output_buffer: 'big' does not fit; write a size such as \"64kb\""),
+        ("[nodes]\nid = 'a:b?'", "nodes.id: 'a:b?' does not fit; write at most 64 letters"),
         ("[log]\nlevel = 'loud'", "log.level: 'loud' does not fit; write \"error\""),
         ("lock_keys = 'orders:*'", "lock_keys: is a string; write [[lock_keys]] on a line"),
         ("[[lock_keys]]\nwait = '1s'", "lockgate.toml:1:1: lock_keys.match: is missing or empty"),
@@ -365,7 +366,7 @@ fn no_error_and_no_dump_shows_a_password() {
 
 #[test]
 fn the_dump_reads_back_as_the_same_configuration() {
-    let text = "max_ttl = '90m'\nworkers = 2\n[[lock_keys]]\nmatch = 'a\"\\b'\nwait = '1s'\n[nodes]\nid = 'é'";
+    let text = "max_ttl = '90m'\nworkers = 2\n[[lock_keys]]\nmatch = 'a\"\\b'\nwait = '1s'\n[nodes]\nannounce = 'é'";
     let loaded = file(text).loads();
     let dumped = config::dump(&loaded);
     assert_eq!(file(&dumped).loads().config, loaded.config, "{dumped}");

@@ -43,7 +43,8 @@ fn forward(watched: SigSet, events: &Sender<Event>) {
         let event = match signal {
             Signal::SIGHUP => Event::Reload,
             _ if is_ending => {
-                tracing::warn!("{signal} again: stopping at once");
+                // Not through the log, which would not be written out any more.
+                eprintln!("lockgate: {signal} again: stopping at once");
                 // The embedded server is told by the kernel, and writes out what it has.
                 std::process::exit(128 + signal as i32);
             }

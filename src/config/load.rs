@@ -15,6 +15,9 @@ const PASS_ALL_VARIABLE: &str = "DISABLE_ENHANCED_LOCKING";
 /// A configuration is read whole, so a wrong path such as a device must not fill the memory.
 const FILE_SIZE_MAX: u64 = 4 << 20;
 
+/// Longest name of a node, in bytes.
+const NODE_ID_MAX: usize = 64;
+
 /// What the flags say; a flag that was not given says nothing.
 #[derive(Clone, Debug, Default)]
 pub struct Flags {
@@ -252,6 +255,16 @@ impl Reader {
                 self.problem(&self.origin(said), said, says);
             }
         }
+        if let Some(id) = &self.config.nodes.id {
+            // The name stands in the value of every lock, between separators of its own.
+            let is_plain =
+                id.len() <= NODE_ID_MAX && id.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b));
+            if !is_plain {
+                let says =
+                    format!("'{id}' does not fit; write at most {NODE_ID_MAX} letters, digits, '.', '_' and '-'");
+                self.problem(&self.origin("nodes.id"), "nodes.id", says);
+            }
+        }
         if let Upstream::Standalone(endpoint) = &self.config.upstream {
             if endpoint.address == self.config.listen && !matches!(endpoint.address, Address::Tcp { port: 0, .. }) {
                 let says = format!(
@@ -309,9 +322,6 @@ impl Reader {
                 "listen is {listen} and trust_clients is true: whoever reaches this port acts with the upstream URL's \
                  credentials"
             ));
-        }
-        if self.origins.contains_key("data_dir") && self.config.upstream != Upstream::Embedded {
-            self.notes.push("data_dir is set, but only the embedded upstream uses it".to_owned());
         }
         let early: Vec<&str> = KEYS
             .iter()

@@ -7,6 +7,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
+use nix::errno::Errno;
 use nix::sys::signal::{SigSet, Signal};
 
 use super::EmbeddedError;
@@ -124,7 +125,7 @@ fn end_with_parent(command: &mut Command) {
         SigSet::empty().thread_set_mask()?;
         // Had the parent died before the first line, nobody would send the signal any more.
         if nix::unistd::getppid() != parent {
-            return Err(io::Error::other("the parent has gone"));
+            return Err(Errno::ESRCH.into());
         }
         Ok(())
     };
