@@ -158,7 +158,7 @@ fn a_ttl_of_one_millisecond_is_not_forever() {
 
 #[test]
 fn a_ttl_above_the_maximum_is_cut() {
-    let stage = Stage::with("max_ttl = \"10s\"\n");
+    let stage = Stage::with("default_ttl = \"5s\"\nmax_ttl = \"10s\"\n");
     let mut client = stage.client();
     for ttl in ["10001", "7200000", "9007199254740991"] {
         assert!(client.run(&format!("LOCK.ACQUIRE orders:{ttl} ann TTL {ttl}")).int() > 0);

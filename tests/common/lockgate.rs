@@ -41,6 +41,10 @@ impl Lockgate {
             file
         });
         let mut command = Command::new(env!("CARGO_BIN_EXE_lockgate"));
+        // Settings of whoever runs the tests are not the test's.
+        for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("LOCKGATE_")) {
+            command.env_remove(name);
+        }
         command.args(["serve", "--listen", "127.0.0.1:0"]).args(arguments);
         if let Some(file) = &config {
             command.arg("--config").arg(file.path());

@@ -51,6 +51,8 @@ impl Wire {
             .unwrap_or_else(|error| panic!("cannot connect to {addr}: {error}"));
         // Each send leaves at once, so that what the test cuts stays cut.
         stream.set_nodelay(true).unwrap();
+        // Who takes nothing for so long will take nothing at all; the test goes on and says what is missing.
+        stream.set_write_timeout(Some(PATIENCE)).unwrap();
         Self::over(Stream::Tcp(stream))
     }
 
@@ -97,7 +99,7 @@ impl Wire {
                 Ok(n) => sent += n,
             }
         }
-        stream.set_write_timeout(None).unwrap();
+        stream.set_write_timeout(Some(PATIENCE)).unwrap();
         sent
     }
 
