@@ -89,8 +89,9 @@ def _calm(target: Target, seconds: float) -> tuple[list[float], int]:
         client = clients[turn % CALM_CONNECTIONS]
         client.sendall(ask)
         client.recv(4096)
-        waited_ms = (time.perf_counter() - asked) * 1000
-        if asked >= warm:
+        answered = time.perf_counter()
+        waited_ms = (answered - asked) * 1000
+        if answered >= warm:
             waits_ms.append(waited_ms)
             while (waited_ms := waited_ms - INTERVAL_MS) > 0:
                 waits_ms.append(waited_ms)
