@@ -5,6 +5,7 @@ from pathlib import Path
 from . import targets as judged
 from .figures import Cells, OTHERS_CORES_MAX, disturbed
 from .memory import MIB
+from .noise import NEVER_READS
 from .pause import DISTURBANCES
 from .servers import KINDS
 
@@ -129,10 +130,12 @@ def _pauses(results: dict, names: list[str]) -> str:
         row = [disturbance]
         for name in names:
             one = found.get((name, disturbance))
-            row.append("–" if one is None else " / ".join(_short(one[figure]) for figure in ("p50_ms", "p99_ms", "max_ms")))
+            row.append("–" if one is None else one["stuck"] or " / ".join(_short(one[figure]) for figure in ("p50_ms", "p99_ms", "max_ms")))
         rows.append(row)
+    unread = [found.get((name, NEVER_READS)) for name in names]
+    rows.append([f"(most memory beside {NEVER_READS})", *("–" if one is None else f"{one['peak_bytes'] / MIB:.0f} MiB" for one in unread)])
     return ("### What calm clients wait while another misbehaves, p50 / p99 / longest in ms\n\n"
-            + _table(["meanwhile", *(LABELS[name] for name in names)], rows))
+            + _table(["beside", *(LABELS[name] for name in names)], rows))
 
 
 def _calls(results: dict, names: list[str]) -> str:
