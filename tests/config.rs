@@ -436,7 +436,9 @@ fn the_examples_load_and_the_documentation_knows_every_key() {
 fn lockgate(arguments: &[&str], variables: &HashMap<&str, &str>) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_lockgate"));
     let ours = std::env::vars_os().map(|(name, _)| name).filter(|name| name.to_string_lossy().starts_with("LOCKGATE_"));
-    ours.for_each(|name| drop(command.env_remove(name)));
+    for name in ours {
+        command.env_remove(name);
+    }
     command.args(arguments).envs(variables).output().expect("runs")
 }
 

@@ -35,7 +35,9 @@ fn lockgate() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_lockgate"));
     let names = std::env::vars_os().map(|(name, _)| name);
     let ours = names.filter(|name| name.to_string_lossy().starts_with("LOCKGATE_"));
-    ours.for_each(|name| drop(command.env_remove(name)));
+    for name in ours {
+        command.env_remove(name);
+    }
     command
 }
 
