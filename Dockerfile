@@ -19,8 +19,8 @@ RUN find src -name '*.rs' -exec touch {} + \
 
 FROM debian:bookworm-slim AS bare
 # A fixed id, so that volumes can be prepared for it.
-RUN groupadd --system --gid 7379 lockgate \
-    && useradd --system --uid 7379 --gid lockgate --home-dir /data --no-create-home --shell /usr/sbin/nologin lockgate \
+RUN groupadd --gid 7379 lockgate \
+    && useradd --uid 7379 --gid lockgate --home-dir /data --no-create-home --shell /usr/sbin/nologin lockgate \
     && install -d -o lockgate -g lockgate -m 700 /data
 COPY --from=build /src/target/release/lockgate /usr/local/bin/lockgate
 COPY LICENSE /usr/share/doc/lockgate/LICENSE

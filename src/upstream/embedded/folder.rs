@@ -45,6 +45,15 @@ impl DataFolder {
     }
 }
 
+impl Drop for DataFolder {
+    fn drop(&mut self) {
+        // A folder that was made for the socket alone goes with it; one with something in it stays.
+        if let Some(folder) = self.socket.parent().filter(|folder| *folder != self.path) {
+            let _ = std::fs::remove_dir(folder);
+        }
+    }
+}
+
 /// `$XDG_STATE_HOME/lockgate`, else `~/.local/state/lockgate`.
 fn default_folder() -> Option<PathBuf> {
     let absolute = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
@@ -137,6 +146,6 @@ mod tests {
         let socket = DataFolder::open(Some(&long)).expect("opens").socket().to_owned();
         assert!(socket.as_os_str().len() <= SOCKET_PATH_MAX, "{socket:?}");
         assert_eq!(DataFolder::open(Some(&long)).expect("opens again").socket(), socket);
-        let _ = std::fs::remove_dir_all(socket.parent().expect("a folder"));
+        assert!(!socket.parent().expect("a folder").exists(), "the socket's own folder is left behind");
     }
 }
