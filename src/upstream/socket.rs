@@ -119,6 +119,16 @@ impl Writer {
         }
     }
 
+    /// Closes both directions, also while the other half is still in use.
+    pub fn shut_down(&self) {
+        let socket = match self {
+            Writer::Tcp(half) => socket2::SockRef::from(half.as_ref()).shutdown(std::net::Shutdown::Both),
+            Writer::Unix(half) => socket2::SockRef::from(half.as_ref()).shutdown(std::net::Shutdown::Both),
+        };
+        // A peer that has closed already is what was wanted.
+        let _ = socket;
+    }
+
     /// Wakes the task once there is room to write.
     pub fn poll_writable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {

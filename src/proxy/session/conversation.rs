@@ -29,6 +29,8 @@ enum Expected {
     Monitor,
     /// Ends a transaction in which the connection's own state may have changed.
     ExecLasting,
+    /// Ends a transaction in which database or protocol may have changed.
+    ExecKey,
     Capture,
     Replace(Box<[u8]>),
 }
@@ -65,6 +67,8 @@ pub struct Conversation {
     queued: u32,
     /// Something queued will change the connection's own state.
     has_queued_lasting: bool,
+    has_queued_key: bool,
+    needs_resync: bool,
     is_watching: bool,
     is_tracking: bool,
     is_sticky: bool,
@@ -88,7 +92,12 @@ impl Conversation {
     pub fn is_default(&self) -> bool {
         self.owed.is_empty()
             && self.stream == Stream::Counted
-            && !(self.is_multi || self.is_watching || self.is_tracking || self.is_sticky || self.has_switched_replies)
+            && !(self.needs_resync
+                || self.is_multi
+                || self.is_watching
+                || self.is_tracking
+                || self.is_sticky
+                || self.has_switched_replies)
             && !self.is_subscribed()
             && self.subscribed.iter().all(HashSet::is_empty)
     }
@@ -135,7 +144,8 @@ impl Conversation {
 
     /// What follows must wait for the replies that are owed: they decide how it is to be read.
     pub fn must_settle(&self) -> bool {
-        matches!(self.owed.back(), Some(Expected::Monitor | Expected::ExecLasting))
+        matches!(self.owed.back(), Some(Expected::Monitor | Expected::ExecLasting | Expected::ExecKey))
+            || self.needs_resync
     }
 
     /// Whether Lockgate's own answer to the command at hand is to be given; uses up a `CLIENT REPLY SKIP`.
@@ -227,10 +237,12 @@ impl Conversation {
             Effect::Exec | Effect::Discard => {
                 self.is_multi = false;
                 self.is_watching = false;
-                if effect == Effect::Exec && std::mem::take(&mut self.has_queued_lasting) {
-                    return self.owed.push_back(Expected::ExecLasting);
+                let is_lasting = std::mem::take(&mut self.has_queued_lasting);
+                let changes_key = std::mem::take(&mut self.has_queued_key);
+                if effect == Effect::Exec && (is_lasting || changes_key) {
+                    let end = if is_lasting { Expected::ExecLasting } else { Expected::ExecKey };
+                    return self.owed.push_back(end);
                 }
-                self.has_queued_lasting = false;
             }
             Effect::None | Effect::Multi | Effect::Watch | Effect::Unwatch | Effect::Wait => self.queued += 1,
             _ => {
@@ -239,6 +251,16 @@ impl Conversation {
             }
         }
         self.expect_plain();
+    }
+
+    /// SELECT, HELLO or AUTH is about to be queued in the transaction.
+    pub fn will_change_key(&mut self) {
+        self.has_queued_key = self.is_multi;
+    }
+
+    /// Whether the upstream must be asked for database and protocol; told once.
+    pub fn take_resync(&mut self) -> bool {
+        self.owed.is_empty() && std::mem::take(&mut self.needs_resync)
     }
 
     /// Lockgate's own command went out; its reply is collected.
@@ -355,6 +377,7 @@ impl Conversation {
                 self.stream = Stream::Uncounted;
                 self.owed.clear();
             }
+            Some(Expected::ExecKey) => self.needs_resync = true,
             Some(Expected::Replace(text)) => replacement = Some(text),
             _ => {}
         }

@@ -104,8 +104,20 @@ impl ClientIo {
         self.writer.closed_by_peer().await;
     }
 
+    /// The session is over: closes the connection at once, whatever links still owe it.
+    pub fn hang_up(&self) {
+        self.is_broken.set(true);
+        self.writer.shut_down();
+        if let Some(link) = self.link_waiting_for_room.take() {
+            link.wake();
+        }
+    }
+
     /// Adds bytes for the client.
     pub fn push(&self, mut bytes: &[u8]) {
+        if self.is_broken.get() {
+            return;
+        }
         let mut outbox = self.outbox.borrow_mut();
         if bytes.len() >= DIRECT && outbox.is_empty() {
             match self.writer.try_write(bytes) {

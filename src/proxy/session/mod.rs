@@ -61,6 +61,10 @@ enum Pause {
     NeedsOwn(Why),
     /// What came is no Redis protocol.
     Bad(ProtocolError),
+    /// A command that would have to be held whole is longer than [`HELD_REQUEST_MAX`].
+    TooLong,
+    /// A transaction may have changed the database or the protocol.
+    Resync,
     /// The connection is to be closed.
     Close,
 }
@@ -120,6 +124,7 @@ impl Session {
             worker,
         };
         let _ = session.run().await;
+        session.io.hang_up();
     }
 
     async fn run(&mut self) -> Result<(), Gone> {
@@ -136,6 +141,8 @@ impl Session {
                 Pause::NeedsOwn(why) => Box::pin(self.enter_own(why)).await?,
                 Pause::Big => Box::pin(self.big_request()).await?,
                 Pause::Bad(error) => return Box::pin(self.refuse_protocol(error)).await,
+                Pause::TooLong => return Box::pin(self.refuse_length()).await,
+                Pause::Resync => Box::pin(self.resync()).await?,
                 Pause::Close => return Ok(()),
             }
         }
@@ -151,6 +158,9 @@ impl Session {
         }
         if self.own.is_some() && self.pump_own(cx).is_err() {
             return Poll::Ready(Pause::Close);
+        }
+        if self.own.as_mut().is_some_and(|own| own.talk.take_resync()) {
+            return Poll::Ready(Pause::Resync);
         }
         loop {
             let look = if self.input.is_empty() { Look::Used } else { self.use_input(cx) };

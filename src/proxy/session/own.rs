@@ -210,7 +210,7 @@ impl Session {
                         let name = self.scanner.pending_name().and_then(|range| rest.get(range)).unwrap_or_default();
                         let plan = plan(&facts.table, name, &[]);
                         if let Plan::Here(_) = plan {
-                            break if rest.len() > HELD_REQUEST_MAX { Look::Pause(Pause::Close) } else { Look::Used };
+                            break if rest.len() > HELD_REQUEST_MAX { Look::Pause(Pause::TooLong) } else { Look::Used };
                         }
                         own.streaming = Some(plan);
                     }
@@ -257,9 +257,31 @@ impl Session {
         matches!(own.forward(&facts.table, command, frame, resp), Onward::Sent)
     }
 
-    /// Sends a command of Lockgate's own, or one whose reply it has to see, over the own link once nothing is owed.
+    /// Learns database and protocol from the upstream after a transaction that may have changed them.
+    pub(super) async fn resync(&mut self) -> Result<(), Gone> {
+        let mut request = Vec::new();
+        encode_command(&[&b"CLIENT"[..], b"INFO"], &mut request);
+        let reply = self.ask_own(&request).await?;
+        let text = String::from_utf8_lossy(&reply);
+        let field =
+            |name: &str| text.split_ascii_whitespace().find_map(|word| word.strip_prefix(name)?.parse::<u32>().ok());
+        let mut key = self.key.clone();
+        key.db = field("db=").unwrap_or(key.db);
+        // Redis tells the protocol from 7.0 on, and takes no HELLO in a transaction.
+        key.resp = match field("resp=") {
+            Some(3) => Resp::V3,
+            Some(_) => Resp::V2,
+            None => key.resp,
+        };
+        if let Some(own) = self.own.as_mut() {
+            own.link.rekey(key.clone());
+        }
+        self.set_key(key);
+        Ok(())
+    }
+
+    /// Sends a command of Lockgate's own, or one whose reply it has to see, over the own link; nothing may be owed.
     pub(super) async fn ask_own(&mut self, request: &[u8]) -> Result<Vec<u8>, Gone> {
-        self.drain().await?;
         if let Some(own) = self.own.as_mut() {
             own.captured.clear();
             own.link.push(request);
@@ -310,9 +332,11 @@ impl OwnMode {
                 self.link.push(command);
                 let effect = match plan {
                     Plan::Here(Here::Client) => client_effect(&all),
-                    Plan::Here(Here::Select | Here::Hello | Here::Auth) => Effect::Sticky,
                     _ => Effect::None,
                 };
+                if let Plan::Here(Here::Select | Here::Hello | Here::Auth) = plan {
+                    self.talk.will_change_key();
+                }
                 self.talk.sent(effect, false, &[]);
                 return Onward::Sent;
             }

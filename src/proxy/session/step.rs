@@ -141,6 +141,17 @@ impl Session {
         Err(Gone)
     }
 
+    /// A command that Lockgate answers itself does not stream: beyond [`HELD_REQUEST_MAX`] it is refused.
+    pub(super) async fn refuse_length(&mut self) -> Result<(), Gone> {
+        self.drain().await?;
+        self.answer_line(&format!(
+            "-ERR this command is longer than {HELD_REQUEST_MAX} bytes, the most that Lockgate holds of one; shorten \
+             its arguments"
+        ));
+        self.flushed().await?;
+        Err(Gone)
+    }
+
     /// Waits until every reply owed so far was delivered.
     pub(super) async fn drain(&mut self) -> Result<(), Gone> {
         let io = self.io.clone();

@@ -28,7 +28,12 @@ def main():
         # A terminal gives keys one by one, and redis-cli asks its hints anew after each.
         for key in typed.replace("\\r", "\r").replace("\\t", "\t"):
             os.write(terminal, key.encode())
-        shown += read_until(terminal, expected)
+        seen = read_until(terminal, expected)
+        # Keys typed before the next prompt would be echoed by the terminal, without hints.
+        prompt = f"127.0.0.1:{port}> "
+        if typed.endswith("\\r") and prompt not in seen.split(expected, 1)[1]:
+            seen += read_until(terminal, prompt)
+        shown += seen
     print(shown)
     os.close(terminal)
     os.waitpid(child, 0)
