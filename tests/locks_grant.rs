@@ -270,8 +270,7 @@ fn a_string_that_is_no_lock_is_refused_and_left_alone() {
 fn keys_and_owners_may_be_any_bytes() {
     let stage = Stage::new();
     let mut client = stage.client();
-    let keys: [&[u8]; 9] =
-        [b"", b"{", b"}", b"{}", b"{a}b", b"a{b", b"\x00\xff\r\n \"'", b"\x1f\x1f", b"lockgate:something"];
+    let keys: [&[u8]; 8] = [b"", b"{", b"}", b"{}", b"{a}b", b"a{b", b"\x00\xff\r\n \"'", b"\x1f\x1f"];
     let owners: [&[u8]; 4] = [b"\x00", b"\xff\xfe\r\n$5\r\n", b"with blank", b"{}?:"];
     for key in keys {
         let mut last = 0;
@@ -289,6 +288,14 @@ fn keys_and_owners_may_be_any_bytes() {
             assert_eq!(client.call(&[b"EXISTS", key]), b":0\r\n");
         }
     }
+}
+
+#[test]
+fn lockgates_own_keys_cannot_be_locks() {
+    let stage = Stage::new();
+    let reply = stage.client().run("LOCK.ACQUIRE lockgate:something ann");
+    assert!(reply.is_error("ERR "), "{reply:?}");
+    assert_eq!(stage.bypass().run("DBSIZE"), Reply::Int(0));
 }
 
 #[test]
@@ -375,8 +382,10 @@ fn who_may_not_touch_the_key_may_not_lock_it() {
     let server = RedisServer::start_with(common::ServerKind::Redis70, &["--requirepass", "secret"]);
     let lockgate = Lockgate::before(&server);
     let mut client = lockgate.wire();
-    assert!(client.run("LOCK.ACQUIRE orders:1 ann").is_error("NOAUTH"));
-    assert!(client.run("LOCK.RELEASE orders:1 ann").is_error("NOAUTH"));
+    for line in ["LOCK.ACQUIRE orders:1 ann", "LOCK.ACQUIRE orders:1 ann WAIT 60000", "LOCK.RELEASE orders:1 ann"] {
+        let reply = client.run(line);
+        assert!(reply.is_error("NOAUTH"), "{line}: {reply:?}");
+    }
     assert_eq!(client.run("AUTH secret"), Reply::Simple("OK".into()));
     client.acquires("orders:1", "ann");
     client.run("ACL SETUSER bob on >pw ~bob:* ~lockgate:* +@all");

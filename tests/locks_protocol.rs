@@ -352,7 +352,7 @@ fn command_knows_the_lock_commands() {
     assert!(own >= 7, "{own} commands more than the server's");
     let list = client.run("COMMAND LIST");
     let all = client.run("COMMAND");
-    assert_eq!(list.items().len(), all.items().len());
+    assert_eq!(client.run("COMMAND COUNT").int(), all.items().len() as i64);
     for name in
         ["lock.acquire", "lock.priority", "lock.release", "lock.extend", "lock.info", "lock.position", "lock.cancel"]
     {

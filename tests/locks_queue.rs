@@ -166,23 +166,6 @@ fn a_waiter_that_comes_back_soon_keeps_its_place() {
 }
 
 #[test]
-fn a_waiter_that_timed_out_and_asks_again_soon_keeps_its_place() {
-    let stage = Stage::new();
-    let mut ann = stage.client();
-    ann.acquires("orders:1", "ann");
-    let mut bob = stage.client();
-    bob.ask_line("LOCK.ACQUIRE orders:1 bob WAIT 300");
-    stage.await_waiters("orders:1", 1);
-    let mut cat = stage.client();
-    cat.waits_for("orders:1", "cat");
-    stage.await_waiters("orders:1", 2);
-    assert_eq!(bob.reply(), Reply::Nil);
-    bob.waits_for("orders:1", "bob");
-    stage.await_waiters("orders:1", 2);
-    assert_eq!(stage.client().run("LOCK.POSITION orders:1 bob"), Reply::Int(1));
-}
-
-#[test]
 fn the_newer_call_takes_over_and_the_older_one_gets_nil() {
     let stage = Stage::new();
     let mut ann = stage.client();

