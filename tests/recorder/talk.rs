@@ -44,7 +44,7 @@ pub enum Step {
         who: String,
         commands: Vec<Vec<Vec<u8>>>,
         frames: usize,
-        masked: bool,
+        mask: Mask,
     },
     Raw {
         who: String,
@@ -53,7 +53,7 @@ pub enum Step {
     Read {
         who: String,
         frames: usize,
-        masked: bool,
+        mask: Mask,
     },
     ReadUntil {
         who: String,
