@@ -297,16 +297,13 @@ impl World {
     }
 
     fn release(&mut self, owner: u64, offer: Option<Offer>) -> Released {
-        let was_held = match &self.key {
-            Some(key) if key.owner == owner => {
-                self.ended.insert(key.fence, "released");
-                self.key = None;
-                true
-            }
-            Some(_) => return Released::Kept,
-            None => false,
-        };
-        Released::Freed { handed: offer.map(|offer| self.grant_to(&offer)), was_held }
+        if let Some(key) = self.key.take_if(|key| key.owner == owner) {
+            self.ended.insert(key.fence, "released");
+        }
+        if self.key.is_some() {
+            return Released::Kept;
+        }
+        Released::Freed { handed: offer.map(|offer| self.grant_to(&offer)) }
     }
 
     // ---- The coordinator.
@@ -329,7 +326,7 @@ impl World {
 
     fn step(&mut self, event: Event) {
         let releaser = match &event {
-            Event::Releases { owner, .. } => Some(owner_number(owner)),
+            Event::Releases { owner } => Some(owner_number(owner)),
             _ => None,
         };
         self.say(|| format!("event: {event:?}"));
@@ -361,7 +358,8 @@ impl World {
             Reply::Acquire { call, offered, outcome } => self.step(Event::Tried { call, offered, outcome }),
             Reply::HandOver { offered, outcome } => self.step(Event::HandedOver { offered, outcome }),
             Reply::Release { owner, offered, outcome } => {
-                self.step(Event::Released { owner: owner_id(owner), offered, outcome });
+                let ends_calls = !matches!(outcome, Released::Lost);
+                self.step(Event::Released { owner: owner_id(owner), ends_calls, offered, outcome });
             }
         }
     }
@@ -402,7 +400,7 @@ impl World {
                     }
                 }
             }
-            20 => self.step(Event::Releases { owner: owner_id(owner), ends_calls: true }),
+            20 => self.step(Event::Releases { owner: owner_id(owner) }),
             _ => {
                 // Somebody who waits goes away.
                 let waiting: Vec<u64> =
@@ -470,7 +468,7 @@ impl World {
         // One in ten crashes and leaves it to the lease.
         let is_there = self.dice.u8(..10) > 0;
         if is_there && self.ended.get(&fence).is_none() {
-            self.step(Event::Releases { owner: owner_id(owner), ends_calls: true });
+            self.step(Event::Releases { owner: owner_id(owner) });
         }
     }
 
