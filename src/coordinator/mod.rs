@@ -127,7 +127,7 @@ impl Coordinator {
         owner: OwnerId,
         fence: Option<Fence>,
     ) -> LockReply {
-        let event = Event::Releases { owner: owner.clone(), ends_calls: fence.is_none() };
+        let event = Event::Releases { owner: owner.clone() };
         let offer = self.shards.feed(&key, event, None, self.now()).and_then(|mut fed| {
             let offer = fed.release_to.take();
             self.carry_out(fed, &key, &asker.service);
@@ -143,13 +143,16 @@ impl Coordinator {
             let released = store.release(&caller, &key, owner.as_bytes(), fence, claim.as_ref(), is_rule_key).await;
             let outcome = match &released {
                 Ok((Outcome::HeldByAnother, _)) => Released::Kept,
-                Ok((outcome, handed)) => {
-                    Released::Freed { handed: handed.clone(), was_held: *outcome == Outcome::Released }
-                }
+                Ok((_, handed)) => Released::Freed { handed: handed.clone() },
                 Err(StoreError::Call(CallError::Lost(_))) => Released::Lost,
                 Err(_) => Released::Kept,
             };
-            coordinator.fed(&key, Event::Released { owner, offered, outcome }, &service);
+            // A release under a fence may be one of the past, unless it was heeded.
+            let ends_calls = match &released {
+                Ok((outcome, _)) => fence.is_none() || *outcome == Outcome::Released,
+                Err(_) => false,
+            };
+            coordinator.fed(&key, Event::Released { owner, ends_calls, offered, outcome }, &service);
             released
         };
         match Afloat::new(&self.errands, work).await {

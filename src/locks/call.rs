@@ -2,19 +2,16 @@
 
 use std::sync::Arc;
 
-use super::event::{AskedFor, Grant, Offer};
+use super::event::{AskedFor, Offer};
 use super::rank::{Place, Rank};
 use crate::domain::Fence;
 
 /// How far a call has come.
 #[derive(Debug)]
 pub enum Stage {
-    /// Its own try has not been answered yet.
-    Asking {
-        /// Another script has granted it the lock already (it had inherited a place). The answer waits for the own try, because
-        /// only that one shows that the client may have the key at all.
-        ahead: Option<Grant>,
-    },
+    /// Its own try has not been answered yet. Nobody else's script grants to it, because only the own try shows that the client may
+    /// have the key at all.
+    Asking,
     /// Refused once, and waiting in line.
     Waiting,
     /// Answered with this fence.
@@ -46,6 +43,10 @@ pub struct Call {
     /// A lost reply may have granted to it; the next look at the key will tell.
     pub is_unsettled: bool,
     pub attempts: u32,
+    /// Why its last try brought nothing.
+    pub trouble: Option<Arc<str>>,
+    /// An older call of this owner was granted while the own try was under way.
+    pub owner_was_granted: bool,
     /// The line's count of frees when the try went out.
     pub frees_before: u64,
     /// A grant to this owner's older call, of which nobody was told: this call's repeat makes it its own.
@@ -60,7 +61,7 @@ impl Call {
     pub fn new(asked: AskedFor) -> Self {
         Call {
             asked,
-            stage: Stage::Asking { ahead: None },
+            stage: Stage::Asking,
             place: None,
             is_queued: false,
             is_trying: false,
@@ -69,6 +70,8 @@ impl Call {
             offers: 0,
             is_unsettled: false,
             attempts: 0,
+            trouble: None,
+            owner_was_granted: false,
             frees_before: 0,
             predecessor: None,
             repeats_untold: false,
@@ -77,7 +80,7 @@ impl Call {
     }
 
     pub fn is_living(&self) -> bool {
-        matches!(self.stage, Stage::Asking { .. } | Stage::Waiting)
+        matches!(self.stage, Stage::Asking | Stage::Waiting)
     }
 
     /// Nothing under way can concern it any more.

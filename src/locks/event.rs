@@ -116,8 +116,6 @@ pub enum Released {
     Freed {
         /// What he has now.
         handed: Option<Grant>,
-        /// The owner did hold it.
-        was_held: bool,
     },
     /// Nothing changed.
     Kept,
@@ -169,17 +167,17 @@ pub enum Event {
     TimesOut(CallId),
     /// Somebody cancels the owner's call.
     Cancels(OwnerId),
-    /// The owner's RELEASE is about to be sent; with `ends_calls` his own calls on the key end.
+    /// The owner's RELEASE is about to be sent.
     Releases {
         /// Who releases.
         owner: OwnerId,
-        /// `false` where a fence is named: it may be a release of the past.
-        ends_calls: bool,
     },
     /// A RELEASE has returned.
     Released {
         /// Who released.
         owner: OwnerId,
+        /// The upstream heard him, and it was no release of the past: his own calls on the key end.
+        ends_calls: bool,
         /// The waiter the script could have granted to.
         offered: Option<CallId>,
         /// What came of it.
@@ -254,7 +252,7 @@ pub enum Action {
         /// The pause in ms.
         after_ms: u64,
     },
-    /// What the call waited for before its first try has happened.
+    /// The try of the owner's older call has returned: this one's may go out.
     GoOn(CallId),
     /// The call ends.
     Answer {

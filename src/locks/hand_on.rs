@@ -28,7 +28,7 @@ impl Line {
         self.settling = std::mem::take(&mut self.unsettled);
         self.giving_back = self.give_backs.pop_front();
         let taken_back = self.giving_back.as_ref().map(|give_back| give_back.value.clone());
-        let offer = self.offer_first();
+        let offer = self.best().map(|best| self.offer_to(best));
         out.push(Action::HandOver { taken_back, offer });
     }
 

@@ -37,10 +37,12 @@ const GIVE_BACK_MARGIN_MS: u64 = 1000;
 /// One owner's calls on this key.
 #[derive(Debug, Default)]
 pub(super) struct Desk {
-    /// The call that has yet to be answered. There is one at most: a newer one takes over.
-    pub living: Option<CallId>,
+    /// His calls that have no answer yet, oldest first. One of them at most waits in line; the others' tries are under way.
+    pub living: Vec<CallId>,
     /// The call whose try is under way.
     pub trying: Option<CallId>,
+    /// How many of his calls the line knows, those that are over included.
+    pub calls: usize,
 }
 
 /// A value that is to be taken back.
@@ -128,14 +130,16 @@ impl Line {
             Event::Leaves(call) => self.end_living(call, None, true, now, &mut out),
             Event::TimesOut(call) => self.times_out(call, now, &mut out),
             Event::Cancels(owner) => self.end_calls_of(&owner, now, &mut out),
-            Event::Releases { owner, ends_calls } => {
+            Event::Releases { owner } => {
+                let offer = self.best_but(&owner).map(|(_, best)| self.offer_to(best));
+                out.push(Action::Release { offer });
+            }
+            Event::Released { owner, ends_calls, offered, outcome } => {
                 if ends_calls {
                     self.end_calls_of(&owner, now, &mut out);
                 }
-                let offer = self.offer_first();
-                out.push(Action::Release { offer });
+                self.released(offered, outcome, now, &mut out);
             }
-            Event::Released { owner, offered, outcome } => self.released(&owner, offered, outcome, now, &mut out),
             Event::GivesBack { value, lease_ms } => self.give_back(value, lease_ms, now),
             Event::Extended { lease_ms } => {
                 self.grants += 1;
@@ -160,12 +164,13 @@ impl Line {
 
     /// `true` while the owner has a call here that may wait and has no answer yet.
     pub fn waits(&self, owner: &OwnerId) -> bool {
-        self.living_call(owner).is_some_and(|call| call.asked.may_wait)
+        let living = self.owners.get(owner).map_or(&[][..], |desk| &desk.living);
+        living.iter().any(|id| self.calls[id].asked.may_wait)
     }
 
     /// The owner's place in line, from 1.
     pub fn position(&self, owner: &OwnerId) -> Option<usize> {
-        let call = self.living_call(owner).filter(|call| call.is_queued)?;
+        let call = self.waiting_call(owner)?;
         Some(self.queue.count_before(call.rank(self.rules.promote_after_us)?) + 1)
     }
 
@@ -203,49 +208,45 @@ impl Line {
         Some(self.retry_at.map_or(at, |retry_at| retry_at.max(at)))
     }
 
-    fn living_call(&self, owner: &OwnerId) -> Option<&Call> {
-        self.calls.get(&self.owners.get(owner)?.living?)
+    /// The owner's calls that have no answer yet, oldest first.
+    fn living(&self, owner: &OwnerId) -> Vec<CallId> {
+        self.owners.get(owner).map_or_else(Vec::new, |desk| desk.living.clone())
+    }
+
+    fn waiting_call(&self, owner: &OwnerId) -> Option<&Call> {
+        let living = &self.owners.get(owner)?.living;
+        living.iter().map(|id| &self.calls[id]).find(|call| call.is_queued)
     }
 
     // ---- A call arrives, tries, and is answered.
 
+    /// A newer call of an owner takes the place of his older ones only when its own try has returned: until then nobody knows
+    /// whether its client may have the key at all.
     fn asks(&mut self, asked: AskedFor, now: Moment, out: &mut Vec<Action>) {
-        let (id, owner, may_wait) = (asked.call, asked.owner.clone(), asked.may_wait);
-        let older = self.owners.entry(owner.clone()).or_default().living.replace(id);
+        let (id, owner) = (asked.call, asked.owner.clone());
+        let desk = self.owners.entry(owner).or_default();
+        let is_deferred = desk.trying.is_some() || desk.living.iter().any(|id| self.calls[id].is_deferred);
+        desk.living.push(id);
+        desk.calls += 1;
         let mut call = Call::new(asked);
-        if let Some(older) = older {
-            // The newer call takes over: the place, and a grant that nobody was told of yet.
-            let before = self.calls.get_mut(&older);
-            call.place = before.as_ref().and_then(|before| before.place);
-            if let Some(before) = before.filter(|before| !before.is_trying) {
-                call.predecessor = before.predecessor.take();
-                call.repeats_untold = call.predecessor.is_some();
-            }
-            self.end(older, Stage::Gone { keeps_place: true }, now);
-            out.push(Action::Answer { call: older, answer: Answer::NotGranted });
-        }
-        call.place = call.place.or_else(|| self.take_kept(&owner, now));
-        let inherited = call.place;
-        let is_deferred = self.owners.get(&owner).is_some_and(|desk| desk.trying.is_some());
         call.is_deferred = is_deferred;
         let had = self.calls.insert(id, call);
         assert!(had.is_none(), "a call's number was given twice");
-        if inherited.is_some() && may_wait {
-            // He never stopped waiting: whoever frees the key now finds him in line.
-            self.enqueue(id);
-        }
         if !is_deferred {
             self.launch(id, now, out);
         }
     }
 
     fn tries_again(&mut self, id: CallId, now: Moment, out: &mut Vec<Action>) {
-        let Some(call) = self.calls.get_mut(&id) else { return };
-        if !matches!(call.stage, Stage::Asking { .. }) || call.is_trying {
+        let Some(call) = self.calls.get(&id) else { return };
+        if !matches!(call.stage, Stage::Asking) || call.is_trying {
             return;
         }
-        call.is_deferred = false;
-        self.launch(id, now, out);
+        let is_deferred = self.desk_mut(&call.asked.owner.clone()).trying.is_some();
+        self.call_mut(id).is_deferred = is_deferred;
+        if !is_deferred {
+            self.launch(id, now, out);
+        }
     }
 
     fn launch(&mut self, id: CallId, now: Moment, out: &mut Vec<Action>) {
@@ -255,22 +256,22 @@ impl Line {
         call.attempts += 1;
         call.frees_before = frees;
         let owner = call.asked.owner.clone();
-        self.owners.entry(owner).or_default().trying = Some(id);
-        let offer = if self.first_ranks_before(id, now) { self.offer_first() } else { None };
+        self.desk_mut(&owner).trying = Some(id);
+        let offer = self.best_before(id, &owner, now).map(|best| self.offer_to(best));
         out.push(Action::Try { call: id, offer });
     }
 
-    /// `true` when somebody waits who goes before the call that is about to try.
-    fn first_ranks_before(&self, id: CallId, now: Moment) -> bool {
-        let Some((first, first_call)) = self.queue.first() else { return false };
-        let call = &self.calls[&id];
-        let promote_after_us = self.rules.promote_after_us;
-        let rank = call.rank(promote_after_us).unwrap_or_else(|| {
+    /// Who goes before the call that is about to try: the best waiter, unless the call will rank before him.
+    fn best_before(&self, id: CallId, owner: &OwnerId, now: Moment) -> Option<CallId> {
+        let (best_rank, best) = self.best_but(owner)?;
+        let place = self.waiting_call(owner).and_then(|older| older.place).or_else(|| self.kept_place(owner, now));
+        let place = place.unwrap_or_else(|| {
             // The upstream has not stamped this call yet; it will do so at about this time.
             let arrival_us = self.clock.map_or(u64::MAX, |(read, us)| us.saturating_add(now.since_us(read)));
-            Rank::new(call.asked.level, Place { arrival_us, first_call: id }, promote_after_us)
+            Place { arrival_us, first_call: id }
         });
-        first_call != id && first < rank
+        let rank = Rank::new(self.calls[&id].asked.level, place, self.rules.promote_after_us);
+        (best_rank < rank).then_some(best)
     }
 
     fn tried(&mut self, id: CallId, offered: Option<CallId>, outcome: Tried, now: Moment, out: &mut Vec<Action>) {
@@ -317,8 +318,7 @@ impl Line {
         }
         self.withdraw_offer(offered);
         // The owner's newer call has waited for this one to return.
-        let newer = self.owners.get(&owner).and_then(|desk| desk.living).filter(|newer| *newer != id);
-        if let Some(newer) = newer.filter(|newer| self.calls[newer].is_deferred) {
+        if let Some(newer) = self.living(&owner).into_iter().find(|id| self.calls[id].is_deferred) {
             out.push(Action::GoOn(newer));
         }
         self.forget_if_past(id);
@@ -332,11 +332,7 @@ impl Line {
         call.was_lost = false;
         call.predecessor = None;
         if call.is_living() {
-            let grant = match &mut call.stage {
-                // Lost to somebody around us and granted anew before this reply came: the newer fence is the one that holds.
-                Stage::Asking { ahead } => ahead.take().filter(|ahead| ahead.fence > grant.fence).unwrap_or(grant),
-                _ => grant,
-            };
+            self.supersede_older(id, now, out);
             self.end(id, Stage::Granted(grant.fence), now);
             out.push(Action::Answer { call: id, answer: Answer::Granted { grant, is_new } });
             return;
@@ -344,10 +340,11 @@ impl Line {
         if !is_new {
             return;
         }
-        // Nobody was told of this grant. The owner's newer call, if there is one, makes it its own; else it goes to the next.
-        let newer = self.owners.get(&owner).and_then(|desk| desk.living);
-        match newer.and_then(|newer| self.calls.get_mut(&newer)) {
+        // Nobody was told of this grant. The owner's newer call, if one is about to ask, makes it its own; else it goes to the next.
+        let newer = self.living(&owner).into_iter().find(|id| matches!(self.calls[id].stage, Stage::Asking));
+        match newer {
             Some(newer) => {
+                let newer = self.call_mut(newer);
                 newer.predecessor = Some(grant.value);
                 newer.repeats_untold = true;
             }
@@ -357,52 +354,66 @@ impl Line {
 
     /// The call's own try was answered, and not with the lock.
     fn refused(&mut self, id: CallId, arrival_us: u64, now: Moment, out: &mut Vec<Action>) {
-        let (waiting, waiting_max, frees) = (self.queue.len(), self.rules.waiting_max, self.frees);
         let call = self.call_mut(id);
         call.was_lost = false;
         call.predecessor = None;
         call.repeats_untold = false;
-        let place = *call.place.get_or_insert(Place { arrival_us, first_call: id });
         let (may_wait, owner) = (call.asked.may_wait, call.asked.owner.clone());
-        match &mut call.stage {
-            Stage::Gone { keeps_place: true } if may_wait => self.pass_place_on(owner, place, now),
-            Stage::Gone { .. } | Stage::Granted(_) => {}
-            Stage::Asking { .. } | Stage::Waiting if !may_wait => {
-                self.end_living(id, Some(Answer::NotGranted), false, now, out);
-                if place.first_call != id {
-                    // He looked in without waiting; the place he had is still his.
-                    self.keep(owner, place, now);
-                }
+        let own_place = Place { arrival_us, first_call: id };
+        if let Stage::Gone { keeps_place } = call.stage {
+            if keeps_place && may_wait && self.waiting_call(&owner).is_none() {
+                let place = self.take_kept(&owner, now).unwrap_or(own_place);
+                self.keep(owner, place, now);
             }
-            Stage::Asking { ahead: None } if !call.is_queued && waiting >= waiting_max => {
-                call.place = None;
-                self.end_living(id, Some(Answer::QueueFull { waiting }), false, now, out);
-            }
-            Stage::Asking { .. } | Stage::Waiting => {
-                let was_ahead = matches!(call.stage, Stage::Asking { ahead: Some(_) });
-                let came_free = call.frees_before != frees;
-                call.stage = Stage::Waiting;
-                self.enqueue(id);
-                // Granted by another script, and refused by the own try: which of the two came first, only the key can tell. And
-                // what was freed while the refusal was on its way was freed for him.
-                self.wants_look |= was_ahead || came_free;
-            }
+            return;
         }
+        if std::mem::take(&mut call.owner_was_granted) {
+            // The owner's older call was granted while this refusal was on its way: this one repeats it.
+            out.push(Action::TryLater { call: id, after_ms: 0 });
+            return;
+        }
+        let came_free = call.frees_before != self.frees;
+        let inherited = self.supersede_older(id, now, out).or_else(|| self.take_kept(&owner, now));
+        let waiting = self.queue.len();
+        if !may_wait {
+            self.end_living(id, Some(Answer::NotGranted), false, now, out);
+            if let Some(place) = inherited {
+                // He looked in without waiting; the place he had is still his.
+                self.keep(owner, place, now);
+            }
+        } else if waiting >= self.rules.waiting_max {
+            self.end_living(id, Some(Answer::QueueFull { waiting }), false, now, out);
+        } else {
+            let call = self.call_mut(id);
+            call.stage = Stage::Waiting;
+            call.place = Some(inherited.unwrap_or(own_place));
+            self.enqueue(id);
+            // What was freed while the refusal was on its way was freed for him.
+            self.wants_look |= came_free;
+        }
+    }
+
+    /// A newer call of an owner takes over: his older ones get nil, and their place is its own.
+    fn supersede_older(&mut self, id: CallId, now: Moment, out: &mut Vec<Action>) -> Option<Place> {
+        let owner = self.calls[&id].asked.owner.clone();
+        let place = self.waiting_call(&owner).and_then(|older| older.place);
+        for older in self.living(&owner).into_iter().take_while(|older| *older != id) {
+            self.end_living(older, Some(Answer::NotGranted), false, now, out);
+        }
+        place
     }
 
     /// The call's own try brought no answer. A call that may wait tries again within its deadline; another only to learn what came
     /// of a try whose reply was lost.
     fn comes_back(&mut self, id: CallId, was_lost: bool, why: Arc<str>, now: Moment, out: &mut Vec<Action>) {
-        // Not offered to anybody before the client's own link has worked once more.
-        self.dequeue(id);
         let rules = self.rules;
         let call = self.call_mut(id);
         call.was_lost |= was_lost;
+        call.trouble = Some(why.clone());
         if !call.is_living() {
             self.settle_later(id, now);
             return;
         }
-        // A grant ahead of this try stays: to take it back now would race with the next try, which makes it the call's own.
         let tries_again = call.asked.may_wait || (call.was_lost && call.attempts < LOST_TRIES_MAX);
         let after_ms = pause_ms(&rules, call.attempts, id.0);
         if tries_again {
@@ -418,17 +429,19 @@ impl Line {
             unreachable!("a call is kept while a script under way may grant to it");
         };
         let lease_ms = call.asked.lease_ms;
-        match &mut call.stage {
+        match call.stage {
             Stage::Waiting => {
+                let owner = call.asked.owner.clone();
                 self.end(id, Stage::Granted(grant.fence), now);
+                for newer in self.living(&owner) {
+                    let newer = self.call_mut(newer);
+                    newer.owner_was_granted = newer.is_trying;
+                }
                 out.push(Action::Answer { call: id, answer: Answer::Granted { grant, is_new: true } });
             }
-            Stage::Asking { ahead } => {
-                *ahead = Some(grant);
-                self.dequeue(id);
-            }
+            Stage::Asking => unreachable!("nobody is offered the lock before his own try has returned"),
             // Told twice.
-            Stage::Granted(fence) if *fence == grant.fence => return,
+            Stage::Granted(fence) if fence == grant.fence => return,
             // He has gone, or had it and let go of it again: it goes on to the next.
             Stage::Granted(_) | Stage::Gone { .. } => self.give_back(grant.value, lease_ms, now),
         }
@@ -452,28 +465,16 @@ impl Line {
             // He holds it by an older call.
             Stage::Gone { .. } => {}
             // Its own try will tell.
-            Stage::Asking { .. } | Stage::Granted(_) => {}
+            Stage::Asking | Stage::Granted(_) => {}
         }
     }
 
-    fn released(
-        &mut self,
-        owner: &OwnerId,
-        offered: Option<CallId>,
-        outcome: Released,
-        now: Moment,
-        out: &mut Vec<Action>,
-    ) {
+    fn released(&mut self, offered: Option<CallId>, outcome: Released, now: Moment, out: &mut Vec<Action>) {
         match outcome {
-            Released::Freed { handed, was_held } => {
-                if was_held {
-                    self.end_calls_of(owner, now, out);
-                }
-                match (handed, offered) {
-                    (Some(grant), Some(offered)) => self.granted_to(offered, grant, now, out),
-                    _ => self.came_free(),
-                }
-            }
+            Released::Freed { handed } => match (handed, offered) {
+                (Some(grant), Some(offered)) => self.granted_to(offered, grant, now, out),
+                _ => self.came_free(),
+            },
             Released::Kept => {}
             Released::Lost => {
                 self.came_free();
@@ -505,12 +506,9 @@ impl Line {
     fn times_out(&mut self, id: CallId, now: Moment, out: &mut Vec<Action>) {
         let Some(call) = self.calls.get(&id).filter(|call| call.is_living()) else { return };
         match call.stage {
-            Stage::Asking { .. } if call.is_trying => {
-                self.dequeue(id);
-                self.call_mut(id).asked.may_wait = false;
-            }
-            Stage::Asking { .. } if !call.is_deferred => {
-                let why = "it did not answer while the call waited".into();
+            Stage::Asking if call.is_trying => self.call_mut(id).asked.may_wait = false,
+            Stage::Asking if !call.is_deferred => {
+                let why = call.trouble.clone().unwrap_or_else(|| "it did not answer while the call waited".into());
                 self.end_living(id, Some(Answer::Unavailable(why)), false, now, out);
             }
             _ => self.end_living(id, Some(Answer::NotGranted), false, now, out),
@@ -519,7 +517,7 @@ impl Line {
 
     fn end_calls_of(&mut self, owner: &OwnerId, now: Moment, out: &mut Vec<Action>) {
         self.kept.remove(owner);
-        if let Some(id) = self.owners.get(owner).and_then(|desk| desk.living) {
+        for id in self.living(owner) {
             self.end_living(id, Some(Answer::NotGranted), false, now, out);
         }
     }
@@ -548,21 +546,10 @@ impl Line {
     fn end(&mut self, id: CallId, stage: Stage, now: Moment) {
         self.dequeue(id);
         let call = self.call_mut(id);
-        let (owner, lease_ms) = (call.asked.owner.clone(), call.asked.lease_ms);
-        let is_told = matches!(stage, Stage::Granted(_));
-        let untold = match std::mem::replace(&mut call.stage, stage) {
-            Stage::Asking { ahead: Some(grant) } if !is_told => Some(grant.value),
-            _ => None,
-        };
-        if let Some(desk) = self.owners.get_mut(&owner)
-            && desk.living == Some(id)
-        {
-            desk.living = None;
-        }
-        if let Some(value) = untold {
-            self.give_back(value, lease_ms, now);
-        }
-        if !self.calls[&id].is_trying {
+        call.stage = stage;
+        let (owner, is_trying) = (call.asked.owner.clone(), call.is_trying);
+        self.desk_mut(&owner).living.retain(|living| *living != id);
+        if !is_trying {
             self.settle_later(id, now);
         }
         self.forget_if_past(id);
@@ -629,11 +616,22 @@ impl Line {
 
     // ---- The queue and the places.
 
-    pub(super) fn offer_first(&mut self) -> Option<Offer> {
-        let (_, id) = self.queue.first()?;
+    /// The best waiter.
+    pub(super) fn best(&self) -> Option<CallId> {
+        self.queue.nth(0).map(|(_, id)| id)
+    }
+
+    /// The best waiter who is not this owner.
+    fn best_but(&self, owner: &OwnerId) -> Option<(Rank, CallId)> {
+        let first = self.queue.nth(0)?;
+        // No owner stands in line twice.
+        if self.calls[&first.1].asked.owner == *owner { self.queue.nth(1) } else { Some(first) }
+    }
+
+    pub(super) fn offer_to(&mut self, id: CallId) -> Offer {
         let call = self.call_mut(id);
         call.offers += 1;
-        Some(call.offer())
+        call.offer()
     }
 
     pub(super) fn withdraw_offer(&mut self, offered: Option<CallId>) {
@@ -664,9 +662,6 @@ impl Line {
     }
 
     fn keep(&mut self, owner: OwnerId, place: Place, now: Moment) {
-        if self.rules.place_kept_ms == 0 || self.owners.get(&owner).is_some_and(|desk| desk.living.is_some()) {
-            return;
-        }
         let until = now.plus_ms(self.rules.place_kept_ms);
         self.kept.insert(owner.clone(), (place, until));
         self.kept_order.push_back((until, owner));
@@ -676,21 +671,14 @@ impl Line {
         }
     }
 
-    /// A call that is over learns when it had come: that is the place of the owner's newer call, or kept for it.
-    fn pass_place_on(&mut self, owner: OwnerId, place: Place, now: Moment) {
-        let newer = self.owners.get(&owner).and_then(|desk| desk.living);
-        match newer.and_then(|id| Some((id, self.calls.get_mut(&id)?))) {
-            Some((id, newer)) if newer.asked.may_wait && newer.place.is_none() => {
-                newer.place = Some(place);
-                self.enqueue(id);
-            }
-            Some(_) => {}
-            None => self.keep(owner, place, now),
-        }
+    fn kept_place(&self, owner: &OwnerId, now: Moment) -> Option<Place> {
+        self.kept.get(owner).filter(|(_, until)| *until > now).map(|(place, _)| *place)
     }
 
     fn take_kept(&mut self, owner: &OwnerId, now: Moment) -> Option<Place> {
-        self.kept.remove(owner).filter(|(_, until)| *until > now).map(|(place, _)| place)
+        let place = self.kept_place(owner, now);
+        self.kept.remove(owner);
+        place
     }
 
     fn forget_places(&mut self, now: Moment) {
@@ -720,7 +708,9 @@ impl Line {
         let Some(call) = self.calls.get(&id).filter(|call| call.is_past()) else { return };
         let owner = call.asked.owner.clone();
         self.calls.remove(&id);
-        if self.owners.get(&owner).is_some_and(|desk| desk.living.is_none() && desk.trying.is_none()) {
+        let desk = self.desk_mut(&owner);
+        desk.calls -= 1;
+        if desk.calls == 0 {
             self.owners.remove(&owner);
         }
     }
@@ -739,11 +729,11 @@ impl Line {
             }
             for (id, call) in &self.calls {
                 assert!(!call.is_past(), "a call is kept that nothing concerns any more");
-                let is_queued_or_asks = call.is_queued || !matches!(call.stage, Stage::Waiting);
-                assert!(is_queued_or_asks, "a waiter stands in no queue");
-                let desk = self.owners.get(&call.asked.owner);
-                let is_the_one = desk.is_some_and(|desk| desk.living == Some(*id));
-                assert_eq!(call.is_living(), is_the_one, "an owner has one living call at most, and his desk knows it");
+                assert_eq!(call.is_queued, matches!(call.stage, Stage::Waiting), "who waits stands in line");
+                let desk = &self.owners[&call.asked.owner];
+                assert_eq!(call.is_living(), desk.living.contains(id), "an owner's desk knows his living calls");
+                let waiting = desk.living.iter().filter(|id| self.calls[id].is_queued).count();
+                assert!(waiting <= 1, "an owner stands in line twice");
             }
         }
     }

@@ -1,6 +1,8 @@
 //! The waiters of one key in the order of their ranks, with every question answered in O(log n): who is first, who leaves, who
 //! stands where. A treap in an arena, each node counting those below it.
 
+use std::cmp::Ordering;
+
 use super::rank::Rank;
 use crate::domain::CallId;
 
@@ -68,13 +70,20 @@ impl Ranking {
         was_there
     }
 
-    /// Who is next.
-    pub fn first(&self) -> Option<(Rank, CallId)> {
-        let mut at = self.node(self.root)?;
-        while let Some(left) = self.node(at.left) {
-            at = left;
+    /// Who has so many before him.
+    pub fn nth(&self, before: usize) -> Option<(Rank, CallId)> {
+        let (mut at, mut before) = (self.node(self.root)?, before);
+        loop {
+            let left = self.count(at.left) as usize;
+            at = match before.cmp(&left) {
+                Ordering::Less => self.node(at.left)?,
+                Ordering::Equal => return Some((at.rank, at.call)),
+                Ordering::Greater => {
+                    before -= left + 1;
+                    self.node(at.right)?
+                }
+            };
         }
-        Some((at.rank, at.call))
     }
 
     /// How many stand before `rank`.
@@ -202,7 +211,9 @@ mod tests {
                 }
             }
             assert_eq!(ranking.len(), list.len());
-            assert_eq!(ranking.first().map(|(_, call)| call.0), list.first().copied());
+            for before in [0, 1, list.len() / 2, list.len()] {
+                assert_eq!(ranking.nth(before).map(|(_, call)| call.0), list.get(before).copied());
+            }
         }
         assert_eq!(ranking.in_order().iter().map(|call| call.0).collect::<Vec<_>>(), list);
     }

@@ -110,7 +110,7 @@ impl Story {
 
     /// The holder releases, and the script gives the lock to whoever was offered.
     fn holder_releases(&mut self) -> Vec<String> {
-        let told = self.step(Event::Releases { owner: owner("holder"), ends_calls: true });
+        let told = self.step(Event::Releases { owner: owner("holder") });
         let offered = told.last().unwrap().strip_prefix("release for ").map(str::to_owned);
         self.released(offered.as_deref())
     }
@@ -118,8 +118,7 @@ impl Story {
     fn released(&mut self, offered: Option<&str>) -> Vec<String> {
         let handed = offered.map(|_| self.grant());
         let offered = offered.map(|offered| self.id(offered));
-        let outcome = Released::Freed { handed, was_held: true };
-        self.step(Event::Released { owner: owner("holder"), offered, outcome })
+        self.step(released_by("holder", offered, Released::Freed { handed }))
     }
 
     fn handed(&mut self, offered: Option<&str>, outcome: Handing) -> Vec<String> {
@@ -140,6 +139,10 @@ impl Story {
 
 fn owner(name: &str) -> OwnerId {
     OwnerId::new(name.trim_end_matches('\'').as_bytes()).unwrap()
+}
+
+fn released_by(name: &str, offered: Option<CallId>, outcome: Released) -> Event {
+    Event::Released { owner: owner(name), ends_calls: true, offered, outcome }
 }
 
 fn by_stranger() -> Seen {
@@ -226,7 +229,7 @@ fn a_grant_to_one_who_left_while_it_was_on_its_way_goes_on_to_the_next() {
     let mut story = Story::new();
     story.waits("ann");
     story.waits("bob");
-    story.step(Event::Releases { owner: owner("holder"), ends_calls: true });
+    story.step(Event::Releases { owner: owner("holder") });
     assert_eq!(story.leaves("ann"), [""; 0]);
     assert_eq!(story.released(Some("ann")), ["take back 101 for bob"]);
     let grant = story.grant();
@@ -237,7 +240,7 @@ fn a_grant_to_one_who_left_while_it_was_on_its_way_goes_on_to_the_next() {
 fn a_timeout_that_races_with_the_grant_leaves_the_lock_to_the_next() {
     let mut story = Story::new();
     story.waits("ann");
-    story.step(Event::Releases { owner: owner("holder"), ends_calls: true });
+    story.step(Event::Releases { owner: owner("holder") });
     let call = story.id("ann");
     assert_eq!(story.step(Event::TimesOut(call)), ["ann gets nil"]);
     assert_eq!(story.released(Some("ann")), ["take back 101"]);
@@ -289,37 +292,39 @@ fn a_hint_is_followed_by_the_timer_and_by_one_look_at_a_time() {
 }
 
 #[test]
-fn the_newer_call_of_an_owner_takes_over_his_place() {
+fn the_newer_call_of_an_owner_takes_over_his_place_when_its_try_returns() {
     let mut story = Story::new();
     story.waits("ann");
     story.waits("bob");
-    assert_eq!(story.begins("ann'", Level::Normal, true), ["ann gets nil", "ann' tries"]);
-    assert_eq!(story.line.position(&owner("ann")), Some(1), "he never stopped waiting");
-    assert_eq!(story.refused("ann'", None), [""; 0]);
+    assert_eq!(story.begins("ann'", Level::Normal, true), ["ann' tries"], "nobody else ranks before her");
+    assert_eq!(story.refused("ann'", None), ["ann gets nil"]);
+    assert_eq!(story.line.position(&owner("ann")), Some(1));
     story.leaves("ann");
     assert_eq!(story.holder_releases(), ["ann' has 101"], "the end of the older connection touches nothing");
 }
 
 #[test]
-fn a_grant_ahead_of_the_own_try_is_told_when_that_returns() {
+fn a_newer_call_that_may_not_have_the_key_takes_nothing_over() {
     let mut story = Story::new();
     story.waits("ann");
     story.begins("ann'", Level::Normal, true);
-    assert_eq!(story.holder_releases(), [""; 0], "only the own try shows that this client may have the key");
-    let grant = Grant { fence: Fence(101), value: Arc::from(&b"101"[..]) };
-    let outcome = Tried::Repeated { grant, before: Arc::from(&b"101"[..]), ours: Some(named(&story, "ann'", 101)) };
-    assert_eq!(story.tried("ann'", None, outcome), ["ann' has 101"]);
+    let outcome = Tried::Failed { line: "NOPERM no".into(), passes: false };
+    assert_eq!(story.tried("ann'", None, outcome), ["ann' fails: NOPERM no"]);
+    assert_eq!(story.holder_releases(), ["ann has 101"]);
 }
 
 #[test]
-fn a_grant_ahead_of_a_try_that_fails_goes_on_to_the_next() {
+fn a_newer_call_repeats_what_the_older_was_granted_meanwhile() {
     let mut story = Story::new();
     story.waits("ann");
-    story.waits("bob");
     story.begins("ann'", Level::Normal, true);
-    story.holder_releases();
-    let outcome = Tried::Failed { line: "NOPERM no".into(), passes: false };
-    assert_eq!(story.tried("ann'", None, outcome), ["ann' fails: NOPERM no", "take back 101 for bob"]);
+    assert_eq!(story.holder_releases(), ["ann has 101"]);
+    assert_eq!(story.refused("ann'", None), ["ann' tries later"]);
+    let call = story.id("ann'");
+    assert_eq!(story.step(Event::TriesAgain(call)), ["ann' tries"]);
+    let grant = Grant { fence: Fence(101), value: Arc::from(&b"new"[..]) };
+    let outcome = Tried::Repeated { grant, before: Arc::from(&b"101"[..]), ours: None };
+    assert_eq!(story.tried("ann'", None, outcome), ["ann' has 101 still"]);
 }
 
 #[test]
@@ -343,10 +348,9 @@ fn a_release_ends_the_owners_own_calls_and_his_place() {
     let mut story = Story::new();
     story.waits("ann");
     story.waits("bob");
-    assert_eq!(
-        story.step(Event::Releases { owner: owner("ann"), ends_calls: true }),
-        ["ann gets nil", "release for bob"]
-    );
+    assert_eq!(story.step(Event::Releases { owner: owner("ann") }), ["release for bob"]);
+    let offered = Some(story.id("bob"));
+    assert_eq!(story.step(released_by("ann", offered, Released::Kept)), ["ann gets nil"], "another holds it");
     assert_eq!(story.line.position(&owner("bob")), Some(1));
 }
 
@@ -368,7 +372,7 @@ fn a_full_queue_turns_newcomers_away_but_not_those_who_ask_again() {
     story.begins("eve", Level::Normal, true);
     assert_eq!(story.refused("eve", Some("ann")), ["eve finds 4 before it"]);
     story.begins("dan'", Level::Normal, true);
-    assert_eq!(story.refused("dan'", Some("ann")), [""; 0]);
+    assert_eq!(story.refused("dan'", Some("ann")), ["dan gets nil"]);
 }
 
 #[test]
@@ -393,9 +397,9 @@ fn a_lost_try_is_asked_again_and_its_ghost_is_laid() {
 fn a_lost_hand_over_is_found_by_looking() {
     let mut story = Story::new();
     story.waits("ann");
-    story.step(Event::Releases { owner: owner("holder"), ends_calls: true });
+    story.step(Event::Releases { owner: owner("holder") });
     let offered = Some(story.id("ann"));
-    let lost = Event::Released { owner: owner("holder"), offered, outcome: Released::Lost };
+    let lost = Event::Released { owner: owner("holder"), ends_calls: false, offered, outcome: Released::Lost };
     assert_eq!(story.step(lost), ["look for ann"]);
     let seen = held_by(&story, "ann", 7);
     assert_eq!(story.handed(Some("ann"), Handing::Held(seen)), ["ann has 7"]);
@@ -498,12 +502,11 @@ fn ten_thousand_waiters_are_served_in_order_quickly() {
     }
     assert_eq!(story.line.position(&owner("o5000")), Some(5001));
     for number in 0..10_000u64 {
-        let actions = story.line.step(Event::Releases { owner: owner("holder"), ends_calls: true }, story.now);
+        let actions = story.line.step(Event::Releases { owner: owner("holder") }, story.now);
         let Some(Action::Release { offer: Some(offer) }) = actions.into_iter().next() else { panic!("no offer") };
         assert_eq!(offer.call, CallId(number + 1));
         let handed = Some(story.grant());
-        let outcome = Released::Freed { handed, was_held: true };
-        let event = Event::Released { owner: owner("holder"), offered: Some(offer.call), outcome };
+        let event = released_by("holder", Some(offer.call), Released::Freed { handed });
         assert!(matches!(story.line.step(event, story.now)[..], [Action::Answer { .. }]));
     }
     assert!(story.line.is_idle());
