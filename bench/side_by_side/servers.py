@@ -170,8 +170,9 @@ class Field:
             process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, cwd=self.folder,
                 env={**os.environ, **(environment or {})},
-                # Of its own session, so that ctrl-C reaches only us and we stop things in order; killed with us at the latest.
-                start_new_session=True, preexec_fn=_die_with_parent,
+                # Of its own group, so that ctrl-C reaches only us and we stop things in order; killed with us at the latest.
+                # Not of its own session: where the kernel shares out CPU by session (autogroup), that is another weight than ours.
+                process_group=0, preexec_fn=_die_with_parent,
             )
         target = Target(kind, port, process)
         self.running.append(target)

@@ -76,7 +76,8 @@ def measure(field: Field, kinds: list[Kind], cells: list[Cell], rounds: int, sec
                 target = field.start(kind)
                 warm_up = max(WARM_UP_REQUESTS.get(cell.depth, 40_000), cell.connections * cell.depth)
                 rate = float(run_redis_benchmark(target, cell, warm_up)[0]["rps"])
-                count = max(int(rate * seconds), cell.connections * cell.depth * 4)
+                # Enough that opening and closing the connections is a small part, also where all goes slowly.
+                count = max(int(rate * seconds), cell.connections * max(cell.depth * 4, 100))
                 taken[kind.name] = sample = _sample(field, target, cell, round_number, count)
                 samples.append(asdict(sample))
                 if target.is_proxy:
