@@ -348,7 +348,11 @@ fn a_folder_with_a_very_long_path_works_too() {
     first.ask("SET fruit apple");
     first.send(Signal::SIGTERM);
     assert_eq!(first.ends().code(), Some(0));
-    assert_eq!(Running::in_folder(&long).ask("GET fruit"), "apple");
+    let mut second = Running::in_folder(&long);
+    assert_eq!(second.ask("GET fruit"), "apple");
+    // In good order, as it then takes the folder of its socket along.
+    second.send(Signal::SIGTERM);
+    assert_eq!(second.ends().code(), Some(0));
 }
 
 #[test]
