@@ -1,6 +1,8 @@
 //! The lock engine on a real server: the coordinator, its scripts and its timers, with clients that are futures and links that can
 //! be made to fail.
 
+#![allow(clippy::unwrap_used)]
+
 mod common;
 
 use std::cell::{Cell, RefCell};
@@ -283,7 +285,7 @@ const ZERO: LockReply = LockReply::Integer(0);
 fn a_lock_is_taken_repeated_extended_and_released_with_its_three_outcomes() {
     for kind in ServerKind::ALL {
         story_on(RedisServer::start_with(kind, &[]), async |server| {
-            let node = Node::new(&server);
+            let node = Node::new(server);
             let first = node.fence("LOCK.ACQUIRE k ann TTL 5000 META note PRIORITY high").await;
             assert_eq!(node.run("LOCK.ACQUIRE k bob").await, LockReply::Nil);
             assert_eq!(node.fence("LOCK.ACQUIRE k ann TTL 60000").await, first, "repeatable");
@@ -308,7 +310,7 @@ fn a_lock_is_taken_repeated_extended_and_released_with_its_three_outcomes() {
 #[test]
 fn an_uncontended_acquire_is_one_round_trip() {
     story(async |server| {
-        let node = Node::new(&server);
+        let node = Node::new(server);
         node.fence("LOCK.ACQUIRE warm ann").await;
         node.run("LOCK.RELEASE warm ann").await;
         let before = node.caller.calls.get();
@@ -323,9 +325,9 @@ fn an_uncontended_acquire_is_one_round_trip() {
 #[test]
 fn the_value_of_a_lock_is_in_the_long_form() {
     story(async |server| {
-        let node = Node::new(&server);
+        let node = Node::new(server);
         let fence = node.fence("LOCK.PRIORITY k ann critical META by:hand").await;
-        let value = get(&server, "k");
+        let value = get(server, "k");
         let text = String::from_utf8_lossy(&value).into_owned();
         let fields: Vec<&str> = text.split("\r\n").nth(1).unwrap().split('\x1f').collect();
         assert_eq!((fields[0], fields[1], fields[2]), ("ann", fence.to_string().as_str(), "3"));
@@ -340,7 +342,7 @@ fn the_value_of_a_lock_is_in_the_long_form() {
 #[test]
 fn info_tells_of_every_kind_of_holder() {
     story(async |server| {
-        let node = Node::new(&server);
+        let node = Node::new(server);
         let free = node.run("LOCK.INFO lock:a").await;
         assert_eq!(
             (field(&free, "held"), field(&free, "owner"), field(&free, "ttl")),
@@ -374,7 +376,7 @@ fn info_tells_of_every_kind_of_holder() {
 #[test]
 fn keys_and_owners_may_be_any_bytes() {
     story(async |server| {
-        let node = Node::new(&server);
+        let node = Node::new(server);
         let client = node.client();
         for key in [&b""[..], b"\x00\xff{}\r\n", b"{", b"}{a}", b"%s\x1f"] {
             for owner in [&b""[..], b"\x00\r\n\xff", b"%d$1"] {
@@ -392,7 +394,7 @@ fn keys_and_owners_may_be_any_bytes() {
 #[test]
 fn data_is_no_lock_and_a_lock_taken_around_us_is_anothers() {
     story(async |server| {
-        let node = Node::new(&server);
+        let node = Node::new(server);
         let mut side = server.side_wire();
         side.run("SET data ann");
         side.run("HSET hash f v");
@@ -425,7 +427,7 @@ fn data_is_no_lock_and_a_lock_taken_around_us_is_anothers() {
 fn leases_and_waits_are_cut_at_their_maximum() {
     story(async |server| {
         let settings = LockSettings { default_ttl_ms: 7000, max_ttl_ms: 9000, max_wait_ms: 30, ..settings() };
-        let node = Node::with(&server, settings);
+        let node = Node::with(server, settings);
         let mut side = server.side_wire();
         let mut lease = |line: &str| (side.run(line).int() + 999) / 1000;
         node.fence("LOCK.ACQUIRE a ann").await;
@@ -442,7 +444,7 @@ fn leases_and_waits_are_cut_at_their_maximum() {
 #[test]
 fn fences_grow_though_the_counter_is_lost() {
     story(async |server| {
-        let node = Node::new(&server);
+        let node = Node::new(server);
         let mut side = server.side_wire();
         let first = node.fence("LOCK.ACQUIRE a ann").await;
         side.run("FLUSHALL");
@@ -462,7 +464,7 @@ fn fences_grow_though_the_counter_is_lost() {
 #[test]
 fn scripts_that_the_server_lost_are_sent_again() {
     story(async |server| {
-        let node = Node::new(&server);
+        let node = Node::new(server);
         node.fence("LOCK.ACQUIRE k ann").await;
         server.side_wire().run("SCRIPT FLUSH");
         assert_eq!(node.run("LOCK.RELEASE k ann").await, ONE);
@@ -475,7 +477,7 @@ fn scripts_that_the_server_lost_are_sent_again() {
 #[test]
 fn waiters_are_served_by_level_then_by_arrival_and_the_key_is_never_free_between() {
     story(async |server| {
-        let node = Node::new(&server);
+        let node = Node::new(server);
         let mut last = node.fence("LOCK.ACQUIRE k holder").await;
         let mut waiting = Vec::new();
         for (owner, level) in [("b1", 1), ("b2", 1), ("a1", 3), ("c1", 0), ("b3", 1), ("a2", 3)] {
@@ -487,7 +489,7 @@ fn waiters_are_served_by_level_then_by_arrival_and_the_key_is_never_free_between
         let mut holder = "holder";
         for next in ["a1", "a2", "b1", "b2", "b3", "c1"] {
             assert_eq!(node.run(&format!("LOCK.RELEASE k {holder}")).await, ONE);
-            assert_eq!(owner_of(&server, "k"), next, "handed over in the same step");
+            assert_eq!(owner_of(server, "k"), next, "handed over in the same step");
             let at = waiting.iter().position(|(owner, _)| *owner == next).unwrap();
             let granted = fence(waiting.remove(at).1.await.unwrap());
             assert!(granted > last);
@@ -500,14 +502,14 @@ fn waiters_are_served_by_level_then_by_arrival_and_the_key_is_never_free_between
 #[test]
 fn a_newcomer_without_wait_does_not_overtake() {
     story(async |server| {
-        let node = Node::new(&server);
+        let node = Node::new(server);
         node.fence("LOCK.ACQUIRE k holder").await;
         let ann = node.waits("LOCK.ACQUIRE k ann WAIT 60000").await;
         // Freed around us, and nobody told us.
         server.side_wire().run("DEL k");
         assert_eq!(node.run("LOCK.ACQUIRE k bob").await, LockReply::Nil);
         fence(ann.await.unwrap());
-        assert_eq!(owner_of(&server, "k"), "ann");
+        assert_eq!(owner_of(server, "k"), "ann");
         node
     });
 }
@@ -515,14 +517,14 @@ fn a_newcomer_without_wait_does_not_overtake() {
 #[test]
 fn a_timeout_is_nil_and_the_waiter_has_left() {
     story(async |server| {
-        let node = Node::new(&server);
+        let node = Node::new(server);
         node.fence("LOCK.ACQUIRE k holder").await;
         let began = Instant::now();
         assert_eq!(node.run("LOCK.ACQUIRE k ann WAIT 80").await, LockReply::Nil);
         assert!(began.elapsed() >= Duration::from_millis(80));
         assert_eq!(node.run("LOCK.POSITION k ann").await, LockReply::Nil);
         assert_eq!(node.run("LOCK.RELEASE k holder").await, ONE);
-        assert_eq!(get(&server, "k"), b"$-1\r\n");
+        assert_eq!(get(server, "k"), b"$-1\r\n");
         node
     });
 }
@@ -530,11 +532,11 @@ fn a_timeout_is_nil_and_the_waiter_has_left() {
 #[test]
 fn an_expired_lock_goes_to_the_waiter_promptly() {
     story(async |server| {
-        let node = Node::new(&server);
+        let node = Node::new(server);
         node.fence("LOCK.ACQUIRE k holder TTL 150").await;
         let ann = node.waits("LOCK.ACQUIRE k ann WAIT 60000").await;
         fence(ann.await.unwrap());
-        assert_eq!(owner_of(&server, "k"), "ann");
+        assert_eq!(owner_of(server, "k"), "ann");
         node
     });
 }
@@ -542,7 +544,7 @@ fn an_expired_lock_goes_to_the_waiter_promptly() {
 #[test]
 fn an_extended_lock_is_waited_for_longer_and_a_shortened_one_less() {
     story(async |server| {
-        let node = Node::new(&server);
+        let node = Node::new(server);
         node.fence("LOCK.ACQUIRE k holder TTL 60000").await;
         let ann = node.waits("LOCK.ACQUIRE k ann WAIT 60000").await;
         assert_eq!(node.run("LOCK.EXTEND k holder 120").await, ONE);
@@ -554,12 +556,12 @@ fn an_extended_lock_is_waited_for_longer_and_a_shortened_one_less() {
 #[test]
 fn a_key_deleted_around_us_is_found_by_a_hint_or_by_looking() {
     story(async |server| {
-        let node = Node::with(&server, LockSettings { look_every_ms: 50, ..settings() });
+        let node = Node::with(server, LockSettings { look_every_ms: 50, ..settings() });
         node.fence("LOCK.ACQUIRE k holder").await;
         let ann = node.waits("LOCK.ACQUIRE k ann WAIT 60000").await;
         server.side_wire().run("DEL k");
         fence(ann.await.unwrap());
-        let quiet = Node::new(&server);
+        let quiet = Node::new(server);
         let bob = quiet.waits("LOCK.ACQUIRE k bob WAIT 60000").await;
         server.side_wire().run("DEL k");
         quiet.engine.hint(&lockgate::domain::LockKey::new(0, b"k"));
@@ -571,7 +573,7 @@ fn a_key_deleted_around_us_is_found_by_a_hint_or_by_looking() {
 #[test]
 fn a_waited_for_key_that_becomes_data_sends_its_waiters_home() {
     story(async |server| {
-        let node = Node::with(&server, LockSettings { look_every_ms: 20, ..settings() });
+        let node = Node::with(server, LockSettings { look_every_ms: 20, ..settings() });
         node.fence("LOCK.ACQUIRE k holder").await;
         let ann = node.waits("LOCK.ACQUIRE k ann WAIT 60000").await;
         server.side_wire().run("SET k data");
@@ -583,7 +585,7 @@ fn a_waited_for_key_that_becomes_data_sends_its_waiters_home() {
 #[test]
 fn a_full_queue_says_so() {
     story(async |server| {
-        let node = Node::with(&server, LockSettings { max_queue: 2, ..settings() });
+        let node = Node::with(server, LockSettings { max_queue: 2, ..settings() });
         node.fence("LOCK.ACQUIRE k holder").await;
         let _ann = node.waits("LOCK.ACQUIRE k ann WAIT 60000").await;
         let _bob = node.waits("LOCK.ACQUIRE k bob WAIT 60000").await;
@@ -599,7 +601,7 @@ fn a_full_queue_says_so() {
 #[test]
 fn a_client_that_left_is_skipped_and_its_place_is_kept_for_it() {
     story(async |server| {
-        let node = Node::new(&server);
+        let node = Node::new(server);
         node.fence("LOCK.ACQUIRE k holder").await;
         let ann = node.waits("LOCK.ACQUIRE k ann WAIT 60000").await;
         let bob = node.waits("LOCK.ACQUIRE k bob WAIT 60000").await;
@@ -621,7 +623,7 @@ fn a_client_that_left_is_skipped_and_its_place_is_kept_for_it() {
 #[test]
 fn a_repeat_takes_over_and_the_older_call_gets_nil() {
     story(async |server| {
-        let node = Node::new(&server);
+        let node = Node::new(server);
         node.fence("LOCK.ACQUIRE k holder").await;
         let older = node.waits("LOCK.ACQUIRE k ann WAIT 60000").await;
         let _bob = node.waits("LOCK.ACQUIRE k bob WAIT 60000").await;
@@ -637,7 +639,7 @@ fn a_repeat_takes_over_and_the_older_call_gets_nil() {
 #[test]
 fn cancel_ends_a_wait_and_release_ends_the_owners_own() {
     story(async |server| {
-        let node = Node::new(&server);
+        let node = Node::new(server);
         node.fence("LOCK.ACQUIRE k holder").await;
         let ann = node.waits("LOCK.ACQUIRE k ann WAIT 60000").await;
         assert_eq!(node.run("LOCK.CANCEL k bob").await, ZERO);
@@ -655,7 +657,7 @@ fn cancel_ends_a_wait_and_release_ends_the_owners_own() {
 #[test]
 fn a_grant_that_met_nobody_goes_on_to_the_next() {
     story(async |server| {
-        let node = Node::new(&server).warmed_up().await;
+        let node = Node::new(server).warmed_up().await;
         node.fence("LOCK.ACQUIRE k holder").await;
         let ann = node.waits("LOCK.ACQUIRE k ann WAIT 60000").await;
         let bob = node.waits("LOCK.ACQUIRE k bob WAIT 60000").await;
@@ -663,13 +665,13 @@ fn a_grant_that_met_nobody_goes_on_to_the_next() {
         node.caller.becomes(Weather::HoldsReplies);
         let releasing = node.client();
         let release = spawn_local(async move { releasing.run("LOCK.RELEASE k holder").await });
-        until("the key is ann's", async || owner_of(&server, "k") == "ann").await;
+        until("the key is ann's", async || owner_of(server, "k") == "ann").await;
         ann.abort();
         let _ = ann.await;
         node.caller.becomes(Weather::Fine);
         assert_eq!(release.await.unwrap(), ONE);
         fence(bob.await.unwrap());
-        assert_eq!(owner_of(&server, "k"), "bob");
+        assert_eq!(owner_of(server, "k"), "bob");
         node
     });
 }
@@ -677,15 +679,15 @@ fn a_grant_that_met_nobody_goes_on_to_the_next() {
 #[test]
 fn a_client_that_leaves_during_its_try_leaves_no_lock_behind() {
     story(async |server| {
-        let node = Node::new(&server).warmed_up().await;
+        let node = Node::new(server).warmed_up().await;
         node.caller.becomes(Weather::HoldsReplies);
         let client = node.client();
         let ann = spawn_local(async move { client.run("LOCK.ACQUIRE k ann TTL 60000").await });
-        until("the key is ann's", async || owner_of(&server, "k") == "ann").await;
+        until("the key is ann's", async || owner_of(server, "k") == "ann").await;
         ann.abort();
         let _ = ann.await;
         node.caller.becomes(Weather::Fine);
-        until("the key is free", async || get(&server, "k") == b"$-1\r\n").await;
+        until("the key is free", async || get(server, "k") == b"$-1\r\n").await;
         node
     });
 }
@@ -693,13 +695,13 @@ fn a_client_that_leaves_during_its_try_leaves_no_lock_behind() {
 #[test]
 fn a_release_whose_client_left_still_hands_over() {
     story(async |server| {
-        let node = Node::new(&server).warmed_up().await;
+        let node = Node::new(server).warmed_up().await;
         node.fence("LOCK.ACQUIRE k holder").await;
         let ann = node.waits("LOCK.ACQUIRE k ann WAIT 60000").await;
         node.caller.becomes(Weather::HoldsReplies);
         let client = node.client();
         let release = spawn_local(async move { client.run("LOCK.RELEASE k holder").await });
-        until("the key is ann's", async || owner_of(&server, "k") == "ann").await;
+        until("the key is ann's", async || owner_of(server, "k") == "ann").await;
         release.abort();
         let _ = release.await;
         node.caller.becomes(Weather::Fine);
@@ -713,7 +715,7 @@ fn a_release_whose_client_left_still_hands_over() {
 #[test]
 fn while_the_upstream_is_away_a_waiting_call_waits_and_another_is_told() {
     story(async |server| {
-        let node = Node::new(&server);
+        let node = Node::new(server);
         node.caller.becomes(Weather::Away);
         for line in
             ["LOCK.ACQUIRE k ann", "LOCK.RELEASE k ann", "LOCK.EXTEND k ann 5", "LOCK.INFO k", "LOCK.POSITION k a"]
@@ -736,15 +738,15 @@ fn while_the_upstream_is_away_a_waiting_call_waits_and_another_is_told() {
 #[test]
 fn an_acquire_whose_reply_was_lost_is_asked_again_and_never_granted_twice() {
     story(async |server| {
-        let node = Node::new(&server).warmed_up().await;
+        let node = Node::new(server).warmed_up().await;
         node.caller.becomes(Weather::LosesReplies);
         let client = node.client();
         let ann = spawn_local(async move { client.run("LOCK.ACQUIRE k ann WAIT 60000").await });
-        until("the key is ann's", async || owner_of(&server, "k") == "ann").await;
-        let value = get(&server, "k");
+        until("the key is ann's", async || owner_of(server, "k") == "ann").await;
+        let value = get(server, "k");
         node.caller.becomes(Weather::Fine);
         let fence = fence(ann.await.unwrap());
-        assert_eq!(get(&server, "k"), value, "the same grant");
+        assert_eq!(get(server, "k"), value, "the same grant");
         assert!(String::from_utf8_lossy(&value).contains(&format!("\x1f{fence}\x1f")));
         node
     });
@@ -753,13 +755,13 @@ fn an_acquire_whose_reply_was_lost_is_asked_again_and_never_granted_twice() {
 #[test]
 fn an_acquire_that_stays_unknown_is_an_error_and_its_ghost_is_laid() {
     story(async |server| {
-        let node = Node::new(&server).warmed_up().await;
+        let node = Node::new(server).warmed_up().await;
         node.caller.becomes(Weather::LosesReplies);
         node.service.becomes(Weather::Away);
         assert!(error(node.run("LOCK.ACQUIRE k ann TTL 60000").await).starts_with("UNAVAILABLE the link"));
-        assert_eq!(owner_of(&server, "k"), "ann", "a ghost holds it");
+        assert_eq!(owner_of(server, "k"), "ann", "a ghost holds it");
         node.service.becomes(Weather::Fine);
-        until("the key is free", async || get(&server, "k") == b"$-1\r\n").await;
+        until("the key is free", async || get(server, "k") == b"$-1\r\n").await;
         node
     });
 }
@@ -767,7 +769,7 @@ fn an_acquire_that_stays_unknown_is_an_error_and_its_ghost_is_laid() {
 #[test]
 fn a_lost_repeat_does_not_end_the_hold() {
     story(async |server| {
-        let node = Node::new(&server).warmed_up().await;
+        let node = Node::new(server).warmed_up().await;
         let first = node.fence("LOCK.ACQUIRE k ann TTL 60000").await;
         node.caller.becomes(Weather::LosesReplies);
         assert!(error(node.run("LOCK.ACQUIRE k ann TTL 60000").await).starts_with("UNAVAILABLE the link"));
@@ -782,7 +784,7 @@ fn a_lost_repeat_does_not_end_the_hold() {
 #[test]
 fn a_release_whose_reply_was_lost_is_never_sent_again() {
     story(async |server| {
-        let node = Node::new(&server).warmed_up().await;
+        let node = Node::new(server).warmed_up().await;
         node.fence("LOCK.ACQUIRE k holder").await;
         let ann = node.waits("LOCK.ACQUIRE k ann WAIT 60000").await;
         node.caller.becomes(Weather::LosesReplies);
@@ -799,7 +801,7 @@ fn a_release_whose_reply_was_lost_is_never_sent_again() {
 #[test]
 fn waiters_survive_a_server_that_comes_back_empty() {
     story(async |server| {
-        let node = Node::with(&server, LockSettings { look_every_ms: 50, ..settings() });
+        let node = Node::with(server, LockSettings { look_every_ms: 50, ..settings() });
         let first = node.fence("LOCK.ACQUIRE k holder").await;
         let ann = node.waits("LOCK.ACQUIRE k ann WAIT 60000").await;
         server.restart();
@@ -811,7 +813,7 @@ fn waiters_survive_a_server_that_comes_back_empty() {
 #[test]
 fn a_script_error_reaches_the_client_as_it_is_and_a_waiter_outlives_it() {
     story(async |server| {
-        let node = Node::with(&server, LockSettings { look_every_ms: 20, ..settings() });
+        let node = Node::with(server, LockSettings { look_every_ms: 20, ..settings() });
         let mut side = server.side_wire();
         side.run("CONFIG SET maxmemory 1");
         let refused = error(node.run("LOCK.ACQUIRE k ann").await);
@@ -821,7 +823,7 @@ fn a_script_error_reaches_the_client_as_it_is_and_a_waiter_outlives_it() {
         let ann = node.waits("LOCK.ACQUIRE k ann WAIT 60000").await;
         side.run("CONFIG SET maxmemory 1");
         assert_eq!(node.run("LOCK.RELEASE k holder").await, ONE, "a release needs no memory");
-        assert_eq!(get(&server, "k"), b"$-1\r\n");
+        assert_eq!(get(server, "k"), b"$-1\r\n");
         side.run("CONFIG SET maxmemory 0");
         fence(ann.await.unwrap());
         node
@@ -831,7 +833,7 @@ fn a_script_error_reaches_the_client_as_it_is_and_a_waiter_outlives_it() {
 #[test]
 fn shutting_down_sends_waiters_home_and_lets_the_others_end() {
     story(async |server| {
-        let node = Node::new(&server);
+        let node = Node::new(server);
         node.fence("LOCK.ACQUIRE k holder").await;
         let ann = node.waits("LOCK.ACQUIRE k ann WAIT 60000").await;
         node.engine.shut_down();
@@ -848,17 +850,17 @@ fn shutting_down_sends_waiters_home_and_lets_the_others_end() {
 #[test]
 fn a_kept_alive_lock_is_renewed_while_its_connection_lives() {
     story(async |server| {
-        let node = Node::new(&server);
+        let node = Node::new(server);
         let client = node.client();
         fence(client.run("LOCK.ACQUIRE k ann TTL 200 KEEPALIVE").await);
         let end = Instant::now() + Duration::from_millis(700);
         until("it has been held for more than three leases", async || {
-            assert_eq!(owner_of(&server, "k"), "ann");
+            assert_eq!(owner_of(server, "k"), "ann");
             Instant::now() > end
         })
         .await;
         client.closes();
-        until("it ends with its lease", async || get(&server, "k") == b"$-1\r\n").await;
+        until("it ends with its lease", async || get(server, "k") == b"$-1\r\n").await;
         node
     });
 }
@@ -866,13 +868,13 @@ fn a_kept_alive_lock_is_renewed_while_its_connection_lives() {
 #[test]
 fn an_ephemeral_lock_is_released_when_its_connection_closes() {
     story(async |server| {
-        let node = Node::new(&server);
+        let node = Node::new(server);
         let client = node.client();
         fence(client.run("LOCK.ACQUIRE k ann TTL 60000 EPHEMERAL").await);
         let bob = node.waits("LOCK.ACQUIRE k bob WAIT 60000").await;
         client.closes();
         fence(bob.await.unwrap());
-        assert_eq!(owner_of(&server, "k"), "bob");
+        assert_eq!(owner_of(server, "k"), "bob");
         node
     });
 }
@@ -880,13 +882,13 @@ fn an_ephemeral_lock_is_released_when_its_connection_closes() {
 #[test]
 fn the_end_of_an_older_connection_touches_nothing_any_more() {
     story(async |server| {
-        let node = Node::new(&server);
+        let node = Node::new(server);
         let (older, newer) = (node.client(), node.client());
         let first = fence(older.run("LOCK.ACQUIRE k ann TTL 60000 EPHEMERAL").await);
         assert_eq!(fence(newer.run("LOCK.ACQUIRE k ann TTL 60000").await), first);
         older.closes();
         node.engine.settled().await;
-        assert_eq!(owner_of(&server, "k"), "ann");
+        assert_eq!(owner_of(server, "k"), "ann");
         node
     });
 }
@@ -894,16 +896,16 @@ fn the_end_of_an_older_connection_touches_nothing_any_more() {
 #[test]
 fn a_renewal_never_brings_a_released_lock_back_nor_touches_the_next() {
     story(async |server| {
-        let node = Node::new(&server);
+        let node = Node::new(server);
         let client = node.client();
         fence(client.run("LOCK.ACQUIRE k ann TTL 100 KEEPALIVE").await);
         assert_eq!(node.run("LOCK.RELEASE k ann").await, ONE, "from another connection");
         let before = node.service.calls.get();
         until("a renewal was tried", async || node.service.calls.get() > before).await;
-        assert_eq!(get(&server, "k"), b"$-1\r\n");
+        assert_eq!(get(server, "k"), b"$-1\r\n");
         client.closes();
         fence(node.client().run("LOCK.ACQUIRE k bob TTL 60000").await);
-        assert_eq!(owner_of(&server, "k"), "bob");
+        assert_eq!(owner_of(server, "k"), "bob");
         node
     });
 }
@@ -951,7 +953,7 @@ async fn count(node: Node, data: Link, owner: String) {
 #[test]
 fn a_crowd_that_comes_and_goes_leaves_nothing_behind() {
     story(async |server| {
-        let node = Node::new(&server);
+        let node = Node::new(server);
         let mut dice = fastrand::Rng::with_seed(11);
         let mut crowd = Vec::new();
         for number in 0..300 {
@@ -979,7 +981,7 @@ fn a_crowd_that_comes_and_goes_leaves_nothing_behind() {
 #[test]
 fn a_thousand_waiters_on_one_key_do_not_delay_another() {
     story(async |server| {
-        let node = Node::with(&server, LockSettings { max_queue: 5000, ..settings() });
+        let node = Node::with(server, LockSettings { max_queue: 5000, ..settings() });
         node.fence("LOCK.ACQUIRE k holder TTL 600000").await;
         let mut waiting = HashSet::new();
         for number in 0..1000 {

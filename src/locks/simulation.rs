@@ -523,7 +523,7 @@ impl World {
     fn releases(&mut self, owner: u64, fence: u64) {
         // One in ten crashes and leaves it to the lease.
         let is_there = self.dice.u8(..10) > 0;
-        if is_there && self.ended.get(&fence).is_none() {
+        if is_there && !self.ended.contains_key(&fence) {
             self.step(Event::Releases { owner: owner_id(owner) });
         }
     }

@@ -114,7 +114,7 @@ impl Filter {
             return Ok((Filter { addr: Some(addr.to_vec()), ..Filter::default() }, true));
         }
         let mut filter = Filter { skip: Some(own), ..Filter::default() };
-        if words.len() % 2 != 0 {
+        if !words.len().is_multiple_of(2) {
             return Err("ERR syntax error".into());
         }
         for pair in words.chunks_exact(2) {

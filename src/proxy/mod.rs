@@ -21,7 +21,7 @@ use self::listener::{Bound, ListenError, bind};
 use self::registry::Registry;
 use self::worker::{Shared, Stop};
 use crate::config::Config;
-use crate::coordinator::{Coordinator, LockSettings};
+use crate::coordinator::{Coordinator, LockKeys, LockSettings};
 use crate::upstream::links::LinkSettings;
 use crate::upstream::url::Endpoint;
 
@@ -135,6 +135,10 @@ fn lock_settings(config: &Config) -> LockSettings {
         max_wait_ms: ms(config.max_wait),
         max_queue: config.max_queue as u64,
         promote_after_ms: ms(config.promote_after.unwrap_or_default()),
+        lock_keys: match config.lock_keys.is_empty() {
+            true => LockKeys::default(),
+            false => LockKeys::new(config.lock_keys.iter().map(|rule| &rule.pattern)),
+        },
         node: config.nodes.id.clone().unwrap_or_else(random_node_id),
         ..LockSettings::default()
     }

@@ -46,7 +46,7 @@ impl Facts {
 fn bulk_max(reply: &[u8]) -> Option<u64> {
     let Ok(Value::Array(pair)) = decode(reply) else { return None };
     match pair.get(1) {
-        Some(Value::Bulk(number)) => std::str::from_utf8(number.as_ref()).ok()?.parse().ok(),
+        Some(Value::Bulk(number)) => std::str::from_utf8(number).ok()?.parse().ok(),
         _ => None,
     }
 }

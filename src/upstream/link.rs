@@ -279,6 +279,16 @@ impl Link {
     fn distribute(&self, wire: &mut Wire, mut bytes: &[u8]) -> Result<(), Rc<str>> {
         let mut owed = self.owed.borrow_mut();
         while !bytes.is_empty() {
+            if wire.scanner.is_at_boundary() && bytes[0] == b'>' {
+                wire.is_in_push = true;
+            }
+            if wire.is_in_push {
+                // Nobody on a shared link subscribes or tracks: nobody is meant.
+                let (n, head) = wire.scanner.next(bytes).map_err(|error| Rc::from(error.to_string()))?;
+                wire.is_in_push = head.is_none();
+                bytes = &bytes[n..];
+                continue;
+            }
             let Some(front) = owed.front_mut() else {
                 return Err("the upstream sent a reply that nobody asked for".into());
             };
@@ -326,10 +336,12 @@ struct Wire {
     /// How much of the link's `out` the socket has taken.
     written: usize,
     touched: Vec<Rc<dyn Sink>>,
+    /// A push that nobody asked for is being dropped.
+    is_in_push: bool,
 }
 
 impl Wire {
     fn new(reader: Reader, writer: Writer) -> Wire {
-        Wire { reader, writer, scanner: ReplyScanner::new(), written: 0, touched: Vec::new() }
+        Wire { reader, writer, scanner: ReplyScanner::new(), written: 0, touched: Vec::new(), is_in_push: false }
     }
 }

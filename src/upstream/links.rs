@@ -22,7 +22,7 @@ const BUSY_REPLIES: u64 = 1024;
 /// Requests unwritten on a link, in bytes, from which another one is opened or preferred.
 const BUSY_BACKLOG: usize = 16 << 10;
 /// Own links that one worker keeps connected for the next session that needs one, by key.
-const IDLE_OWN_MAX: usize = 16;
+const IDLE_OWN_MAX: usize = 4;
 /// The upstream is tried again at least this often.
 const RETRY_AT_LEAST: Duration = Duration::from_secs(1);
 /// How often idle links are looked over.

@@ -119,6 +119,20 @@ impl Writer {
         }
     }
 
+    /// Whether the peer has closed its side, asked of the kernel at this moment; the runtime may not have heard yet.
+    pub fn peer_has_closed(&self) -> bool {
+        use std::os::fd::AsFd;
+
+        use rustix::event::{PollFd, PollFlags, Timespec, poll};
+        let fd = match self {
+            Writer::Tcp(half) => half.as_ref().as_fd(),
+            Writer::Unix(half) => half.as_ref().as_fd(),
+        };
+        let mut asked = [PollFd::from_borrowed_fd(fd, PollFlags::RDHUP)];
+        let ends = PollFlags::RDHUP | PollFlags::HUP | PollFlags::ERR;
+        poll(&mut asked, Some(&Timespec::default())).is_ok() && asked[0].revents().intersects(ends)
+    }
+
     /// Closes both directions, also while the other half is still in use.
     pub fn shut_down(&self) {
         let socket = match self {

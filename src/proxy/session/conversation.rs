@@ -148,6 +148,11 @@ impl Conversation {
             || self.needs_resync
     }
 
+    /// The command at hand is the one that `CLIENT REPLY SKIP` silences.
+    pub fn is_skipping(&self) -> bool {
+        self.replies == Replies::SkipNext
+    }
+
     /// Whether Lockgate's own answer to the command at hand is to be given; uses up a `CLIENT REPLY SKIP`.
     pub fn may_answer(&mut self) -> bool {
         match self.replies {

@@ -104,6 +104,11 @@ impl ClientIo {
         self.writer.closed_by_peer().await;
     }
 
+    /// Whether the client has closed its side, asked of the kernel at this moment.
+    pub fn peer_has_closed(&self) -> bool {
+        self.writer.peer_has_closed()
+    }
+
     /// The session is over: closes the connection at once, whatever links still owe it.
     pub fn hang_up(&self) {
         self.is_broken.set(true);

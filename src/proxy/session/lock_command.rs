@@ -9,6 +9,7 @@ use crate::commands::lock_args::LockCommand;
 use crate::coordinator::{Asker, LockReply};
 use crate::domain::Resp;
 use crate::proxy::registry::Wish;
+use crate::upstream::caller::LinkCaller;
 use crate::upstream::dial::{Identity, LinkKey};
 
 /// How a call ended.
@@ -39,8 +40,15 @@ impl Session {
         }
         let ending = self.lock_ending(coordinator.run(&asker, command), may_wait).await;
         self.card().waits_for_lock.store(false, Ordering::Release);
+        let ending = ending?;
+        if may_wait && self.io.peer_has_closed() {
+            if let Ending::Answered(LockReply::Integer(fence)) = ending {
+                self.pass_on_grant(&asker, args, fence).await;
+            }
+            return Err(Gone);
+        }
         let mut out = Vec::new();
-        match ending? {
+        match ending {
             Ending::Answered(reply) => reply.encode(self.resp(), &mut out),
             Ending::Unblocked(Wish::UnblockError) => {
                 out.extend_from_slice(b"-UNBLOCKED client unblocked via CLIENT UNBLOCK\r\n");
@@ -52,7 +60,17 @@ impl Session {
         Ok(())
     }
 
-    fn asker(&self) -> Asker<crate::upstream::caller::LinkCaller> {
+    /// The grant came when its client had already left: the next one gets the lock, under the fence that was granted.
+    async fn pass_on_grant(&self, asker: &Asker<LinkCaller>, args: &[&[u8]], fence: i64) {
+        let (Some(key), Some(owner)) = (args.get(1), args.get(2)) else { return };
+        let fence = fence.to_string();
+        let release = LockCommand::parse(&[b"LOCK.RELEASE", key, owner, b"FENCE", fence.as_bytes()]);
+        if let Ok(release) = release {
+            self.worker.coordinator().clone().run(asker, release).await;
+        }
+    }
+
+    fn asker(&self) -> Asker<LinkCaller> {
         let links = self.worker.links();
         let db = self.key.db;
         // The script's replies are read here, so that RESP2 serves whatever the client speaks.
@@ -68,12 +86,16 @@ impl Session {
 
     /// Waits for the answer, for the client to leave, or for somebody to unblock it. Dropping `call` tells the
     /// coordinator that nobody waits any more.
-    async fn lock_ending(&self, call: impl Future<Output = LockReply>, may_wait: bool) -> Result<Ending, Gone> {
+    async fn lock_ending(&mut self, call: impl Future<Output = LockReply>, may_wait: bool) -> Result<Ending, Gone> {
         let io = self.io.clone();
         let mut call = pin!(call);
         let mut closed = pin!(io.closed_by_peer());
         std::future::poll_fn(|cx| {
             self.io.poll_flush(cx);
+            // Pushes do not wait for the lock.
+            if self.own.is_some() && self.pump_own(cx).is_err() {
+                return Poll::Ready(Err(Gone));
+            }
             if let Poll::Ready(reply) = call.as_mut().poll(cx) {
                 return Poll::Ready(Ok(Ending::Answered(reply)));
             }

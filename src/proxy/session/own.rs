@@ -133,6 +133,7 @@ impl Session {
     fn release_own(&mut self) {
         let is_done = self.own.as_ref().is_some_and(|own| {
             own.talk.is_default()
+                && own.captured.is_empty()
                 && own.streaming.is_none()
                 && own.link.backlog() == 0
                 && own.link.scanner.is_at_boundary()
@@ -145,6 +146,15 @@ impl Session {
             self.card().upstream_id.store(0, Ordering::Relaxed);
             self.worker.links().give_back(own.link);
         }
+    }
+
+    /// The upstream counts down a CLIENT REPLY SKIP with its own next command: gives it one, if Lockgate itself has
+    /// answered the skipped command (or rather has not).
+    pub(super) fn spend_skip(&mut self) {
+        let Some(own) = self.own.as_mut() else { return };
+        let mut ping = Vec::new();
+        encode_command(&[b"PING"], &mut ping);
+        own.link.push(&ping);
     }
 
     /// Closes the own link with whatever state it has.

@@ -114,6 +114,9 @@ impl Session {
 
     /// Adds Lockgate's own answer; nothing may be owed before it. CLIENT REPLY decides whether it is sent.
     pub(super) fn answer(&mut self, reply: &[u8]) {
+        if self.own.as_ref().is_some_and(|own| own.talk.is_skipping()) {
+            self.spend_skip();
+        }
         if self.own.as_mut().is_none_or(|own| own.talk.may_answer()) {
             self.io.push(reply);
             self.io.flush();
