@@ -14,9 +14,17 @@ use std::time::Duration;
 fn nonsense_is_survived(answer: &[u8], close: bool) -> Vec<u8> {
     let server = RedisServer::start();
     let meddler = Meddler::before(server.addr(), answer.to_vec(), close);
-    let mut lockgate = Lockgate::serve(&["--upstream", &meddler.url()], Some("[links]\nreply_timeout = \"500ms\"\n"));
+    let mut lockgate =
+        Lockgate::serve(&["--upstream", &meddler.url()], Some("workers = 1\n[links]\nreply_timeout = \"500ms\"\n"));
     let mut neighbour = lockgate.wire();
     assert_eq!(neighbour.run("ECHO before"), Reply::bulk("before"));
+
+    // The last question of Lockgate's own is over: what is swallowed now was the client's.
+    eventually("Lockgate has learned the commands", || {
+        let stats = server.side_wire().call(&["INFO", "commandstats"]);
+        String::from_utf8_lossy(&stats).contains("cmdstat_command:").then_some(())
+    });
+    assert_eq!(neighbour.run("ECHO again"), Reply::bulk("again"));
 
     let mut client = lockgate.wire();
     client.ask(&["ECHO", "please-meddle"]);

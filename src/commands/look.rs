@@ -46,6 +46,8 @@ pub fn client_effect(args: &[&[u8]]) -> Effect {
 fn script(args: &[&[u8]]) -> (Treatment, Effect) {
     if subcommand_is(args, &["kill"]) {
         own(Why::Kill)
+    } else if subcommand_is(args, &["debug"]) && args.get(2).is_some_and(|mode| mode.eq_ignore_ascii_case(b"no")) {
+        own(Why::ClientFlags)
     } else if subcommand_is(args, &["debug"]) {
         // The next EVAL on this connection talks the debugger's own protocol.
         (Treatment::Own(Why::ClientFlags), Effect::Replication)

@@ -11,7 +11,7 @@ use std::hash::{BuildHasher, Hasher};
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -61,6 +61,7 @@ pub fn start(config: Arc<Config>, endpoint: Endpoint) -> Result<Running, StartEr
         registry: Registry::new(config.limits.connections),
         coordinator: Coordinator::new(lock_settings(&config)),
         own_in_use: Arc::new(AtomicUsize::new(0)),
+        reached: Arc::new(AtomicU64::new(0)),
         trust_clients: config.trust_clients,
         client_timeout: config.client_timeout.unwrap_or_default(),
         is_draining: AtomicBool::new(false),

@@ -168,6 +168,9 @@ pub struct Registry {
     count: AtomicUsize,
     most: usize,
     own_links: [AtomicU64; Why::ALL.len()],
+    since: Instant,
+    /// Milliseconds after `since` until which `CLIENT PAUSE` holds writers back; 0 when nobody paused.
+    paused_until_ms: AtomicU64,
 }
 
 impl Registry {
@@ -179,6 +182,8 @@ impl Registry {
             count: AtomicUsize::new(0),
             most,
             own_links: Default::default(),
+            since: Instant::now(),
+            paused_until_ms: AtomicU64::new(0),
         })
     }
 
@@ -235,6 +240,22 @@ impl Registry {
     /// How many there are.
     pub fn count(&self) -> usize {
         self.count.load(Ordering::Acquire)
+    }
+
+    /// A client of ours has paused the upstream for so long; 0 ends it.
+    pub fn pause(&self, ms: u64) {
+        let until = if ms == 0 { 0 } else { self.now_ms().saturating_add(ms) };
+        self.paused_until_ms.store(until, Ordering::Release);
+    }
+
+    /// Whether writers are held back upstream, as far as clients of ours had it paused.
+    pub fn is_paused(&self) -> bool {
+        let until = self.paused_until_ms.load(Ordering::Relaxed);
+        until != 0 && self.now_ms() < until
+    }
+
+    fn now_ms(&self) -> u64 {
+        u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
     /// Counts a session that took an own link, by reason.

@@ -4,7 +4,7 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -38,6 +38,8 @@ pub struct Shared {
     pub coordinator: Arc<Coordinator>,
     /// Own links in use.
     pub own_in_use: Arc<AtomicUsize>,
+    /// Dials that reached the upstream.
+    pub reached: Arc<AtomicU64>,
     /// Clients act with the credentials of the upstream's URL.
     pub trust_clients: bool,
     /// A client that is silent on the network for so long is gone.
@@ -86,7 +88,8 @@ pub fn run(shared: Arc<Shared>, listener: Listener, mut stop: watch::Receiver<St
     let tasks = LocalSet::new();
     tasks.block_on(&runtime, async move {
         let scratch = Rc::new(RefCell::new(vec![0; READ_BUFFER].into_boxed_slice()));
-        let links = Links::new(shared.endpoint.clone(), shared.links.clone(), scratch, shared.own_in_use.clone());
+        let (in_use, reached) = (shared.own_in_use.clone(), shared.reached.clone());
+        let links = Links::new(shared.endpoint.clone(), shared.links.clone(), scratch, in_use, reached);
         let worker = Rc::new(Worker { shared, links });
         let listener = match listener.listen() {
             Ok(listener) => listener,

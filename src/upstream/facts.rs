@@ -27,9 +27,9 @@ impl Facts {
 
     /// Asks the upstream. What it refuses to tell keeps its default.
     pub async fn ask(service: &LinkCaller) -> Result<Facts, CallError> {
-        let commands = ask(service, &[b"COMMAND"]).await?;
-        let limit = ask(service, &[b"CONFIG", b"GET", b"proto-max-bulk-len"]).await?;
         let server = ask(service, &[b"INFO", b"server"]).await?;
+        let limit = ask(service, &[b"CONFIG", b"GET", b"proto-max-bulk-len"]).await?;
+        let commands = ask(service, &[b"COMMAND"]).await?;
         let table = CommandTable::learn(&commands).unwrap_or_else(|error| {
             tracing::warn!(%error, "the upstream's COMMAND reply is of no use; the built-in table serves");
             CommandTable::builtin()

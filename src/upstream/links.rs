@@ -5,7 +5,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use super::call::Caller;
@@ -101,16 +101,21 @@ pub struct Links {
     down: RefCell<Option<Rc<str>>>,
     is_probing: Cell<bool>,
     facts: RefCell<Rc<Facts>>,
-    auth_required: Cell<bool>,
+    /// Whether a link without AUTH may do nothing; `None` until one was dialled.
+    auth_required: Cell<Option<bool>>,
+    /// Dials of all workers that reached the upstream: what one worker finds out ends the others' pause, too.
+    reached: Arc<AtomicU64>,
+    reached_when_down: Cell<u64>,
 }
 
 impl Links {
-    /// The table of a worker; `own_in_use` is shared by all workers. Must run within a `LocalSet`.
+    /// The table of a worker; `own_in_use` and `reached` are shared by all workers. Must run within a `LocalSet`.
     pub fn new(
         endpoint: Endpoint,
         settings: LinkSettings,
         scratch: Rc<RefCell<Box<[u8]>>>,
         own_in_use: Arc<AtomicUsize>,
+        reached: Arc<AtomicU64>,
     ) -> Rc<Links> {
         let links = Rc::new(Links {
             has_credentials: service_credentials(&endpoint).is_some(),
@@ -123,7 +128,9 @@ impl Links {
             down: RefCell::new(None),
             is_probing: Cell::new(false),
             facts: RefCell::new(Rc::new(Facts::before_contact())),
-            auth_required: Cell::new(false),
+            auth_required: Cell::new(None),
+            reached,
+            reached_when_down: Cell::new(0),
         });
         tokio::task::spawn_local(links.clone().learn_facts());
         tokio::task::spawn_local(sweep(Rc::downgrade(&links)));
@@ -142,7 +149,29 @@ impl Links {
 
     /// Whether the upstream demands that clients authenticate.
     pub fn auth_required(&self) -> bool {
-        self.auth_required.get()
+        self.auth_required.get().unwrap_or(false)
+    }
+
+    /// Dials once without AUTH, unless that was done, so that [`Links::auth_required`] is known; not while the upstream
+    /// is away.
+    pub async fn find_out_auth(self: Rc<Self>) {
+        if self.auth_required.get().is_some() {
+            return;
+        }
+        let key = LinkKey { identity: Identity::Anonymous, db: self.endpoint.db, resp: Resp::V2 };
+        if let Ok(link) = self.take_own(&key).await {
+            self.give_back(link);
+        }
+    }
+
+    /// Why the upstream cannot be used, if it cannot.
+    fn away(self: &Rc<Self>) -> Option<Rc<str>> {
+        let why = self.down.borrow().clone()?;
+        if self.reached.load(Ordering::Acquire) != self.reached_when_down.get() {
+            self.came_up();
+            return None;
+        }
+        Some(why)
     }
 
     /// The worker's read buffer.
@@ -178,12 +207,12 @@ impl Links {
             }
         }
         if let Some(calmest) = calmest
-            && (links.len() >= self.settings.shared || self.down.borrow().is_some())
+            && (links.len() >= self.settings.shared || self.away().is_some())
         {
             return Ok(calmest.clone());
         }
-        if let Some(why) = self.down.borrow().as_ref() {
-            return Err(Unavailable(why.clone()));
+        if let Some(why) = self.away() {
+            return Err(Unavailable(why));
         }
         let link = self.open(pool.key.clone());
         links.push(link.clone());
@@ -207,7 +236,7 @@ impl Links {
         match &outcome {
             Ok(dialled) => {
                 if key.identity == Identity::Anonymous {
-                    self.auth_required.set(dialled.needs_auth);
+                    self.auth_required.set(Some(dialled.needs_auth));
                 }
                 self.came_up();
             }
@@ -219,6 +248,7 @@ impl Links {
     }
 
     fn came_up(self: &Rc<Self>) {
+        self.reached.fetch_add(1, Ordering::AcqRel);
         if self.down.take().is_some() {
             tracing::info!(upstream = %self.endpoint.address, "the upstream is back");
             tokio::task::spawn_local(self.clone().learn_facts());
@@ -226,6 +256,7 @@ impl Links {
     }
 
     fn went_down(self: &Rc<Self>, why: &Rc<str>) {
+        self.reached_when_down.set(self.reached.load(Ordering::Acquire));
         if self.down.replace(Some(why.clone())).is_none() {
             tracing::warn!(upstream = %self.endpoint.address, why = %why, "the upstream is away");
         }
@@ -274,8 +305,8 @@ impl Links {
                 None => break,
             }
         }
-        if let Some(why) = self.down.borrow().as_ref() {
-            return Err(Unavailable(why.clone()).into());
+        if let Some(why) = self.away() {
+            return Err(Unavailable(why).into());
         }
         let permit = OwnPermit::take(&self.own_in_use, self.settings.own_max)
             .or_else(|| {

@@ -61,6 +61,20 @@ impl Session {
                 }
                 Err(error) => self.answer_line(&format!("-{error}")),
             },
+            (b"pause", [ms, ..]) => {
+                if let Some(ms) = std::str::from_utf8(ms).ok().and_then(|ms| ms.parse().ok()) {
+                    self.worker.registry().pause(ms);
+                }
+                return self.relay(command).await;
+            }
+            (b"unpause", []) => {
+                self.worker.registry().pause(0);
+                return self.relay(command).await;
+            }
+            (b"getredir", []) if self.own.as_ref().is_some_and(|own| own.redirect.is_some()) => {
+                let target = self.own.as_ref().and_then(|own| own.redirect).unwrap_or(0);
+                self.answer_integer(i64::try_from(target).unwrap_or(i64::MAX));
+            }
             (b"kill", [_, ..]) => return self.kill(rest).await,
             (b"unblock", [_] | [_, _]) => return self.unblock(rest).await,
             (b"maint_notifications", _) => {
@@ -106,8 +120,7 @@ impl Session {
             return self.relay_alone(command).await;
         }
         let redirected = match self.redirect_target(args) {
-            Ok(None) => None,
-            Ok(Some(command)) => Some(command),
+            Ok(redirected) => redirected,
             Err(error) => {
                 self.answer_line(&error);
                 return Ok(());
@@ -124,13 +137,21 @@ impl Session {
         }
         debug_assert!(frame.args > 0);
         if let Some(own) = self.own.as_mut() {
-            own.forward_client(redirected.as_deref().unwrap_or(command), effect);
+            let (target, command) = match &redirected {
+                Some((target, command)) => (Some(*target), command.as_slice()),
+                None => (None, command),
+            };
+            if matches!(effect, Effect::TrackingOn | Effect::TrackingOff) {
+                own.redirect = target;
+            }
+            own.forward_client(command, effect);
         }
         Ok(())
     }
 
     /// `CLIENT TRACKING … REDIRECT id` names a client of ours: the upstream knows it by another number.
-    fn redirect_target(&self, args: &[&[u8]]) -> Result<Option<Vec<u8>>, String> {
+    /// Gives our number of it and the command with the upstream's.
+    fn redirect_target(&self, args: &[&[u8]]) -> Result<Option<(u64, Vec<u8>)>, String> {
         let at = args.iter().position(|arg| arg.eq_ignore_ascii_case(b"redirect"));
         let Some((at, id)) = at.and_then(|at| Some((at + 1, args.get(at + 1)?))) else { return Ok(None) };
         let Some(id) = std::str::from_utf8(id).ok().and_then(|id| id.parse().ok()) else { return Ok(None) };
@@ -147,7 +168,7 @@ impl Session {
         words[at] = upstream.as_bytes();
         let mut out = Vec::new();
         encode_command(&words, &mut out);
-        Ok(Some(out))
+        Ok(Some((id, out)))
     }
 
     async fn kill(&mut self, rest: &[&[u8]]) -> Result<(), Gone> {

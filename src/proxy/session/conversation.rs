@@ -23,6 +23,8 @@ enum Expected {
     Plain(u64),
     /// Acknowledgements of (un)subscribed channels; an error stands for all of them.
     Acks(u64),
+    /// The same for SUBSCRIBE, with what it added: a refused one added nothing.
+    Subscribed(u64, Channel, Box<[Box<[u8]>]>),
     Multi,
     /// Lasting state unless the upstream does not know the command at all.
     Unknown,
@@ -215,8 +217,16 @@ impl Conversation {
             Effect::Monitor => self.owed.push_back(Expected::Monitor),
             Effect::Subscribe(_) | Effect::Unsubscribe(_) => {
                 let acks = self.acks(effect, args);
+                let expected = match effect {
+                    Effect::Subscribe(channel) => {
+                        let known = &self.subscribed[channel as usize];
+                        let new = args.iter().filter(|name| !known.contains(**name)).map(|name| Box::from(*name));
+                        Expected::Subscribed(acks, channel, new.collect())
+                    }
+                    _ => Expected::Acks(acks),
+                };
                 self.count_channels(effect, args);
-                self.owed.push_back(Expected::Acks(acks));
+                self.owed.push_back(expected);
             }
             _ => self.expect_plain(),
         }
@@ -244,7 +254,12 @@ impl Conversation {
                 self.is_watching = false;
                 let is_lasting = std::mem::take(&mut self.has_queued_lasting);
                 let changes_key = std::mem::take(&mut self.has_queued_key);
-                if effect == Effect::Exec && (is_lasting || changes_key) {
+                if effect == Effect::Exec && is_lasting && self.replies != Replies::On {
+                    // Without a reply to go by, nothing that follows can be counted.
+                    self.stream = Stream::Uncounted;
+                    return;
+                }
+                if effect == Effect::Exec && (is_lasting || changes_key) && self.replies == Replies::On {
                     let end = if is_lasting { Expected::ExecLasting } else { Expected::ExecKey };
                     return self.owed.push_back(end);
                 }
@@ -255,7 +270,9 @@ impl Conversation {
                 self.has_queued_lasting = true;
             }
         }
-        self.expect_plain();
+        if self.may_answer() {
+            self.expect_plain();
+        }
     }
 
     /// SELECT, HELLO or AUTH is about to be queued in the transaction.
@@ -349,7 +366,7 @@ impl Conversation {
         }
         let word = head.word.as_bytes();
         let ack = ack_of(word).filter(|_| matches!(head.kind, b'>' | b'*'));
-        let awaits_acks = matches!(self.owed.front(), Some(Expected::Acks(_)));
+        let awaits_acks = matches!(self.owed.front(), Some(Expected::Acks(_) | Expected::Subscribed(..)));
         if let Some(channel) = ack
             && (head.kind == b'>' || awaits_acks)
         {
@@ -358,7 +375,7 @@ impl Conversation {
                 Channel::Shard => self.confirmed_shard = count,
                 Channel::Plain | Channel::Pattern => self.confirmed = count,
             }
-            if let Some(Expected::Acks(left)) = self.owed.front_mut() {
+            if let Some(Expected::Acks(left) | Expected::Subscribed(left, ..)) = self.owed.front_mut() {
                 *left -= 1;
                 if *left == 0 {
                     self.owed.pop_front();
@@ -376,6 +393,11 @@ impl Conversation {
         match self.owed.pop_front() {
             Some(Expected::Plain(n)) if n > 1 => self.owed.push_front(Expected::Plain(n - 1)),
             Some(Expected::Acks(n)) if !is_error && n > 1 => self.owed.push_front(Expected::Acks(n - 1)),
+            Some(Expected::Subscribed(_, channel, names)) => {
+                for name in names {
+                    self.subscribed[channel as usize].remove(&name);
+                }
+            }
             Some(Expected::Multi) if is_error => self.is_multi = false,
             Some(Expected::Unknown) if !(is_error && word.starts_with(b"ERR unknown comm")) => self.is_sticky = true,
             Some(Expected::Monitor | Expected::ExecLasting) if !is_error => {

@@ -134,6 +134,11 @@ impl Session {
             Poll::Ready(())
         })
         .await;
+        if self.key.identity == Identity::Anonymous {
+            // Before that is known, nobody can tell how much a stranger may send.
+            let links = self.worker.links().clone();
+            Box::pin(self.guard(links.find_out_auth())).await?;
+        }
         loop {
             // Steps are rare and large: boxed, so that a connection that idles costs little.
             match std::future::poll_fn(|cx| self.pump(cx)).await {
@@ -250,6 +255,7 @@ impl Session {
         }
         let limits = self.request_limits();
         let facts = self.worker.links().facts();
+        let is_paused = self.worker.registry().is_paused();
         let (mut start, mut at, mut count) = (0, 0, 0u32);
         let mut name = 0..0;
         let look = loop {
@@ -268,7 +274,7 @@ impl Session {
             }
             let command = &bytes[at..at + frame.len];
             match treatment(&facts.table, command, &frame) {
-                Treatment::Share if frame.is_multibulk => {
+                Treatment::Share if frame.is_multibulk && !is_paused => {
                     name = at + frame.name.start..at + frame.name.end;
                     at += frame.len;
                     count += 1;
@@ -338,6 +344,15 @@ impl Session {
         self.io.owe(u64::from(replies));
         link.send(commands, &self.sink, replies);
         self.link = Some(link);
+    }
+
+    /// While `CLIENT PAUSE` holds writers back, a write would hold up everybody else on a shared link.
+    fn is_held_back(&self, command: &[u8], frame: &RequestFrame) -> bool {
+        self.own.is_none()
+            && self.worker.registry().is_paused()
+            && self.worker.links().facts().table.find(&command[frame.name.clone()]).is_some_and(|entry| {
+                matches!(entry.treatment, Treatment::Share | Treatment::Look(_)) && !entry.is_readonly()
+            })
     }
 
     fn may_read(&self, cx: &mut Context<'_>) -> bool {

@@ -34,6 +34,8 @@ pub(super) struct OwnMode {
     streaming: Option<Plan>,
     /// Bytes of the reply that is coming.
     frame_bytes: u64,
+    /// The client of ours that `CLIENT TRACKING … REDIRECT` named.
+    pub(super) redirect: Option<u64>,
 }
 
 /// What a command means on an own link.
@@ -64,6 +66,7 @@ impl Session {
                     captured: Vec::new(),
                     streaming: None,
                     frame_bytes: 0,
+                    redirect: None,
                 }));
                 Ok(Ok(()))
             }
@@ -286,6 +289,10 @@ impl Session {
         if let Some(own) = self.own.as_mut() {
             own.link.rekey(key.clone());
         }
+        let name = text.split_ascii_whitespace().find_map(|word| word.strip_prefix("name="));
+        if let Some(name) = name.filter(|name| !name.is_empty()) {
+            self.card().profile().name = name.as_bytes().to_vec();
+        }
         self.set_key(key);
         Ok(())
     }
@@ -344,13 +351,19 @@ impl OwnMode {
                     Plan::Here(Here::Client) => client_effect(&all),
                     _ => Effect::None,
                 };
-                if let Plan::Here(Here::Select | Here::Hello | Here::Auth) = plan {
+                let names_client = matches!(plan, Plan::Here(Here::Client))
+                    && all.get(1).is_some_and(|w| w.eq_ignore_ascii_case(b"setname"));
+                if names_client || matches!(plan, Plan::Here(Here::Select | Here::Hello | Here::Auth)) {
                     self.talk.will_change_key();
                 }
                 self.talk.sent(effect, false, &[]);
                 return Onward::Sent;
             }
             Plan::Here(_) => return Onward::Step,
+            // How many acknowledgements it brings depends on those that are still to come.
+            Plan::Forward { effect: Effect::Unsubscribe(_), .. } if all.len() == 1 && !self.talk.is_settled() => {
+                return Onward::Step;
+            }
             Plan::Forward { effect: Effect::Wait, .. } if !self.talk.is_multi() && self.talk.is_first_wait() => {
                 // WAIT asks about its connection's own writes, and those before went over a shared link: an empty
                 // message counts as a write and comes after all of them.

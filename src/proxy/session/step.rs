@@ -6,7 +6,7 @@ use std::task::Poll;
 
 use super::conversation::Stream;
 use super::{Gone, HELD_REQUEST_MAX, Session, treatment};
-use crate::commands::{Here, Plan, Treatment, plan};
+use crate::commands::{Here, Plan, Treatment, Why, plan};
 use crate::protocol::args::{args, encode_command};
 use crate::protocol::error::ProtocolError;
 use crate::protocol::inline;
@@ -35,8 +35,17 @@ impl Session {
             }
         };
         self.card().touch(&command[frame.name.clone()]);
-        if self.own.is_some() && self.forward_own(&command, &frame) {
-            return Ok(());
+        if self.own.is_some() {
+            if self.forward_own(&command, &frame) {
+                return Ok(());
+            }
+            self.drain().await?;
+            if self.forward_own(&command, &frame) {
+                return Ok(());
+            }
+        }
+        if self.is_held_back(&command, &frame) {
+            return self.run_on_own(Why::Blocking, &command, &frame).await;
         }
         let facts = self.worker.links().facts();
         match treatment(&facts.table, &command, &frame) {
@@ -46,16 +55,18 @@ impl Session {
                 self.submit(&command, 1);
                 Ok(())
             }
-            Treatment::Own(why) => {
-                match self.take_own(why).await? {
-                    Ok(()) => {
-                        self.forward_own(&command, &frame);
-                    }
-                    Err(error) => self.answer_line(&format!("-{error}")),
-                }
-                Ok(())
-            }
+            Treatment::Own(why) => self.run_on_own(why, &command, &frame).await,
         }
+    }
+
+    async fn run_on_own(&mut self, why: Why, command: &[u8], frame: &RequestFrame) -> Result<(), Gone> {
+        match self.take_own(why).await? {
+            Ok(()) => {
+                self.forward_own(command, frame);
+            }
+            Err(error) => self.answer_line(&format!("-{error}")),
+        }
+        Ok(())
     }
 
     async fn answer_here(&mut self, here: Here, command: &[u8], frame: &RequestFrame) -> Result<(), Gone> {
