@@ -389,16 +389,17 @@ fn sigterm_and_sigint_end_it_with_exit_code_0() {
 
 #[test]
 fn a_second_signal_ends_it_at_once() {
-    // An upstream that takes commands and never answers, so that the drain has something to wait for.
-    let silent = TcpListener::bind("127.0.0.1:0").expect("binds");
-    let upstream = format!("redis://{}", silent.local_addr().expect("an address"));
-    let mut lockgate = Running::with(
-        &["--listen", "127.0.0.1:0", "--upstream", &upstream],
-        &[("LOCKGATE_DRAIN_TIMEOUT", "10m"), ("LOCKGATE_LINKS__REPLY_TIMEOUT", "10m")],
-    );
+    let folder = folder();
+    let data = folder.path().to_str().expect("a plain path");
+    let mut lockgate =
+        Running::with(&["--listen", "127.0.0.1:0"], &[("LOCKGATE_DATA_DIR", data), ("LOCKGATE_DRAIN_TIMEOUT", "10m")]);
+    lockgate.ask("PING");
+    // A command that runs as long as nobody pushes, so that the drain has something to wait for.
     let mut client = TcpStream::connect(&lockgate.address).expect("connects");
-    client.write_all(b"GET a\r\n").expect("writes");
-    let _link = silent.accept().expect("Lockgate comes");
+    client.write_all(b"BLPOP nothing 0\r\n").expect("writes");
+    eventually("the client is blocked", || {
+        lockgate.try_ask("EVAL \"return redis.call('INFO','clients')\" 0")?.contains("blocked_clients:1").then_some(())
+    });
     lockgate.send(Signal::SIGTERM);
     lockgate.logs("no new connections");
     lockgate.send(Signal::SIGTERM);

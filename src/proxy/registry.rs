@@ -237,6 +237,14 @@ impl Registry {
         cards
     }
 
+    /// Closes the connections of a user that is no more.
+    pub fn kill_user(&self, user: &[u8]) {
+        tracing::info!(user = %user.escape_ascii(), "the upstream takes this user no more; closing its connections");
+        for card in self.all().iter().filter(|card| card.profile().user == user) {
+            card.wish(Wish::Kill);
+        }
+    }
+
     /// How many there are.
     pub fn count(&self) -> usize {
         self.count.load(Ordering::Acquire)

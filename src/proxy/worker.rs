@@ -90,6 +90,8 @@ pub fn run(shared: Arc<Shared>, listener: Listener, mut stop: watch::Receiver<St
         let scratch = Rc::new(RefCell::new(vec![0; READ_BUFFER].into_boxed_slice()));
         let (in_use, reached) = (shared.own_in_use.clone(), shared.reached.clone());
         let links = Links::new(shared.endpoint.clone(), shared.links.clone(), scratch, in_use, reached);
+        let registry = shared.registry.clone();
+        links.on_revoked(move |user| registry.kill_user(user));
         let worker = Rc::new(Worker { shared, links });
         let listener = match listener.listen() {
             Ok(listener) => listener,

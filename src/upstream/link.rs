@@ -5,7 +5,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::dial::{DialError, Dialled};
 use super::socket::{Reader, Writer};
@@ -70,6 +70,9 @@ pub struct Link {
     owed_replies: Cell<u64>,
     waker: RefCell<Option<Waker>>,
     last_used: Cell<Instant>,
+    /// A reply was begun, and nothing of it has come since.
+    stalled_since: Cell<Option<Instant>>,
+    is_given_up: Cell<bool>,
     /// Sessions that wait until the backlog is written.
     waiting_for_room: RefCell<Vec<Waker>>,
 }
@@ -86,6 +89,8 @@ impl Link {
             owed_replies: Cell::new(0),
             waker: RefCell::new(None),
             last_used: Cell::new(Instant::now()),
+            stalled_since: Cell::new(None),
+            is_given_up: Cell::new(false),
             waiting_for_room: RefCell::default(),
         })
     }
@@ -118,6 +123,15 @@ impl Link {
     /// When something was last sent.
     pub fn last_used(&self) -> Instant {
         self.last_used.get()
+    }
+
+    /// Ends the link if the upstream has stopped in the middle of a reply for so long. A reply that has not begun may
+    /// take its time: that is the command's business.
+    pub fn give_up_if_stalled(&self, limit: Duration) {
+        if self.stalled_since.get().is_some_and(|since| since.elapsed() > limit) {
+            self.is_given_up.set(true);
+            self.wake();
+        }
     }
 
     /// Sends whole requests that owe `replies` in all. Never call this from within [`Sink::deliver`].
@@ -185,6 +199,9 @@ impl Link {
                 *waker = Some(cx.waker().clone());
             }
         }
+        if self.is_given_up.get() {
+            return Poll::Ready("the upstream stopped in the middle of a reply".into());
+        }
         if let Err(error) = self.write(cx, wire) {
             return Poll::Ready(format!("the upstream took no more requests: {error}").into());
         }
@@ -193,6 +210,7 @@ impl Link {
         }
         for _ in 0..READS_PER_TURN {
             if self.must_pause(cx, wire) {
+                self.stalled_since.set(None);
                 return Poll::Pending;
             }
             let mut buffer = scratch.borrow_mut();
@@ -206,6 +224,7 @@ impl Link {
             };
             let outcome = self.distribute(wire, &buffer[..n]);
             drop(buffer);
+            self.stalled_since.set((!wire.scanner.is_at_boundary()).then(Instant::now));
             for sink in wire.touched.drain(..) {
                 sink.flush();
             }

@@ -1,7 +1,7 @@
 //! One worker's links to the upstream: the shared ones by key, the own ones that wait for their next session, and
 //! whether the upstream is there at all.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -26,7 +26,7 @@ const IDLE_OWN_MAX: usize = 4;
 /// The upstream is tried again at least this often.
 const RETRY_AT_LEAST: Duration = Duration::from_secs(1);
 /// How often idle links are looked over.
-const SWEEP_EVERY: Duration = Duration::from_secs(5);
+const SWEEP_EVERY: Duration = Duration::from_secs(1);
 
 /// How links are made and kept; `[links]` of the configuration.
 #[derive(Clone, Debug)]
@@ -89,6 +89,9 @@ impl Pool {
     }
 }
 
+/// Takes the name of a user.
+type TellUser = Box<dyn Fn(&[u8])>;
+
 /// All links of one worker.
 pub struct Links {
     endpoint: Endpoint,
@@ -106,6 +109,7 @@ pub struct Links {
     /// Dials of all workers that reached the upstream: what one worker finds out ends the others' pause, too.
     reached: Arc<AtomicU64>,
     reached_when_down: Cell<u64>,
+    on_revoked: OnceCell<TellUser>,
 }
 
 impl Links {
@@ -131,6 +135,7 @@ impl Links {
             auth_required: Cell::new(None),
             reached,
             reached_when_down: Cell::new(0),
+            on_revoked: OnceCell::new(),
         });
         tokio::task::spawn_local(links.clone().learn_facts());
         tokio::task::spawn_local(sweep(Rc::downgrade(&links)));
@@ -226,9 +231,26 @@ impl Links {
             let dialling = table.clone();
             let scratch = table.scratch.clone();
             drop(table);
-            let _ = driven.drive(async move { dialling.dial(&key).await }, scratch).await;
+            let (weak, named) = (Rc::downgrade(&dialling), key.clone());
+            let was_open = driven.drive(async move { dialling.dial(&key).await }, scratch).await.is_ok();
+            if let (Some(links), Identity::Named(_), true) = (weak.upgrade(), &named.identity, was_open) {
+                links.see_whether_revoked(&named).await;
+            }
         });
         link
+    }
+
+    /// The upstream closes the links of a user that was deleted or lost its password; its sessions go the same way.
+    async fn see_whether_revoked(self: &Rc<Self>, key: &LinkKey) {
+        let revoked = matches!(self.dial(key).await, Err(DialError::Refused(_)));
+        if let (true, Identity::Named(credentials), Some(tell)) = (revoked, &key.identity, self.on_revoked.get()) {
+            tell(credentials.user.as_deref().unwrap_or(b"default"));
+        }
+    }
+
+    /// Calls `tell` with the name of a user whose links the upstream has closed and does not take back.
+    pub fn on_revoked(&self, tell: impl Fn(&[u8]) + 'static) {
+        let _ = self.on_revoked.set(Box::new(tell));
     }
 
     async fn dial(self: &Rc<Self>, key: &LinkKey) -> Result<Dialled, DialError> {
@@ -330,6 +352,16 @@ impl Links {
         }
     }
 
+    fn give_up_stalled(&self) {
+        let limit = self.settings.reply_timeout;
+        if limit.is_zero() {
+            return;
+        }
+        for pool in self.pools.borrow().values() {
+            pool.links.borrow().iter().for_each(|link| link.give_up_if_stalled(limit));
+        }
+    }
+
     fn close_idle(&self) {
         let limit = self.settings.idle_timeout;
         if limit.is_zero() {
@@ -357,6 +389,7 @@ async fn sweep(links: std::rc::Weak<Links>) {
     loop {
         tokio::time::sleep(SWEEP_EVERY).await;
         let Some(links) = links.upgrade() else { return };
+        links.give_up_stalled();
         links.close_idle();
     }
 }

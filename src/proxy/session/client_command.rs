@@ -180,6 +180,15 @@ impl Session {
             }
         };
         let victims: Vec<_> = self.worker.registry().all().into_iter().filter(|card| filter.takes(card)).collect();
+        for card in &victims {
+            let upstream = card.upstream_id.load(Ordering::Relaxed);
+            if upstream != 0 && card.id != self.card().id {
+                // What it is blocked in ends before anybody hears that it is gone.
+                let mut request = Vec::new();
+                encode_command(&[&b"CLIENT"[..], b"KILL", b"ID", upstream.to_string().as_bytes()], &mut request);
+                let _ = self.ask(request).await?;
+            }
+        }
         let is_suicide = victims.iter().any(|card| card.id == self.card().id);
         match (is_old_form, victims.is_empty()) {
             (true, true) => self.answer_line("-ERR No such client"),

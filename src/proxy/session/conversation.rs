@@ -150,6 +150,11 @@ impl Conversation {
             || self.needs_resync
     }
 
+    /// The command at hand gets no reply.
+    pub fn is_silent(&self) -> bool {
+        self.replies != Replies::On
+    }
+
     /// The command at hand is the one that `CLIENT REPLY SKIP` silences.
     pub fn is_skipping(&self) -> bool {
         self.replies == Replies::SkipNext

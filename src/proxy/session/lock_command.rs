@@ -10,7 +10,7 @@ use crate::coordinator::{Asker, LockReply};
 use crate::domain::Resp;
 use crate::proxy::registry::Wish;
 use crate::upstream::caller::LinkCaller;
-use crate::upstream::dial::{Identity, LinkKey};
+use crate::upstream::dial::LinkKey;
 
 /// How a call ended.
 enum Ending {
@@ -27,7 +27,7 @@ impl Session {
                 return Ok(());
             }
         };
-        if self.key.identity == Identity::Anonymous && self.worker.links().auth_required() {
+        if self.must_authenticate() {
             self.answer_line("-NOAUTH Authentication required.");
             return Ok(());
         }

@@ -124,7 +124,10 @@ impl Session {
             worker,
         };
         let _ = session.run().await;
-        session.io.hang_up();
+        // Its name, its locks and its own link are gone before the client can see that the connection is.
+        let io = session.io.clone();
+        drop(session);
+        io.hang_up();
     }
 
     async fn run(&mut self) -> Result<(), Gone> {
@@ -372,9 +375,14 @@ impl Session {
         }
     }
 
+    /// The upstream demands a password that this client has not given.
+    fn must_authenticate(&self) -> bool {
+        self.key.identity == Identity::Anonymous && self.worker.links().auth_required()
+    }
+
     fn request_limits(&self) -> RequestLimits {
         let links = self.worker.links();
-        if self.key.identity == Identity::Anonymous && links.auth_required() {
+        if self.must_authenticate() {
             return RequestLimits {
                 args_max: ARGS_MAX_BEFORE_AUTH,
                 bulk_max: BULK_MAX_BEFORE_AUTH,

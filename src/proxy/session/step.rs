@@ -74,6 +74,9 @@ impl Session {
             self.drain().await?;
         }
         let args: Vec<&[u8]> = args(command).collect();
+        if here == Here::Client && self.must_authenticate() {
+            return self.relay(command).await;
+        }
         match here {
             Here::Quit => {
                 self.answer_line("+OK");
