@@ -677,6 +677,32 @@ fn a_grant_that_met_nobody_goes_on_to_the_next() {
 }
 
 #[test]
+fn a_grant_whose_client_is_gone_when_it_comes_goes_on_unless_another_call_was_told_of_it() {
+    story(async |server| {
+        let node = Node::new(server);
+        let client = node.client();
+        let is_there = async |line: &str, is_there: bool| {
+            let words: Vec<&[u8]> = line.split(' ').map(str::as_bytes).collect();
+            let command = LockCommand::parse(&words).expect("a command");
+            let (caller, service) = (node.caller.clone(), node.service.clone());
+            let asker = Asker { db: 0, session: 1, caller, service, bound: BoundLocks::default() };
+            node.engine.run_while(&asker, command, || is_there).await
+        };
+        assert_eq!(is_there("LOCK.ACQUIRE k ann TTL 60000", false).await, LockReply::Nil);
+        until("the key is free", async || get(server, "k") == b"$-1\r\n").await;
+        let first = fence(client.run("LOCK.ACQUIRE k ann TTL 60000").await);
+        assert_eq!(is_there("LOCK.ACQUIRE k ann TTL 60000", false).await, LockReply::Nil);
+        node.engine.settled().await;
+        assert_eq!(
+            fence(client.run("LOCK.ACQUIRE k ann").await),
+            first,
+            "the hold that another call was told of stands"
+        );
+        node
+    });
+}
+
+#[test]
 fn a_client_that_leaves_during_its_try_leaves_no_lock_behind() {
     story(async |server| {
         let node = Node::new(server).warmed_up().await;

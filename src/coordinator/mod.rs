@@ -78,6 +78,18 @@ impl Coordinator {
     /// Runs one `LOCK.*` command of a session. Dropping the future means that the client has left, or was unblocked: safe at any
     /// moment, nothing leaks. To be awaited inside a `LocalSet`.
     pub async fn run<C: Caller>(self: &Arc<Self>, asker: &Asker<C>, command: LockCommand) -> LockReply {
+        self.run_while(asker, command, || true).await
+    }
+
+    /// As [`Coordinator::run`]; `is_there` is asked at the moment a grant becomes the answer. If the client has left by then the
+    /// answer is nil, and the grant, known by its whole value, goes on to the next: never to be undone by owner and fence, which
+    /// the owner's call on his new connection may share.
+    pub async fn run_while<C: Caller>(
+        self: &Arc<Self>,
+        asker: &Asker<C>,
+        command: LockCommand,
+        is_there: impl Fn() -> bool,
+    ) -> LockReply {
         if companion::is_own(command.key()) {
             return LockReply::Error(
                 "ERR keys that begin with 'lockgate:' are Lockgate's own and cannot be locks".into(),
@@ -85,7 +97,7 @@ impl Coordinator {
         }
         let key = LockKey { db: asker.db, name: command.key().clone() };
         match command {
-            LockCommand::Acquire(args) => self.acquire(asker, key, args).await,
+            LockCommand::Acquire(args) => self.acquire(asker, key, args, is_there).await,
             LockCommand::Release { owner, fence, .. } => self.release(asker, key, owner, fence).await,
             LockCommand::Extend { owner, ttl_ms, fence, .. } => self.extend(asker, key, owner, ttl_ms, fence).await,
             LockCommand::Info { .. } => self.info(asker, key).await,
