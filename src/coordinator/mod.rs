@@ -58,15 +58,17 @@ pub struct Coordinator {
     origin: Instant,
 }
 
-/// EXTEND compares before it sets, so that a lost reply may be asked for again, so often.
-const EXTEND_TRIES_MAX: u32 = 3;
+/// EXTEND compares before it sets, so that a lost reply may be asked for again, so often. Each try can take the reply timeout.
+const EXTEND_TRIES_MAX: u32 = 2;
 
 impl Coordinator {
     /// An engine nobody has asked anything yet.
     pub fn new(settings: LockSettings) -> Arc<Self> {
         let now_us = unix_us();
+        // Nothing in a name may end the field of the value that it stands in.
+        let node: String = settings.node.chars().filter(|letter| !letter.is_control()).collect();
         Arc::new(Coordinator {
-            store: Store::new(settings.node.as_str().into(), now_us),
+            store: Store::new(node.as_str().into(), now_us),
             shards: Shards::new(settings.line_rules()),
             errands: Arc::default(),
             last_call: AtomicU64::new(now_us),

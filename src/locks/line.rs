@@ -28,8 +28,8 @@ pub struct LineRules {
     pub retry_max_ms: u64,
 }
 
-/// How often a call that may not wait is sent again when its reply was lost.
-const LOST_TRIES_MAX: u32 = 3;
+/// How often a call that may not wait is sent, its first try included, while replies are lost. Each can take the reply timeout.
+const LOST_TRIES_MAX: u32 = 2;
 
 /// A lease that ends by itself needs no giving back; so much longer than the lease we try, in ms.
 const GIVE_BACK_MARGIN_MS: u64 = 1000;
