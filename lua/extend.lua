@@ -5,6 +5,7 @@ local lock, owner, fence, lease_ms, is_rule_key = KEYS[1], ARGV[1], ARGV[2], ARG
 local value = redis.pcall('GET', lock)
 if type(value) == 'table' then return value end
 if not value then return -1 end
+-- include holds.lua
 local outcome = holds(lock, value, owner, fence, is_rule_key)
 if outcome == 'no lock' then return {outcome} end
 if outcome == 0 then return 0 end

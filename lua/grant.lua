@@ -1,5 +1,5 @@
--- The opening of every script that can grant a lock (Lockgate puts it in front of their text).
--- A waiter or asker takes five arguments in a row: owner, lease in ms, level, acquired at (Unix ms), `node:call` 0x1F meta.
+-- Included where a script may grant. A waiter or asker takes three arguments in a row: owner, lease in ms, and what follows the
+-- fence in the value: 0x1F level 0x1F acquired at (Unix ms) 0x1F node:call 0x1F meta.
 
 -- The next fence: the counter's next number, or, where the counter is missing, flushed or stale, one above everything that
 -- was given out before. %.0f, because `..` and tostring would round 16 digits.
@@ -18,10 +18,8 @@ end
 local function grant(lock, counter, floor, first)
   local fence = next_fence(counter, floor)
   if type(fence) == 'table' then return fence end
-  local value = ARGV[first] .. '\31' .. string.format('%.0f', fence) .. '\31' .. ARGV[first + 2] .. '\31'
-    .. ARGV[first + 3] .. '\31' .. ARGV[first + 4]
+  local value = ARGV[first] .. '\31' .. string.format('%.0f', fence) .. ARGV[first + 2]
   local written = redis.pcall('SET', lock, value, 'PX', ARGV[first + 1])
   if written.err then return written end
   return fence
 end
-

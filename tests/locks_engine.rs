@@ -49,8 +49,13 @@ struct Link {
 
 impl Link {
     fn new(server: &RedisServer, db: u32) -> Self {
+        Link::after(server, common::command(&["SELECT", &db.to_string()]))
+    }
+
+    /// A link whose connections begin with that command.
+    fn after(server: &RedisServer, first: Vec<u8>) -> Self {
         let (out, parcels) = mpsc::unbounded_channel();
-        spawn_local(carry(server.socket(), db, parcels));
+        spawn_local(carry(server.socket(), first, parcels));
         let (weather, change) = (Rc::new(Cell::new(Weather::Fine)), Rc::default());
         Link { out, weather, change, calls: Rc::default() }
     }
@@ -87,13 +92,13 @@ impl Caller for Link {
 }
 
 /// Sends what comes and brings back the replies, one at a time; a lost connection loses what was on it, and the next dials anew.
-async fn carry(socket: std::path::PathBuf, db: u32, mut parcels: mpsc::UnboundedReceiver<Parcel>) {
+async fn carry(socket: std::path::PathBuf, first: Vec<u8>, mut parcels: mpsc::UnboundedReceiver<Parcel>) {
     let mut stream = None;
     while let Some((request, back)) = parcels.recv().await {
         if stream.is_none() {
             stream = tokio::net::UnixStream::connect(&socket).await.ok();
             if let Some(stream) = &mut stream {
-                exchange(stream, &common::command(&["SELECT", &db.to_string()])).await;
+                exchange(stream, &first).await;
             }
         }
         let reply = match &mut stream {
@@ -472,6 +477,34 @@ fn scripts_that_the_server_lost_are_sent_again() {
     });
 }
 
+#[test]
+fn the_smallest_acl_suffices_and_without_it_nobody_elses_wait_is_touched() {
+    story(async |server| {
+        let mut side = server.side_wire();
+        let least = "+evalsha +eval +exists +get +set +incr +del +pexpire +pttl +time ~lock:* ~lockgate:*";
+        side.run(&format!("ACL SETUSER some on >pw {least}"));
+        let full = Node::new(server);
+        let link = Link::after(server, common::command(&["AUTH", "some", "pw"]));
+        let node = Node { caller: link.clone(), service: link, ..full.clone() };
+        node.fence("LOCK.ACQUIRE lock:a holder TTL 60000").await;
+        assert_eq!(node.run("LOCK.EXTEND lock:a holder 60000").await, ONE);
+        let ann = node.waits("LOCK.ACQUIRE lock:a ann WAIT 60000").await;
+        assert_eq!(node.run("LOCK.RELEASE lock:a holder").await, ONE);
+        fence(ann.await.unwrap());
+        // Somebody waits for a key that this user may not touch.
+        full.fence("LOCK.ACQUIRE k holder TTL 60000").await;
+        let bob = full.waits("LOCK.ACQUIRE k bob WAIT 60000").await;
+        for line in ["LOCK.ACQUIRE k bob", "LOCK.ACQUIRE k bob WAIT 60000", "LOCK.RELEASE k bob", "LOCK.CANCEL k bob"] {
+            let refused = error(node.run(line).await);
+            assert!(refused.starts_with("NOPERM"), "{line}: {refused}");
+        }
+        assert_eq!(full.run("LOCK.POSITION k bob").await, ONE);
+        assert_eq!(full.run("LOCK.RELEASE k holder").await, ONE);
+        fence(bob.await.unwrap());
+        node
+    });
+}
+
 // ---- Waiting.
 
 #[test]
@@ -672,6 +705,32 @@ fn a_grant_that_met_nobody_goes_on_to_the_next() {
         assert_eq!(release.await.unwrap(), ONE);
         fence(bob.await.unwrap());
         assert_eq!(owner_of(server, "k"), "bob");
+        node
+    });
+}
+
+#[test]
+fn a_grant_whose_client_is_gone_when_it_comes_goes_on_unless_another_call_was_told_of_it() {
+    story(async |server| {
+        let node = Node::new(server);
+        let client = node.client();
+        let is_there = async |line: &str, is_there: bool| {
+            let words: Vec<&[u8]> = line.split(' ').map(str::as_bytes).collect();
+            let command = LockCommand::parse(&words).expect("a command");
+            let (caller, service) = (node.caller.clone(), node.service.clone());
+            let asker = Asker { db: 0, session: 1, caller, service, bound: BoundLocks::default() };
+            node.engine.run_while(&asker, command, || is_there).await
+        };
+        assert_eq!(is_there("LOCK.ACQUIRE k ann TTL 60000", false).await, LockReply::Nil);
+        until("the key is free", async || get(server, "k") == b"$-1\r\n").await;
+        let first = fence(client.run("LOCK.ACQUIRE k ann TTL 60000").await);
+        assert_eq!(is_there("LOCK.ACQUIRE k ann TTL 60000", false).await, LockReply::Nil);
+        node.engine.settled().await;
+        assert_eq!(
+            fence(client.run("LOCK.ACQUIRE k ann").await),
+            first,
+            "the hold that another call was told of stands"
+        );
         node
     });
 }

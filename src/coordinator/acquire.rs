@@ -68,6 +68,7 @@ impl Coordinator {
         asker: &Asker<C>,
         key: LockKey,
         args: AcquireArgs,
+        is_there: impl Fn() -> bool,
     ) -> LockReply {
         let (asked, mut deadline) = self.asked_for(&args);
         let (bell, fed) = self.shards.enter(&key, Event::Asks(asked.clone()), self.now());
@@ -107,6 +108,16 @@ impl Coordinator {
             }
         };
         stay.is_answered = true;
+        if let Answer::Granted { grant, is_new } = &answer
+            && !is_there()
+        {
+            if *is_new {
+                let event = Event::GivesBack { value: grant.value.clone(), lease_ms: stay.asked.lease_ms };
+                let fed = self.shards.feed_always(&stay.key, event, self.now());
+                self.carry_out(fed, &stay.key, &stay.service);
+            }
+            return LockReply::Nil;
+        }
         self.acquire_reply(asker, &stay.key, &args, &stay.asked, answer)
     }
 

@@ -58,15 +58,17 @@ pub struct Coordinator {
     origin: Instant,
 }
 
-/// EXTEND compares before it sets, so that a lost reply may be asked for again, so often.
-const EXTEND_TRIES_MAX: u32 = 3;
+/// EXTEND compares before it sets, so that a lost reply may be asked for again, so often. Each try can take the reply timeout.
+const EXTEND_TRIES_MAX: u32 = 2;
 
 impl Coordinator {
     /// An engine nobody has asked anything yet.
     pub fn new(settings: LockSettings) -> Arc<Self> {
         let now_us = unix_us();
+        // Nothing in a name may end the field of the value that it stands in.
+        let node: String = settings.node.chars().filter(|letter| !letter.is_control()).collect();
         Arc::new(Coordinator {
-            store: Store::new(settings.node.as_str().into(), now_us),
+            store: Store::new(node.as_str().into(), now_us),
             shards: Shards::new(settings.line_rules()),
             errands: Arc::default(),
             last_call: AtomicU64::new(now_us),
@@ -78,6 +80,18 @@ impl Coordinator {
     /// Runs one `LOCK.*` command of a session. Dropping the future means that the client has left, or was unblocked: safe at any
     /// moment, nothing leaks. To be awaited inside a `LocalSet`.
     pub async fn run<C: Caller>(self: &Arc<Self>, asker: &Asker<C>, command: LockCommand) -> LockReply {
+        self.run_while(asker, command, || true).await
+    }
+
+    /// As [`Coordinator::run`]; `is_there` is asked at the moment a grant becomes the answer. If the client has left by then the
+    /// answer is nil, and the grant, known by its whole value, goes on to the next: never to be undone by owner and fence, which
+    /// the owner's call on his new connection may share.
+    pub async fn run_while<C: Caller>(
+        self: &Arc<Self>,
+        asker: &Asker<C>,
+        command: LockCommand,
+        is_there: impl Fn() -> bool,
+    ) -> LockReply {
         if companion::is_own(command.key()) {
             return LockReply::Error(
                 "ERR keys that begin with 'lockgate:' are Lockgate's own and cannot be locks".into(),
@@ -85,7 +99,7 @@ impl Coordinator {
         }
         let key = LockKey { db: asker.db, name: command.key().clone() };
         match command {
-            LockCommand::Acquire(args) => self.acquire(asker, key, args).await,
+            LockCommand::Acquire(args) => self.acquire(asker, key, args, is_there).await,
             LockCommand::Release { owner, fence, .. } => self.release(asker, key, owner, fence).await,
             LockCommand::Extend { owner, ttl_ms, fence, .. } => self.extend(asker, key, owner, ttl_ms, fence).await,
             LockCommand::Info { .. } => self.info(asker, key).await,

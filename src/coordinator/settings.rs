@@ -26,7 +26,7 @@ pub struct LockSettings {
     pub retry_max_ms: u64,
     /// Which keys are lock keys by their name.
     pub lock_keys: LockKeys,
-    /// This node's name as it stands in the values of locks. Any bytes but 0x1F; short ones save memory upstream.
+    /// This node's name as it stands in the values of locks, without control characters. Short ones save memory upstream.
     pub node: String,
 }
 

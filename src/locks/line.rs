@@ -28,8 +28,8 @@ pub struct LineRules {
     pub retry_max_ms: u64,
 }
 
-/// How often a call that may not wait is sent again when its reply was lost.
-const LOST_TRIES_MAX: u32 = 3;
+/// How often a call that may not wait is sent, its first try included, while replies are lost. Each can take the reply timeout.
+const LOST_TRIES_MAX: u32 = 2;
 
 /// A lease that ends by itself needs no giving back; so much longer than the lease we try, in ms.
 const GIVE_BACK_MARGIN_MS: u64 = 1000;
@@ -291,14 +291,14 @@ impl Line {
                 self.granted_by_own_try(id, grant, is_new, now, out);
             }
             Tried::HandedOver { grant, arrival_us } => {
-                self.clock = Some((now, arrival_us));
+                self.reads_clock(arrival_us, now);
                 if let Some(offered) = offered {
                     self.granted_to(offered, grant, now, out);
                 }
                 self.refused(id, arrival_us, now, out);
             }
             Tried::Refused { seen, arrival_us } => {
-                self.clock = Some((now, arrival_us));
+                self.reads_clock(arrival_us, now);
                 let expires = seen.left_ms.map(|left_ms| now.plus_ms(left_ms));
                 // Replies of different links overtake one another: the earlier end is the safe one, a look will tell.
                 self.expires = match self.expires.filter(|known| *known > now) {
@@ -322,6 +322,15 @@ impl Line {
             out.push(Action::GoOn(newer));
         }
         self.forget_if_past(id);
+    }
+
+    /// A reply tells a time that was right when the script ran: the reply that took the shortest way back tells best. A clock that was
+    /// set back by more than a second is believed.
+    fn reads_clock(&mut self, upstream_us: u64, now: Moment) {
+        let expected_us = self.clock.map_or(0, |(read, us)| us.saturating_add(now.since_us(read)));
+        if upstream_us >= expected_us || upstream_us + 1_000_000 < expected_us {
+            self.clock = Some((now, upstream_us));
+        }
     }
 
     /// The call's own try found the key free, or the owner's own.

@@ -458,8 +458,10 @@ impl World {
         if !self.is_orderly {
             return;
         }
-        // A newcomer ranks by when it was sent; nobody could know better.
-        let order = self.waiting.get(&call).map_or_else(|| self.order(call, self.sent.0), |(order, _)| *order);
+        // A newcomer ranks by when it was sent, and the line knows the upstream's clock no better than its replies were quick.
+        let blur = if self.rules.promote_after_us > 0 { 80_000 } else { 0 };
+        let newcomer = || self.order(call, self.sent.0.saturating_sub(blur));
+        let order = self.waiting.get(&call).map_or_else(newcomer, |(order, _)| *order);
         for (other, (before, since)) in &self.waiting {
             let was_known = *since < self.sent && self.calls[other].1 == Told::Waiting;
             assert!(!was_known || *before >= order, "seed {}: call {call} overtakes {other}", self.seed);

@@ -9,7 +9,7 @@ pub mod value;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::domain::{FIELD_SEPARATOR, Fence, LockKey};
+use crate::domain::{FIELD_SEPARATOR, Fence, LockKey, OwnerId};
 use crate::locks::{Grant, Named, Offer};
 use crate::upstream::call::{CallError, Caller};
 use reply::Reply;
@@ -30,36 +30,24 @@ pub enum StoreError {
     Call(#[from] CallError),
 }
 
-/// A waiter or asker as a script takes him: five arguments, from which the script makes the lock's value.
+/// A waiter or asker as a script takes him: three arguments, from which the script makes the lock's value.
 #[derive(Debug, Clone)]
 pub struct Claim {
-    offer: Offer,
+    owner: OwnerId,
     lease: String,
-    level: String,
-    acquired_at: String,
-    mark: Vec<u8>,
+    /// What follows the fence in the value.
+    tail: Vec<u8>,
 }
 
 impl Claim {
     fn push_args<'a>(&'a self, args: &mut Vec<&'a [u8]>) {
-        args.push(self.offer.owner.as_bytes());
-        args.push(self.lease.as_bytes());
-        args.push(self.level.as_bytes());
-        args.push(self.acquired_at.as_bytes());
-        args.push(&self.mark);
+        args.extend([self.owner.as_bytes(), self.lease.as_bytes(), &self.tail]);
     }
 
     /// The value that the script wrote under `fence`.
     fn value(&self, fence: Fence) -> Arc<[u8]> {
         let fence = fence.0.to_string();
-        let fields = [
-            self.offer.owner.as_bytes(),
-            fence.as_bytes(),
-            self.level.as_bytes(),
-            self.acquired_at.as_bytes(),
-            &self.mark,
-        ];
-        fields.join(&FIELD_SEPARATOR).into()
+        [self.owner.as_bytes(), &[FIELD_SEPARATOR], fence.as_bytes(), &self.tail].concat().into()
     }
 }
 
@@ -144,14 +132,12 @@ impl Store {
 
     /// `offer` as scripts take it, granted (if it is) at `now_ms`, Unix time.
     pub fn claim(&self, offer: Offer, now_ms: u64) -> Claim {
-        let mut mark = Vec::with_capacity(self.node.len() + offer.meta.len() + 16);
-        mark.extend_from_slice(self.node.as_bytes());
-        mark.push(b':');
-        mark.extend_from_slice(offer.call.to_string().as_bytes());
-        mark.push(FIELD_SEPARATOR);
-        mark.extend_from_slice(&offer.meta);
-        let lease = offer.lease_ms.to_string();
-        Claim { lease, level: offer.level.number().to_string(), acquired_at: now_ms.to_string(), mark, offer }
+        const SEPARATOR: char = FIELD_SEPARATOR as char;
+        let Offer { call, owner, level, lease_ms, meta } = offer;
+        let (level, node) = (level.number(), &self.node);
+        let mut tail = format!("{SEPARATOR}{level}{SEPARATOR}{now_ms}{SEPARATOR}{node}:{call}{SEPARATOR}").into_bytes();
+        tail.extend_from_slice(&meta);
+        Claim { owner, lease: lease_ms.to_string(), tail }
     }
 
     /// The call of this node that holds a lock of that `value`.

@@ -38,13 +38,13 @@ impl Session {
             self.card().fulfil();
             self.card().waits_for_lock.store(true, Ordering::Release);
         }
-        let ending = self.lock_ending(coordinator.run(&asker, command), may_wait).await;
+        let io = self.io.clone();
+        // A grant that comes when its client has already left goes on to the next.
+        let is_there = move || !(may_wait && io.peer_has_closed());
+        let ending = self.lock_ending(coordinator.run_while(&asker, command, is_there), may_wait).await;
         self.card().waits_for_lock.store(false, Ordering::Release);
         let ending = ending?;
         if may_wait && self.io.peer_has_closed() {
-            if let Ending::Answered(LockReply::Integer(fence)) = ending {
-                self.pass_on_grant(&asker, args, fence).await;
-            }
             return Err(Gone);
         }
         let mut out = Vec::new();
@@ -58,16 +58,6 @@ impl Session {
         self.card().fulfil();
         self.answer(&out);
         Ok(())
-    }
-
-    /// The grant came when its client had already left: the next one gets the lock, under the fence that was granted.
-    async fn pass_on_grant(&self, asker: &Asker<LinkCaller>, args: &[&[u8]], fence: i64) {
-        let (Some(key), Some(owner)) = (args.get(1), args.get(2)) else { return };
-        let fence = fence.to_string();
-        let release = LockCommand::parse(&[b"LOCK.RELEASE", key, owner, b"FENCE", fence.as_bytes()]);
-        if let Ok(release) = release {
-            self.worker.coordinator().clone().run(asker, release).await;
-        }
     }
 
     fn asker(&self) -> Asker<LinkCaller> {
