@@ -43,12 +43,8 @@ impl Session {
         let is_there = move || !(may_wait && io.peer_has_closed());
         let ending = self.lock_ending(coordinator.run_while(&asker, command, is_there), may_wait).await;
         self.card().waits_for_lock.store(false, Ordering::Release);
-        let ending = ending?;
-        if may_wait && self.io.peer_has_closed() {
-            return Err(Gone);
-        }
         let mut out = Vec::new();
-        match ending {
+        match ending? {
             Ending::Answered(reply) => reply.encode(self.resp(), &mut out),
             Ending::Unblocked(Wish::UnblockError) => {
                 out.extend_from_slice(b"-UNBLOCKED client unblocked via CLIENT UNBLOCK\r\n");
