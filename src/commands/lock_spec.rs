@@ -78,6 +78,13 @@ const LEVELS: Kind =
 const TTL: Argument = option("TTL", "ttl-ms", "ms", Kind::Integer);
 const WAIT: Argument = option("WAIT", "wait-ms", "ms", Kind::Integer);
 const META: Argument = option("META", "text", "text", Kind::Text);
+const BINDING: Argument = Argument {
+    name: "binding",
+    display: "binding",
+    kind: Kind::OneOf(&[word("keepalive", "KEEPALIVE"), word("ephemeral", "EPHEMERAL")]),
+    token: None,
+    is_optional: true,
+};
 const FENCE: Argument = option("FENCE", "fence", "fence", Kind::Integer);
 
 // A script cannot call what Lockgate answers, and a transaction cannot wait for it.
@@ -106,7 +113,7 @@ pub const LOCK_COMMANDS: &[LockSpec] = &[
         summary: "Takes the lock on a key, or waits in line for it. Safe to repeat.",
         since: "0.1.0",
         complexity: BY_WAITERS,
-        arguments: &[KEY, OWNER, TTL, WAIT, option("PRIORITY", "level", "level", LEVELS), META],
+        arguments: &[KEY, OWNER, TTL, WAIT, option("PRIORITY", "level", "level", LEVELS), META, BINDING],
         returns: "The fencing token, or nil if the lock was not granted in time.",
     },
     LockSpec {
@@ -118,7 +125,7 @@ pub const LOCK_COMMANDS: &[LockSpec] = &[
         summary: "Takes the lock on a key at a priority level, or waits in line for it.",
         since: "0.1.0",
         complexity: BY_WAITERS,
-        arguments: &[KEY, OWNER, plain("level", LEVELS), TTL, WAIT, META],
+        arguments: &[KEY, OWNER, plain("level", LEVELS), TTL, WAIT, META, BINDING],
         returns: "The fencing token, or nil if the lock was not granted in time.",
     },
     LockSpec {

@@ -26,6 +26,9 @@ const READ_BUFFER: usize = 64 << 10;
 /// upstream carries much.
 const TASKS_PER_LOOK: u32 = 256;
 
+/// Longest wait at the end for locks that are being given back.
+const SETTLE_MAX: Duration = Duration::from_millis(500);
+
 /// What all workers have in common.
 pub struct Shared {
     /// Where the upstream is.
@@ -108,6 +111,8 @@ pub fn run(shared: Arc<Shared>, listener: Listener, mut stop: watch::Receiver<St
         }
         drop(listener);
         let _ = stop.wait_for(|stop| *stop == Stop::Now).await;
+        // Ephemeral locks of those who have just left, and grants on their way to them, are given on first.
+        let _ = tokio::time::timeout(SETTLE_MAX, worker.coordinator().settled()).await;
         Ok(())
     })
 }

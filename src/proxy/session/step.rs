@@ -70,8 +70,9 @@ impl Session {
     }
 
     async fn answer_here(&mut self, here: Here, command: &[u8], frame: &RequestFrame) -> Result<(), Gone> {
-        if !matches!(here, Here::Quit | Here::Reset) || !self.is_uncounted() {
-            self.drain().await?;
+        match self.is_uncounted() {
+            true => self.at_boundary().await?,
+            false => self.drain().await?,
         }
         let args: Vec<&[u8]> = args(command).collect();
         if here == Here::Client && self.must_authenticate() {
@@ -193,6 +194,21 @@ impl Session {
                 return Poll::Ready(Err(Gone));
             }
             Poll::Pending
+        })
+        .await
+    }
+
+    /// Waits until no frame of an uncounted stream (MONITOR) is cut where Lockgate's own answer will stand.
+    async fn at_boundary(&mut self) -> Result<(), Gone> {
+        std::future::poll_fn(|cx| {
+            self.io.poll_flush(cx);
+            if self.io.is_broken() || self.card().wished() == Wish::Kill || self.pump_own(cx).is_err() {
+                return Poll::Ready(Err(Gone));
+            }
+            match self.own.as_ref().is_none_or(|own| own.link.scanner.is_at_boundary()) {
+                true => Poll::Ready(Ok(())),
+                false => Poll::Pending,
+            }
         })
         .await
     }
