@@ -9,7 +9,8 @@ use std::thread::JoinHandle;
 /// How large the pieces are.
 #[derive(Clone, Copy, Debug)]
 pub enum Pieces {
-    /// A cut after every byte.
+    /// A cut after every byte. Of what comes in one read only the first part is cut so finely: the lists that a server
+    /// gives out at every connect are long, and a cut in their middle is like any other.
     Single,
     /// Pieces of 1 to 40 bytes, drawn from this seed.
     Random(u64),
@@ -73,7 +74,7 @@ fn relay(from: &TcpStream, to: &TcpStream, mut dice: Dice) {
             };
             let mut rest = &buffer[..read];
             while !rest.is_empty() {
-                let (piece, more) = rest.split_at(dice.piece().min(rest.len()));
+                let (piece, more) = rest.split_at(dice.piece(read - rest.len()).min(rest.len()));
                 if to.write_all(piece).is_err() {
                     // The reader is gone. What it said before it went is still on its way in the other direction, so
                     // the writer is heard out: closing on it now would take that away.
@@ -96,6 +97,9 @@ struct Dice {
     state: u64,
 }
 
+/// So much of what one read brings is handed on byte by byte.
+const SINGLE_MAX: usize = 600;
+
 impl Dice {
     fn new(pieces: Pieces, stream: u64) -> Self {
         let seed = match pieces {
@@ -112,10 +116,13 @@ impl Dice {
         self.state
     }
 
-    fn piece(&mut self) -> usize {
+    /// How long the next piece is, `at` bytes into what was read.
+    fn piece(&mut self, at: usize) -> usize {
         match self.pieces {
-            Pieces::Single => 1,
-            Pieces::Random(_) => 1 + (self.next() % 40) as usize,
+            Pieces::Single if at < SINGLE_MAX => 1,
+            // Long replies are cut less often, or they would take all the time.
+            _ if at >= SINGLE_MAX => 1 + (self.next() % 2000) as usize,
+            _ => 1 + (self.next() % 40) as usize,
         }
     }
 
