@@ -236,7 +236,7 @@ fn noise_of_every_kind_leaves_lockgate_standing() {
 
 #[test]
 fn a_wrong_end_of_a_bulk_string_disturbs_nobody_else() {
-    // Redis 7.0 does not look at the two bytes; newer servers call it a protocol error and close. Neither may be felt by
+    // Redis does not look at the two bytes; Valkey calls it a protocol error and close. Neither may be felt by
     // others who share a link with the offender.
     for kind in ServerKind::ALL {
         let server = RedisServer::start_with(kind, &[]);
@@ -279,4 +279,38 @@ fn wrong_arguments_of_every_lock_command_are_errors() {
     }
     client.assert_nothing_waits();
     assert_eq!(stage.bypass().run("DBSIZE"), Reply::Int(0));
+}
+
+#[test]
+fn a_client_that_breaks_the_protocol_again_and_again_breaks_no_shared_link() {
+    let server = RedisServer::start_with(ServerKind::Valkey91, &[]);
+    let lockgate = Lockgate::before(&server);
+    let over = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let neighbours: Vec<_> = (0..4)
+            .map(|number| {
+                let mut client = lockgate.wire();
+                let over = &over;
+                scope.spawn(move || {
+                    let mut round = 0;
+                    while !over.load(std::sync::atomic::Ordering::SeqCst) {
+                        round += 1;
+                        let word = format!("{number}-{round}");
+                        client.send(&command(&["ECHO", &word]).repeat(20));
+                        for _ in 0..20 {
+                            assert_eq!(client.reply(), Reply::bulk(&word));
+                        }
+                    }
+                })
+            })
+            .collect();
+        for _ in 0..60 {
+            let _ = outcome(lockgate.addr(), b"*2\r\n$3\r\nGET\r\n$1\r\nkxx");
+            let _ = outcome(lockgate.addr(), b"*1\r\n$-1\r\n");
+        }
+        over.store(true, std::sync::atomic::Ordering::SeqCst);
+        for neighbour in neighbours {
+            neighbour.join().expect("a neighbour lost a reply");
+        }
+    });
 }
