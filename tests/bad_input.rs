@@ -306,6 +306,8 @@ fn a_client_that_breaks_the_protocol_again_and_again_breaks_no_shared_link() {
             .collect();
         for _ in 0..60 {
             let _ = outcome(lockgate.addr(), b"*2\r\n$3\r\nGET\r\n$1\r\nkxx");
+            let _ = outcome(lockgate.addr(), b"*1\rx$4\ryPING\r\n");
+            let _ = outcome(lockgate.addr(), b"*2\r\n$7\r\nCOMMANDxx$5\r\nCOUNTxx");
             let _ = outcome(lockgate.addr(), b"*1\r\n$-1\r\n");
         }
         over.store(true, std::sync::atomic::Ordering::SeqCst);

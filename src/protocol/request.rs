@@ -41,6 +41,9 @@ pub struct RequestFrame {
     pub args: u32,
     /// `false` for an inline command.
     pub is_multibulk: bool,
+    /// An argument or a line of numbers does not end in CR LF. Redis does not look so closely; Valkey refuses it and
+    /// closes.
+    pub has_odd_end: bool,
 }
 
 /// Finds the ends of a client's commands; keeps its place, so that each byte is looked at once however the stream is cut.
@@ -62,6 +65,8 @@ pub struct RequestScanner {
     name: Option<Range<usize>>,
     /// An inline command that is more than blanks.
     has_words: bool,
+    /// Something did not end in CR LF.
+    has_odd_end: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -171,6 +176,8 @@ impl RequestScanner {
             if self.skip > 0 {
                 return Ok(false);
             }
+            let end = self.at.checked_sub(2).and_then(|start| input.get(start..self.at));
+            self.has_odd_end |= end.is_some_and(|end| end != b"\r\n");
             self.args_left -= 1;
             if self.args_left == 0 {
                 return Ok(true);
@@ -194,6 +201,7 @@ impl RequestScanner {
             && let Some((number, len)) = number::plain_line(rest)
         {
             self.at += len;
+            self.has_odd_end |= rest[len - 1] != b'\n';
             // Eighteen digits at most.
             return Ok(Some(NumberLine { first: kind, number: Some(number as i64) }));
         }
@@ -202,6 +210,7 @@ impl RequestScanner {
         if !has_ended {
             return Ok(None);
         }
+        self.has_odd_end |= rest.get(used.wrapping_sub(1)).is_some_and(|last| *last != b'\n');
         let line = self.line.number_line();
         self.line = Line::default();
         Ok(Some(line))
@@ -230,7 +239,8 @@ impl RequestScanner {
             None => 0..0,
         };
         let args = if is_multibulk { self.args } else { u32::from(self.has_words) };
-        let frame = RequestFrame { len: self.at, name, args, is_multibulk };
+        let has_odd_end = std::mem::take(&mut self.has_odd_end);
+        let frame = RequestFrame { len: self.at, name, args, is_multibulk, has_odd_end };
         if !is_multibulk {
             self.line = Line::default();
             self.has_words = false;
@@ -354,11 +364,11 @@ mod tests {
     }
 
     fn multibulk(len: usize, name: Range<usize>, args: u32) -> RequestFrame {
-        RequestFrame { len, name, args, is_multibulk: true }
+        RequestFrame { len, name, args, is_multibulk: true, has_odd_end: false }
     }
 
     fn inline(len: usize, name: Range<usize>, args: u32) -> RequestFrame {
-        RequestFrame { len, name, args, is_multibulk: false }
+        RequestFrame { len, name, args, is_multibulk: false, has_odd_end: false }
     }
 
     #[test]
@@ -370,7 +380,21 @@ mod tests {
 
     #[test]
     fn what_redis_does_not_look_at_is_not_looked_at() {
-        assert_eq!(scan(b"*1\rx$4\ryPINGzz"), Ok(Some(multibulk(14, 8..12, 1))));
+        for input in [&b"*1\rx$4\ryPINGzz"[..], b"*1\rx$4\r\nPING\r\n", b"*1\r\n$4\ryPING\r\n"] {
+            let odd = RequestFrame { has_odd_end: true, ..multibulk(14, 8..12, 1) };
+            assert_eq!(scan(input), Ok(Some(odd)));
+        }
+    }
+
+    #[test]
+    fn another_end_than_cr_lf_is_told_of_because_some_servers_mind() {
+        let odd = RequestFrame { has_odd_end: true, ..multibulk(14, 8..12, 1) };
+        assert_eq!(scan(b"*1\r\n$4\r\nPINGzz"), Ok(Some(odd)));
+        let mut scanner = RequestScanner::new();
+        assert_eq!(scanner.advance(b"*1\r\n$4\r\nPINGz", &LIMITS), Ok(None));
+        assert!(scanner.advance(b"*1\r\n$4\r\nPINGzz", &LIMITS).unwrap().is_some_and(|frame| frame.has_odd_end));
+        let next = scanner.advance(b"*1\r\n$4\r\nPING\r\n", &LIMITS).unwrap();
+        assert!(next.is_some_and(|frame| !frame.has_odd_end));
     }
 
     #[test]

@@ -277,7 +277,7 @@ impl Session {
             }
             let command = &bytes[at..at + frame.len];
             match treatment(&facts.table, command, &frame) {
-                Treatment::Share if frame.is_multibulk && !is_paused => {
+                Treatment::Share if frame.is_multibulk && !frame.has_odd_end && !is_paused => {
                     name = at + frame.name.start..at + frame.name.end;
                     at += frame.len;
                     count += 1;

@@ -50,6 +50,17 @@ impl Session {
         let facts = self.worker.links().facts();
         match treatment(&facts.table, &command, &frame) {
             Treatment::Hang => Err(Gone),
+            Treatment::Here(here) if frame.has_odd_end => {
+                // Read as Redis reads it; what is relayed of it must not break a shared link.
+                let mut even = Vec::new();
+                encode_command(&args(&command).collect::<Vec<_>>(), &mut even);
+                let Some(frame) = whole(&even) else { return Ok(()) };
+                self.answer_here(here, &even, &frame).await
+            }
+            // An upstream that minds how arguments end closes the connection, and others share theirs.
+            Treatment::Share | Treatment::Look(_) if frame.has_odd_end => {
+                self.run_on_own(Why::Unknown, &command, &frame).await
+            }
             Treatment::Here(here) => self.answer_here(here, &command, &frame).await,
             Treatment::Share | Treatment::Look(_) => {
                 self.submit(&command, 1);
