@@ -11,6 +11,11 @@ pub fn fence_counter(_key: &LockKey) -> &'static [u8] {
     b"lockgate:fence"
 }
 
+/// The hash in which the nodes' best waiters for `key` are registered; it exists only while somebody waits.
+pub fn queue(key: &LockKey) -> Vec<u8> {
+    [b"lockgate:q:", &*key.name].concat()
+}
+
 /// `true` where a lock of that name could collide with what is kept beside locks.
 pub fn is_own(name: &[u8]) -> bool {
     name.starts_with(PREFIX)
