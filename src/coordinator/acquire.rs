@@ -218,11 +218,10 @@ fn attempt_once<C: Caller>(
     let (caller, service) = (asker.caller.clone(), asker.service.clone());
     async move {
         let store = &coordinator.store;
-        let (call, sent, offers) = (asked.call, turn.sent(), turn.offers);
-        let sent_us = coordinator.unix_us_at(turn.at);
+        let (call, sent, times, offers) = (asked.call, turn.sent(), coordinator.times(&turn), turn.offers);
         let ask = Ask { call, form: asked.form, level: asked.level, standing };
         let is_rule_key = coordinator.settings.lock_keys.matches(&key.name);
-        let outcome = match store.acquire(&caller, &key, &ask, &offers, sent_us, is_rule_key).await {
+        let outcome = match store.acquire(&caller, &key, &ask, &offers, times, is_rule_key).await {
             Ok(Acquired::Granted(grant, registered)) => Tried::Granted { grant, registered },
             Ok(Acquired::Repeated(grant, before)) => {
                 let was_claim = Fields::read(&before).is_some_and(|fields| fields.is_claim);

@@ -27,9 +27,9 @@ pub use settings::LockSettings;
 
 use crate::commands::lock_args::LockCommand;
 use crate::domain::{CallId, Db, Fence, LockKey, Moment, OwnerId};
-use crate::locks::{Event, Released, Seen, Sent};
+use crate::locks::{Event, Released, Seen, Turn};
 use crate::store::value::Fields;
-use crate::store::{Held, Outcome, Store, StoreError, companion};
+use crate::store::{Held, Outcome, Store, StoreError, Times, companion};
 use crate::upstream::call::{CallError, Caller};
 use afloat::{Afloat, Errands};
 use shards::Shards;
@@ -185,14 +185,14 @@ impl Coordinator {
         let key = key.clone();
         let work = async move {
             let store = &coordinator.store;
-            let (sent, offers, at) = match turn {
-                Some(turn) => (turn.sent(), turn.offers, turn.at),
-                None => (Sent::default(), Vec::new(), coordinator.now()),
-            };
+            let turn = turn.unwrap_or_else(|| {
+                let now = coordinator.now();
+                Turn { at: now, knows_until: now, ..Turn::default() }
+            });
+            let (sent, times, offers) = (turn.sent(), coordinator.times(&turn), turn.offers);
             let is_rule_key = coordinator.settings.lock_keys.matches(&key.name);
             let name = owner.as_ref().map(OwnerId::as_bytes);
-            let freed =
-                store.release(&caller, &key, name, fence, &offers, coordinator.unix_us_at(at), is_rule_key).await;
+            let freed = store.release(&caller, &key, name, fence, &offers, times, is_rule_key).await;
             let outcome = match &freed {
                 Ok(freed) if freed.outcome == Outcome::HeldByAnother => Released::Kept,
                 Ok(freed) => Released::Freed { handed: freed.handed.clone(), registered: freed.registered },
@@ -318,6 +318,10 @@ impl Coordinator {
     /// That moment as Unix time in µs; grows steadily, whatever becomes of the system's clock.
     fn unix_us_at(&self, at: Moment) -> u64 {
         self.origin_us.saturating_add(at.0)
+    }
+
+    fn times(&self, turn: &Turn) -> Times {
+        Times { sent_us: self.unix_us_at(turn.at), knows_us: self.unix_us_at(turn.knows_until) }
     }
 
     fn now(&self) -> Moment {

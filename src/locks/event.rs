@@ -105,8 +105,10 @@ pub struct Offer {
 pub struct Turn {
     /// This node's best waiters, the best first. The script leaves the best of them who is not granted registered upstream.
     pub offers: Vec<Offer>,
-    /// When it was decided: who is registered by a script that was sent later is not known to it, and stays.
+    /// When it was decided.
     pub at: Moment,
+    /// Tries that were sent later than this had not been answered by then: whom they have registered stays registered.
+    pub knows_until: Moment,
     /// See [`Sent::epoch`].
     pub epoch: u64,
 }

@@ -90,6 +90,10 @@ pub struct Line {
     pub(super) epoch: u64,
     /// Since when nobody waits while something is still registered upstream.
     pub(super) empty_since: Option<Moment>,
+    /// Tries under way that register their calls, by when they were sent.
+    pub(super) tries: BTreeSet<(Moment, CallId)>,
+    /// A registration that looks wrong may be that of a try under way: its return will tell.
+    pub(super) entry_awaits_try: bool,
     /// The watch link tells of changes around us.
     pub(super) is_watched: bool,
     /// The key may have come free.
@@ -129,6 +133,8 @@ impl Line {
             entry: Entry::Known(None),
             epoch: 0,
             empty_since: None,
+            tries: BTreeSet::new(),
+            entry_awaits_try: false,
             is_watched: false,
             wants_look: false,
             expires: None,
@@ -340,6 +346,10 @@ impl Line {
             claim_ms,
         };
         let turn = self.turn_but(Some(&actor), now);
+        if waits {
+            self.tries.insert((now, id));
+            self.call_mut(id).sent = now;
+        }
         out.push(Action::Try { call: id, standing, turn });
     }
 
@@ -347,7 +357,9 @@ impl Line {
         let call = self.call_mut(id);
         assert!(call.is_trying, "a try returned that never went out");
         call.is_trying = false;
-        let actor = call.asked.actor.clone();
+        let (actor, launched) = (call.asked.actor.clone(), call.sent);
+        self.tries.remove(&(launched, id));
+        self.entry_awaits_try = false;
         self.desk_mut(&actor).trying = None;
         match outcome {
             Tried::Granted { grant, registered } => {
@@ -804,7 +816,8 @@ impl Line {
             call.offer(rules.promote_after_us, rules.claim_ms)
         });
         let offers = offers.collect();
-        Turn { offers, at: now, epoch: self.epoch }
+        let knows_until = self.tries.first().map_or(now, |(sent, _)| Moment(sent.0.saturating_sub(1)).min(now));
+        Turn { offers, at: now, knows_until, epoch: self.epoch }
     }
 
     pub(super) fn withdraw(&mut self, sent: &Sent) {
@@ -825,6 +838,7 @@ impl Line {
         let call = self.call_mut(id);
         if let Some(rank) = call.rank(promote_after_us).filter(|_| !call.is_queued) {
             call.is_queued = true;
+            self.entry_awaits_try = false;
             self.queue.insert(rank, id);
         }
     }
@@ -834,6 +848,7 @@ impl Line {
         let call = self.call_mut(id);
         if let Some(rank) = call.rank(promote_after_us).filter(|_| call.is_queued) {
             call.is_queued = false;
+            self.entry_awaits_try = false;
             let was_there = self.queue.remove(rank);
             assert!(was_there, "a queued call has no place in the queue");
         }
