@@ -481,7 +481,7 @@ fn scripts_that_the_server_lost_are_sent_again() {
 fn the_smallest_acl_suffices_and_without_it_nobody_elses_wait_is_touched() {
     story(async |server| {
         let mut side = server.side_wire();
-        let least = "+evalsha +eval +exists +get +set +incr +del +pexpire +pttl +time ~lock:* ~lockgate:*";
+        let least = "+evalsha +eval +exists +get +set +incr +del +pexpire +pttl +time +hget +hset +hdel +hgetall ~lock:* ~lockgate:*";
         side.run(&format!("ACL SETUSER some on >pw {least}"));
         let full = Node::new(server);
         let link = Link::after(server, common::command(&["AUTH", "some", "pw"]));
@@ -982,7 +982,7 @@ fn eight_workers_on_two_threads_lose_no_update() {
             threads.spawn(move || {
                 let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
                 LocalSet::new().block_on(&runtime, async {
-                    let node = Node::of(engine, server);
+                    let node = Node::of(engine.clone(), server);
                     let data = Link::new(server, 0);
                     let workers: Vec<_> = (0..4)
                         .map(|worker| spawn_local(count(node.clone(), data.clone(), format!("w{thread}{worker}"))))
@@ -990,6 +990,8 @@ fn eight_workers_on_two_threads_lose_no_update() {
                     for worker in workers {
                         worker.await.unwrap();
                     }
+                    // What this thread began for the other's calls it has to end.
+                    engine.settled().await;
                 });
             });
         }
