@@ -446,6 +446,7 @@ impl World {
                         level: client.level,
                         may_wait: true,
                         ticket_ms: 0,
+                        queue_max: None,
                         place: None,
                     };
                     self.send(node, Script::Acquire { asked, standing, turn }, Tag::Try(call));
@@ -608,7 +609,8 @@ impl World {
             return;
         }
         for (other, (rank, known)) in &self.waiting {
-            let is_living = self.calls[other].told == Told::Waiting && known.is_some_and(|known| known.0 + SETTLES_US < sent.0);
+            let is_living =
+                self.calls[other].told == Told::Waiting && known.is_some_and(|known| known.0 + SETTLES_US < sent.0);
             assert!(!is_living || *rank >= given.rank, "seed {}: {given:?} overtakes call {other} {rank:?}", self.seed);
         }
     }
@@ -637,7 +639,16 @@ impl World {
         self.calls.insert(call, Client { node, owner, told, form: form.clone(), level, has_ticket });
         self.step(
             node,
-            Event::Asks(AskedFor { call: CallId(call), actor, form, level, may_wait, ticket_ms, place: None }),
+            Event::Asks(AskedFor {
+                call: CallId(call),
+                actor,
+                form,
+                level,
+                may_wait,
+                ticket_ms,
+                queue_max: None,
+                place: None,
+            }),
         );
         if may_wait {
             let wait_us = self.dice.u64(1000..4_000_000);

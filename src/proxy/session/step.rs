@@ -5,6 +5,7 @@ use std::pin::pin;
 use std::task::Poll;
 
 use super::conversation::Stream;
+use super::set_nx::Verdict;
 use super::{Gone, HELD_REQUEST_MAX, Session, treatment};
 use crate::commands::{Here, Plan, Treatment, Why, plan};
 use crate::protocol::args::{args, encode_command};
@@ -35,6 +36,18 @@ impl Session {
             }
         };
         self.card().touch(&command[frame.name.clone()]);
+        let facts = self.worker.links().facts();
+        let gate = self.gate();
+        match gate.judge(&facts.table, &command, &frame) {
+            Verdict::Pass => {}
+            Verdict::Shadow if self.own.as_ref().is_some_and(|own| own.talk.is_multi()) => {}
+            Verdict::Shadow => gate.note_shadow(&command),
+            Verdict::Take => {
+                if self.intercept(&gate, &command, &frame).await? {
+                    return Ok(());
+                }
+            }
+        }
         if self.own.is_some() {
             if self.forward_own(&command, &frame) {
                 return Ok(());
@@ -47,8 +60,7 @@ impl Session {
         if self.is_held_back(&command, &frame) {
             return self.run_on_own(Why::Blocking, &command, &frame).await;
         }
-        let facts = self.worker.links().facts();
-        match treatment(&facts.table, &command, &frame) {
+        match treatment(&facts.table, &gate, &command, &frame) {
             Treatment::Hang => Err(Gone),
             Treatment::Here(here) if frame.has_odd_end => {
                 // Read as Redis reads it; what is relayed of it must not break a shared link.
@@ -81,10 +93,7 @@ impl Session {
     }
 
     async fn answer_here(&mut self, here: Here, command: &[u8], frame: &RequestFrame) -> Result<(), Gone> {
-        match self.is_uncounted() {
-            true => self.at_boundary().await?,
-            false => self.drain().await?,
-        }
+        self.settle().await?;
         let args: Vec<&[u8]> = args(command).collect();
         if here == Here::Client && self.must_authenticate() {
             return self.relay(command).await;
@@ -102,6 +111,14 @@ impl Session {
             Here::Client => self.client_command(command, frame, &args).await,
             Here::Command => self.command_command(command, &args).await,
             Here::Lock => self.lock_command(&args).await,
+        }
+    }
+
+    /// Waits until Lockgate's own answer may stand where the stream of replies is now.
+    pub(super) async fn settle(&mut self) -> Result<(), Gone> {
+        match self.is_uncounted() {
+            true => self.at_boundary().await,
+            false => self.drain().await,
         }
     }
 
