@@ -10,7 +10,7 @@ use super::lock_command::Ending;
 use super::{Gone, Session};
 use crate::commands::set_nx::{PlainCall, PlainForm};
 use crate::commands::{CommandTable, Look, Treatment};
-use crate::coordinator::{Rule, RuleCounts, Rules, SetNx, SetNxAnswer, Standing};
+use crate::coordinator::{Rule, RuleCounts, Rules, SetNx, SetNxAnswer, Standing, Terms};
 use crate::domain::Resp;
 use crate::protocol::args::args;
 use crate::protocol::frame;
@@ -175,13 +175,20 @@ impl Session {
             let links = self.worker.links().clone();
             let identity = self.key.identity.clone();
             let answer = async {
-                let answer = tokio::select! {
-                    biased;
-                    answer = coordinator.set_nx(&asker, ask.clone(), is_there) => answer,
-                    // No release could be sent behind it. Looked for while the call's own try is on its way, so that neither waits
-                    // for the other.
-                    () = one_stands(&links, &identity, in_the_way, &gone) => SetNxAnswer::NotSet,
-                };
+                let mut answer = SetNxAnswer::NotSet;
+                if !in_the_way.is_empty() {
+                    // What comes free at once needs no question; most of those in the way have ended long ago.
+                    let terms = Terms { wait_ms: 0, ticket_ms: 0, ..ask.terms };
+                    answer = coordinator.set_nx(&asker, SetNx { terms, ..ask.clone() }, &is_there).await;
+                }
+                if answer == SetNxAnswer::NotSet {
+                    answer = tokio::select! {
+                        biased;
+                        answer = coordinator.set_nx(&asker, ask.clone(), &is_there) => answer,
+                        // No release could be sent behind it.
+                        () = one_stands(&links, &identity, in_the_way, &gone) => SetNxAnswer::NotSet,
+                    };
+                }
                 match answer {
                     SetNxAnswer::PassOn => coordinator.pass_on(&asker, &ask).await,
                     answer => answer,
