@@ -224,7 +224,7 @@ impl Session {
                         }
                         let name = self.scanner.pending_name().and_then(|range| rest.get(range)).unwrap_or_default();
                         let count = self.scanner.pending_args();
-                        if !own.talk.is_multi()
+                        if own.may_intercept()
                             && rest.len() <= HELD_REQUEST_MAX
                             && gate.may_take(&facts.table, name, count, rest)
                         {
@@ -257,7 +257,7 @@ impl Session {
                     if !frame.is_multibulk {
                         break Look::Pause(Pause::Step(frame));
                     }
-                    if !own.talk.is_multi() {
+                    if own.may_intercept() {
                         match gate.judge(&facts.table, command, &frame) {
                             Verdict::Pass => {}
                             Verdict::Shadow => gate.note_shadow(command),
@@ -334,6 +334,11 @@ enum Onward {
 }
 
 impl OwnMode {
+    /// Lockgate may answer a command in the upstream's place: no transaction is open, and none can be without being seen.
+    pub(super) fn may_intercept(&self) -> bool {
+        !self.talk.is_multi() && self.talk.stream() == Stream::Counted
+    }
+
     /// Under RESP2 a subscriber may do little else.
     pub(super) fn is_pubsub_only(&self, resp: Resp) -> bool {
         resp == Resp::V2 && (self.talk.is_subscribed() || self.talk.subscriptions().iter().any(|count| *count > 0))

@@ -126,11 +126,12 @@ impl Session {
     pub(super) async fn intercept(&mut self, gate: &Gate, command: &[u8], frame: &RequestFrame) -> Result<bool, Gone> {
         let facts = self.worker.links().facts();
         let Some(look) = look(&facts.table, &command[frame.name.clone()]) else { return Ok(false) };
-        if self.own.as_ref().is_some_and(|own| own.talk.is_multi()) {
+        if self.own.as_ref().is_some_and(|own| !own.may_intercept()) {
             return Ok(false);
         }
-        self.settle().await?;
-        if self.own.as_ref().is_some_and(|own| own.talk.is_multi() || own.is_pubsub_only(self.resp())) {
+        // What is still owed may end a transaction that was refused, a subscription, or the counting of replies.
+        self.drain().await?;
+        if self.own.as_ref().is_some_and(|own| !own.may_intercept() || own.is_pubsub_only(self.resp())) {
             return Ok(false);
         }
         let Some(call) = call(look, command) else { return Ok(false) };
@@ -198,10 +199,10 @@ impl Session {
         };
         self.card().waits_for_lock.store(false, Ordering::Release);
         self.grants.forget(&gone.into_inner());
-        let mut out = Vec::new();
+        let (mut out, mut granted) = (Vec::new(), None);
         match ending? {
             Ending::Answered(SetNxAnswer::Set) => {
-                self.remember(Grant::new(db, &ask.key, &ask.value)).await?;
+                granted = Some(Grant::new(db, &ask.key, &ask.value));
                 match call.form {
                     PlainForm::Set => frame::simple("OK", &mut out),
                     PlainForm::SetNx => frame::integer(1, &mut out),
@@ -221,7 +222,10 @@ impl Session {
             own.talk.wrote_elsewhere();
         }
         self.answer(&out);
-        Ok(())
+        match granted {
+            Some(grant) => self.remember(grant).await,
+            None => Ok(()),
+        }
     }
 
     /// Keeps in mind what this connection holds, where that may matter to a call that could wait.

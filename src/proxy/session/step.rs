@@ -40,7 +40,7 @@ impl Session {
         let gate = self.gate();
         match gate.judge(&facts.table, &command, &frame) {
             Verdict::Pass => {}
-            Verdict::Shadow if self.own.as_ref().is_some_and(|own| own.talk.is_multi()) => {}
+            Verdict::Shadow if self.own.as_ref().is_some_and(|own| !own.may_intercept()) => {}
             Verdict::Shadow => gate.note_shadow(&command),
             Verdict::Take => {
                 if self.intercept(&gate, &command, &frame).await? {
@@ -93,7 +93,10 @@ impl Session {
     }
 
     async fn answer_here(&mut self, here: Here, command: &[u8], frame: &RequestFrame) -> Result<(), Gone> {
-        self.settle().await?;
+        match self.is_uncounted() {
+            true => self.at_boundary().await?,
+            false => self.drain().await?,
+        }
         let args: Vec<&[u8]> = args(command).collect();
         if here == Here::Client && self.must_authenticate() {
             return self.relay(command).await;
@@ -111,14 +114,6 @@ impl Session {
             Here::Client => self.client_command(command, frame, &args).await,
             Here::Command => self.command_command(command, &args).await,
             Here::Lock => self.lock_command(&args).await,
-        }
-    }
-
-    /// Waits until Lockgate's own answer may stand where the stream of replies is now.
-    pub(super) async fn settle(&mut self) -> Result<(), Gone> {
-        match self.is_uncounted() {
-            true => self.at_boundary().await,
-            false => self.drain().await,
         }
     }
 
