@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use super::{Asker, Coordinator};
-use crate::domain::{Level, PlainLease};
+use crate::domain::{Level, LockKey, PlainLease};
+use crate::locks::{Actor, Answer, AskedFor, Form};
 use crate::upstream::call::Caller;
 
 /// A `SET … NX` or `SETNX` on a lock key, in the database of its asker.
@@ -30,8 +31,6 @@ pub struct Terms {
     pub ticket_ms: u64,
     /// Most waiters of the key on this node, where it is not the general number.
     pub max_queue: Option<u64>,
-    /// A lease until a certain time is cut to this, counted from the grant. Other leases have been cut already.
-    pub lease_max_ms: Option<u64>,
 }
 
 /// How a `SET NX` ends.
@@ -57,7 +56,43 @@ impl Coordinator {
         ask: SetNx,
         is_there: impl Fn() -> bool,
     ) -> SetNxAnswer {
-        let _ = is_there;
-        self.plain(asker, &ask).await
+        let SetNx { key, value, lease, terms } = ask;
+        let key = LockKey { db: asker.db, name: key };
+        let call = self.next_call();
+        let asked = AskedFor {
+            call,
+            actor: if terms.ticket_ms > 0 { Actor::Poller(value.clone()) } else { Actor::Call(call) },
+            form: Form::Plain { value, lease },
+            level: terms.level,
+            may_wait: terms.wait_ms > 0,
+            ticket_ms: terms.ticket_ms,
+            queue_max: terms.max_queue,
+            place: None,
+        };
+        let deadline = (terms.wait_ms > 0).then(|| self.now().plus_ms(terms.wait_ms));
+        let answer = match self.wait_for(asker, &key, asked, deadline, is_there).await {
+            Some((_, answer)) => answer,
+            None => return SetNxAnswer::NotSet,
+        };
+        match answer {
+            Answer::Granted { .. } => SetNxAnswer::Set,
+            // It could not wait as it wished to.
+            Answer::NotGranted if terms.wait_ms > 0 && self.shards.is_closing() => shutting_down(),
+            Answer::NotGranted => SetNxAnswer::NotSet,
+            Answer::QueueFull { waiting } => SetNxAnswer::Error(format!(
+                "QUEUEFULL '{key}' already has {waiting} waiters; raise max_queue or lower the load"
+            )),
+            // The client may not run scripts, or not touch what is kept beside locks: SET itself may be allowed to him.
+            Answer::Failed(line) if line.starts_with("NOPERM") => SetNxAnswer::PassOn,
+            Answer::Failed(line) => SetNxAnswer::Error(line.to_string()),
+            Answer::Unavailable(why) => {
+                SetNxAnswer::Error(format!("UNAVAILABLE {why}; whether the key was set is unknown, look at its value"))
+            }
+            Answer::ShuttingDown => shutting_down(),
+        }
     }
+}
+
+fn shutting_down() -> SetNxAnswer {
+    SetNxAnswer::Error("UNAVAILABLE shutting down".into())
 }

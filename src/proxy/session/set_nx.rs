@@ -150,7 +150,7 @@ impl Session {
         let mut ask = SetNx {
             key: call.key.into(),
             value: call.value.into(),
-            lease: rule.plain_lease(call.lease),
+            lease: coordinator.plain_lease(rule, call.lease),
             terms: coordinator.terms(rule),
         };
         let asker = self.asker();
