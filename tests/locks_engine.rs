@@ -214,7 +214,7 @@ impl Client {
         };
         let bound = self.bound.borrow().clone().expect("the connection is open");
         let (caller, service) = (self.node.caller.clone(), self.node.service.clone());
-        let asker = Asker { db: 0, session: self.session, caller, service, bound };
+        let asker = Asker { db: 0, session: self.session, user: (*b"default").into(), caller, service, bound };
         let reply = tokio::time::timeout(PATIENCE, self.node.engine.run(&asker, command)).await;
         reply.unwrap_or_else(|_| panic!("no answer: {words:?}"))
     }
@@ -718,7 +718,8 @@ fn a_grant_whose_client_is_gone_when_it_comes_goes_on_unless_another_call_was_to
             let words: Vec<&[u8]> = line.split(' ').map(str::as_bytes).collect();
             let command = LockCommand::parse(&words).expect("a command");
             let (caller, service) = (node.caller.clone(), node.service.clone());
-            let asker = Asker { db: 0, session: 1, caller, service, bound: BoundLocks::default() };
+            let asker =
+                Asker { db: 0, session: 1, user: (*b"default").into(), caller, service, bound: BoundLocks::default() };
             node.engine.run_while(&asker, command, || is_there).await
         };
         assert_eq!(is_there("LOCK.ACQUIRE k ann TTL 60000", false).await, LockReply::Nil);

@@ -8,9 +8,13 @@
 mod acquire;
 mod afloat;
 mod bound;
+mod fallback;
 mod hand_over;
+mod pattern;
+mod plain;
 mod reply;
 mod rules;
+mod set_nx;
 mod settings;
 mod shards;
 
@@ -22,7 +26,8 @@ use tokio::time::Instant;
 
 pub use bound::BoundLocks;
 pub use reply::LockReply;
-pub use rules::LockKeys;
+pub use rules::{LockKeys, Rule, RuleCounts, Rules, Standing};
+pub use set_nx::{SetNx, SetNxAnswer, Terms};
 pub use settings::LockSettings;
 
 use crate::commands::lock_args::LockCommand;
@@ -32,6 +37,7 @@ use crate::store::value::Fields;
 use crate::store::{Held, Outcome, Store, StoreError, Times, companion};
 use crate::upstream::call::{CallError, Caller};
 use afloat::{Afloat, Errands};
+use fallback::Fallback;
 use shards::Shards;
 
 /// Who asks, and how the upstream is reached for him. Cheap to make for each command.
@@ -40,6 +46,8 @@ pub struct Asker<C> {
     pub db: Db,
     /// Lockgate's id of the client.
     pub session: u64,
+    /// Who he is to the upstream, for rules that are only for some.
+    pub user: Arc<[u8]>,
     /// The link under the client's own identity, in his database: the upstream's ACL decides what he may.
     pub caller: C,
     /// The link for Lockgate's own work, in the same database.
@@ -54,6 +62,7 @@ pub struct Coordinator {
     store: Store,
     shards: Shards,
     errands: Arc<Errands>,
+    fallback: Fallback,
     last_call: AtomicU64,
     origin: Instant,
     /// The same, Unix time in µs.
@@ -73,6 +82,7 @@ impl Coordinator {
             store: Store::new(node.as_str().into(), now_us, settings.queue_kept_ms()),
             shards: Shards::new(settings.line_rules()),
             errands: Arc::default(),
+            fallback: Fallback::default(),
             last_call: AtomicU64::new(now_us),
             origin: Instant::now(),
             origin_us: now_us,
@@ -109,6 +119,11 @@ impl Coordinator {
             LockCommand::Position { owner, .. } => self.position(asker, key, owner).await,
             LockCommand::Cancel { owner, .. } => self.cancel(asker, key, owner).await,
         }
+    }
+
+    /// Which keys are lock keys, and what holds for them.
+    pub fn lock_keys(&self) -> &LockKeys {
+        &self.settings.lock_keys
     }
 
     /// The key may have changed around us: looked at once if anybody waits for it.
@@ -226,7 +241,7 @@ impl Coordinator {
         ttl_ms: u64,
         fence: Option<Fence>,
     ) -> LockReply {
-        let lease_ms = self.settings.lease_ms(Some(ttl_ms));
+        let lease_ms = self.settings.lease_ms_at(&key, &asker.user, Some(ttl_ms));
         let (coordinator, caller, service) = (self.clone(), asker.caller.clone(), asker.service.clone());
         let work = async move {
             let is_rule_key = coordinator.settings.lock_keys.matches(&key.name);

@@ -81,6 +81,8 @@ pub struct AskedFor {
     pub may_wait: bool,
     /// For how long a refused poller's place is kept, in ms; 0 for not at all.
     pub ticket_ms: u64,
+    /// Most waiters of this key, where it is not the general number.
+    pub queue_max: Option<u64>,
     /// The place it had elsewhere; `None` for a newcomer.
     pub place: Option<Place>,
 }

@@ -447,6 +447,7 @@ impl Line {
         call.predecessor = None;
         call.repeats_untold = false;
         let (may_wait, actor) = (call.asked.may_wait, call.asked.actor.clone());
+        let queue_max = call.asked.queue_max.and_then(|most| usize::try_from(most).ok());
         let own_place = call.asked.place.unwrap_or(Place { arrival_us, first_call: id });
         if let Stage::Gone { keeps_place } = call.stage {
             if keeps_place && may_wait && self.waiting_call(&actor).is_none() {
@@ -471,7 +472,7 @@ impl Line {
                 // He looked in without waiting; the place he had is still his.
                 self.keep(actor, place, now);
             }
-        } else if waiting >= self.rules.waiting_max {
+        } else if waiting >= queue_max.unwrap_or(self.rules.waiting_max) {
             let answer = if may_wait { Answer::QueueFull { waiting } } else { Answer::NotGranted };
             self.end_living(id, Some(answer), false, now, out);
         } else {

@@ -6,6 +6,7 @@
 
 pub mod lockgate;
 pub mod meddler;
+pub mod relay;
 pub mod reply;
 pub mod server;
 pub mod stage;
