@@ -281,7 +281,9 @@ fn a_try_that_does_not_wait_passes_no_waiter() {
         server.wire().run("SET lock:1 holder PX 60000");
         let mut bob = queue.wire();
         bob.asks_for("lock:1", "bob");
-        await_blocked(std::slice::from_ref(&queue), 1);
+        eventually("bob waits in line", || {
+            (queue.wire().run("LOCK.INFO lock:1").field("waiters") == Reply::Int(1)).then_some(())
+        });
         let over = AtomicBool::new(false);
         let passed = std::thread::scope(|scope| {
             let polls = scope.spawn(|| {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Asker, Coordinator};
+use super::{Asker, Coordinator, unix_us};
 use crate::domain::{Level, LockKey, PlainLease};
 use crate::locks::{Actor, Answer, AskedFor, Form};
 use crate::upstream::call::Caller;
@@ -69,7 +69,12 @@ impl Coordinator {
             queue_max: terms.max_queue,
             place: None,
         };
-        let deadline = (terms.wait_ms > 0).then(|| self.now().plus_ms(terms.wait_ms));
+        // Nobody waits beyond the time at which his lease would have ended.
+        let useful_ms = match lease {
+            PlainLease::AtMs(at_ms) => at_ms.saturating_sub(unix_us() / 1000),
+            _ => u64::MAX,
+        };
+        let deadline = (terms.wait_ms > 0).then(|| self.now().plus_ms(terms.wait_ms.min(useful_ms)));
         let answer = match self.wait_for(asker, &key, asked, deadline, is_there).await {
             Some((_, answer)) => answer,
             None => return SetNxAnswer::NotSet,
