@@ -124,6 +124,7 @@ impl Coordinator {
     /// The call as its line takes it, and when its wait ends.
     fn asked_for(&self, args: &AcquireArgs) -> (AskedFor, Option<Moment>) {
         let wait_ms = args.wait_ms.min(self.settings.max_wait_ms);
+        let deadline = (wait_ms > 0).then(|| self.now().plus_ms(wait_ms));
         let asked = AskedFor {
             call: self.next_call(),
             owner: args.owner.clone(),
@@ -131,8 +132,9 @@ impl Coordinator {
             lease_ms: self.settings.lease_ms(args.ttl_ms),
             meta: args.meta.clone(),
             may_wait: wait_ms > 0,
+            deadline,
         };
-        (asked, (wait_ms > 0).then(|| self.now().plus_ms(wait_ms)))
+        (asked, deadline)
     }
 
     fn acquire_reply<C: Caller>(

@@ -8,11 +8,17 @@
 mod acquire;
 mod afloat;
 mod bound;
+mod desk;
 mod hand_over;
+mod house;
+mod nodes;
+mod peers;
+mod queue;
 mod reply;
 mod rules;
 mod settings;
 mod shards;
+mod watch;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -24,6 +30,7 @@ pub use bound::BoundLocks;
 pub use reply::LockReply;
 pub use rules::LockKeys;
 pub use settings::LockSettings;
+pub use watch::Observed;
 
 use crate::commands::lock_args::LockCommand;
 use crate::domain::{CallId, Db, Fence, LockKey, Moment, OwnerId};
@@ -32,6 +39,8 @@ use crate::store::value::Fields;
 use crate::store::{Held, Outcome, Store, StoreError, companion};
 use crate::upstream::call::{CallError, Caller};
 use afloat::{Afloat, Errands};
+use desk::Desk;
+use nodes::{Me, Nodes};
 use shards::Shards;
 
 /// Who asks, and how the upstream is reached for him. Cheap to make for each command.
@@ -56,6 +65,8 @@ pub struct Coordinator {
     errands: Arc<Errands>,
     last_call: AtomicU64,
     origin: Instant,
+    desk: Desk,
+    nodes: Nodes,
 }
 
 /// EXTEND compares before it sets, so that a lost reply may be asked for again, so often. Each try can take the reply timeout.
@@ -73,6 +84,15 @@ impl Coordinator {
             errands: Arc::default(),
             last_call: AtomicU64::new(now_us),
             origin: Instant::now(),
+            desk: Desk::new(),
+            nodes: Nodes::new(Me {
+                id: node.as_str().into(),
+                instance: now_us,
+                started_at_ms: now_us / 1000,
+                address: settings.address.as_str().into(),
+                heartbeat_ms: settings.heartbeat_ms.max(1),
+                timeout_ms: settings.node_timeout_ms.max(1),
+            }),
             settings,
         })
     }
@@ -229,7 +249,7 @@ impl Coordinator {
             Ok(held) => held,
             Err(error) => return LockReply::Error(error.into_line()),
         };
-        let waiters = self.shards.read(&key, |line| line.waiting()).unwrap_or(0);
+        let waiters = self.waiters(&key).await;
         let value = held.as_ref().map(|held| &*held.value);
         let fields = value.and_then(Fields::read);
         let bulk = |bytes: &[u8]| LockReply::Bulk(bytes.to_vec());
@@ -244,32 +264,9 @@ impl Coordinator {
             ("priority", field(|fields| LockReply::Bulk(fields.level.name().into()))),
             ("acquired_at", field(|fields| integer(fields.acquired_at_ms))),
             ("meta", field(|fields| LockReply::Bulk(fields.meta.to_vec()))),
-            ("waiters", integer(waiters as u64)),
+            ("waiters", integer(waiters)),
             ("node", field(|fields| LockReply::Bulk(fields.node.to_vec()))),
         ])
-    }
-
-    async fn position<C: Caller>(&self, asker: &Asker<C>, key: LockKey, owner: OwnerId) -> LockReply {
-        match self.look(asker, &key).await {
-            Ok(Some(held)) if holder(&held.value) == owner.as_bytes() => LockReply::Integer(0),
-            Ok(_) => {
-                let place = self.shards.read(&key, |line| line.position(&owner)).flatten();
-                place.map_or(LockReply::Nil, |place| integer(place as u64))
-            }
-            Err(error) => LockReply::Error(error.into_line()),
-        }
-    }
-
-    async fn cancel<C: Caller>(self: &Arc<Self>, asker: &Asker<C>, key: LockKey, owner: OwnerId) -> LockReply {
-        // Nothing upstream changes, but its ACL decides who may touch the key.
-        if let Err(error) = self.look(asker, &key).await {
-            return LockReply::Error(error.into_line());
-        }
-        let waits = self.shards.read(&key, |line| line.waits(&owner)).unwrap_or(false);
-        if waits {
-            self.fed(&key, Event::Cancels(owner), &asker.service);
-        }
-        LockReply::Integer(i64::from(waits))
     }
 
     /// Who holds the key, as the client may see it. A free key that somebody waits for is handed over at once.

@@ -26,6 +26,12 @@ pub struct LockSettings {
     pub retry_max_ms: u64,
     /// Which keys are lock keys by their name.
     pub lock_keys: LockKeys,
+    /// How often this node tells the others that it lives, and asks the upstream whether it does.
+    pub heartbeat_ms: u64,
+    /// After which silence a node counts as dead.
+    pub node_timeout_ms: u64,
+    /// Where clients connect to this node, for the others to know.
+    pub address: String,
     /// This node's name as it stands in the values of locks, without control characters. Short ones save memory upstream.
     pub node: String,
 }
@@ -43,6 +49,9 @@ impl Default for LockSettings {
             retry_base_ms: 50,
             retry_max_ms: 2000,
             lock_keys: LockKeys::default(),
+            heartbeat_ms: 1000,
+            node_timeout_ms: 3000,
+            address: String::new(),
             node: "lockgate".into(),
         }
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::event::{AskedFor, Offer};
 use super::rank::{Place, Rank};
-use crate::domain::Fence;
+use crate::domain::{Fence, Moment};
 
 /// How far a call has come.
 #[derive(Debug)]
@@ -27,6 +27,7 @@ pub enum Stage {
 #[derive(Debug)]
 pub struct Call {
     pub asked: AskedFor,
+    pub asked_at: Moment,
     pub stage: Stage,
     /// When it came, once that is known.
     pub place: Option<Place>,
@@ -58,9 +59,10 @@ pub struct Call {
 }
 
 impl Call {
-    pub fn new(asked: AskedFor) -> Self {
+    pub fn new(asked: AskedFor, asked_at: Moment) -> Self {
         Call {
             asked,
+            asked_at,
             stage: Stage::Asking,
             place: None,
             is_queued: false,

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::domain::{CallId, Fence, Level, OwnerId};
+use crate::domain::{CallId, Fence, Level, Moment, OwnerId};
 
 /// A granted lock: its fence, and the whole value that stands in the key, by which alone Lockgate takes a grant back or renews it.
 /// Fence and owner are shared with the owner's repeats, and undoing by those would free a lock that somebody was just told he has.
@@ -29,6 +29,8 @@ pub struct AskedFor {
     pub meta: Arc<[u8]>,
     /// `false` without `WAIT`: a refusal is the answer.
     pub may_wait: bool,
+    /// When the wait ends; for others to see, the call's own timer ends it.
+    pub deadline: Option<Moment>,
 }
 
 /// A waiter whom a script may grant the lock to.
@@ -167,6 +169,13 @@ pub enum Event {
     TimesOut(CallId),
     /// Somebody cancels the owner's call.
     Cancels(OwnerId),
+    /// The waiter's level changes; his arrival stands.
+    Promotes {
+        /// Who waits.
+        owner: OwnerId,
+        /// His level from here on.
+        level: Level,
+    },
     /// The owner's RELEASE is about to be sent.
     Releases {
         /// Who releases.
@@ -204,6 +213,8 @@ pub enum Event {
     },
     /// The key may have changed around us.
     Hint,
+    /// Whether we are told from here on when the key changes around us.
+    Watched(bool),
     /// Time has passed.
     Tick,
     /// The node ends.

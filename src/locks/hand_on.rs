@@ -122,5 +122,5 @@ impl Line {
 
 /// Events after which [`Line::step`] sends nothing.
 pub(super) fn may_send_after(event: &Event) -> bool {
-    !matches!(event, Event::Hint | Event::ShutsDown)
+    !matches!(event, Event::Hint | Event::Watched(_) | Event::ShutsDown)
 }

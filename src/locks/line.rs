@@ -9,7 +9,7 @@ use super::event::{Action, Answer, AskedFor, Event, Grant, Named, Offer, Release
 use super::hand_on::may_send_after;
 use super::rank::{Place, Rank};
 use super::ranking::Ranking;
-use crate::domain::{CallId, Moment, OwnerId};
+use crate::domain::{CallId, Level, Moment, OwnerId};
 
 /// What the configuration says about waiting.
 #[derive(Debug, Clone, Copy)]
@@ -75,6 +75,8 @@ pub struct Line {
     pub(super) wants_look: bool,
     /// When the present lease ends, as far as we know.
     pub(super) expires: Option<Moment>,
+    /// We are told when the key changes around us: no need to look now and then.
+    is_watched: bool,
     /// When we last knew who held the key.
     pub(super) looked: Moment,
     /// After a failure: not before then.
@@ -106,6 +108,7 @@ impl Line {
             is_handing: false,
             wants_look: false,
             expires: None,
+            is_watched: false,
             looked: now,
             retry_at: None,
             failures: 0,
@@ -118,7 +121,7 @@ impl Line {
 
     /// What is to be done about `event`, now.
     ///
-    /// After [`Event::Hint`] and [`Event::ShutsDown`] nothing is sent: whoever tells of those may have no link at hand. The timer,
+    /// After [`Event::Hint`], [`Event::Watched`] and [`Event::ShutsDown`] nothing is sent: whoever tells of those may have no link at hand. The timer,
     /// which [`Line::wake_at`] then asks for at once, does it.
     pub fn step(&mut self, event: Event, now: Moment) -> Vec<Action> {
         let mut out = Vec::new();
@@ -130,6 +133,7 @@ impl Line {
             Event::Leaves(call) => self.end_living(call, None, true, now, &mut out),
             Event::TimesOut(call) => self.times_out(call, now, &mut out),
             Event::Cancels(owner) => self.end_calls_of(&owner, now, &mut out),
+            Event::Promotes { owner, level } => self.promotes(&owner, level),
             Event::Releases { owner } => {
                 let offer = self.best_but(&owner).map(|(_, best)| self.offer_to(best));
                 out.push(Action::Release { offer });
@@ -147,6 +151,7 @@ impl Line {
             }
             Event::HandedOver { offered, outcome } => self.handed_over(offered, outcome, now, &mut out),
             Event::Hint => self.wants_look = true,
+            Event::Watched(is_watched) => self.is_watched = is_watched,
             Event::Tick => self.forget_places(now),
             Event::ShutsDown => self.shuts_down(now, &mut out),
         }
@@ -202,7 +207,8 @@ impl Line {
         } else {
             // A lease is over once its last millisecond is.
             let expired_at = self.expires.map(|expires| expires.plus_ms(1));
-            let look_at = (self.rules.look_every_ms > 0).then(|| self.looked.plus_ms(self.rules.look_every_ms));
+            let may_look = self.rules.look_every_ms > 0 && !self.is_watched;
+            let look_at = may_look.then(|| self.looked.plus_ms(self.rules.look_every_ms));
             expired_at.into_iter().chain(look_at).min()?
         };
         Some(self.retry_at.map_or(at, |retry_at| retry_at.max(at)))
@@ -213,7 +219,7 @@ impl Line {
         self.owners.get(owner).map_or_else(Vec::new, |desk| desk.living.clone())
     }
 
-    fn waiting_call(&self, owner: &OwnerId) -> Option<&Call> {
+    pub(super) fn waiting_call(&self, owner: &OwnerId) -> Option<&Call> {
         let living = &self.owners.get(owner)?.living;
         living.iter().map(|id| &self.calls[id]).find(|call| call.is_queued)
     }
@@ -228,7 +234,7 @@ impl Line {
         let is_deferred = desk.trying.is_some() || desk.living.iter().any(|id| self.calls[id].is_deferred);
         desk.living.push(id);
         desk.calls += 1;
-        let mut call = Call::new(asked);
+        let mut call = Call::new(asked, now);
         call.is_deferred = is_deferred;
         let had = self.calls.insert(id, call);
         assert!(had.is_none(), "a call's number was given twice");
@@ -531,6 +537,13 @@ impl Line {
         }
     }
 
+    fn promotes(&mut self, owner: &OwnerId, level: Level) {
+        let Some(id) = self.waiting_call(owner).map(|call| call.asked.call) else { return };
+        self.dequeue(id);
+        self.call_mut(id).asked.level = level;
+        self.enqueue(id);
+    }
+
     /// Ends a call that has no answer yet; one that has needs nothing more.
     pub(super) fn end_living(
         &mut self,
@@ -726,7 +739,11 @@ impl Line {
 
     fn assert_sound(&self) {
         assert!(
-            self.queue.is_empty() || self.is_handing || self.wake_at().is_some() || self.rules.look_every_ms == 0,
+            self.queue.is_empty()
+                || self.is_handing
+                || self.wake_at().is_some()
+                || self.rules.look_every_ms == 0
+                || self.is_watched,
             "somebody waits and nobody will ever look"
         );
         // The thorough part costs a walk through the line.

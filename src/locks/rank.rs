@@ -30,7 +30,26 @@ impl Rank {
         let score = clamped(place.arrival_us).saturating_sub(ahead);
         Rank { tier, score, below_critical, first_call: place.first_call }
     }
+
+    /// 42 digits that sort as ranks do: how waiters of several nodes are compared.
+    pub fn text(&self) -> String {
+        format!("{}{:020}{}{:020}", self.tier, self.score.max(0), self.below_critical, self.first_call.0)
+    }
+
+    /// Reads what [`Rank::text`] wrote.
+    pub fn parse(text: &[u8]) -> Option<Self> {
+        let digits = std::str::from_utf8(text).ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()))?;
+        if digits.len() != RANK_DIGITS {
+            return None;
+        }
+        let below_critical = digits[21..22].parse().ok()?;
+        let (tier, score) = (digits[..1].parse().ok()?, digits[1..21].parse().ok()?);
+        Some(Rank { tier, score, below_critical, first_call: CallId(digits[22..].parse().ok()?) })
+    }
 }
+
+/// The length of a rank as text.
+const RANK_DIGITS: usize = 42;
 
 fn clamped(us: u64) -> i64 {
     i64::try_from(us).unwrap_or(i64::MAX)
@@ -42,6 +61,23 @@ mod tests {
 
     fn rank(level: Level, arrival_us: u64, promote_after_us: u64) -> Rank {
         Rank::new(level, Place { arrival_us, first_call: CallId(arrival_us) }, promote_after_us)
+    }
+
+    #[test]
+    fn as_text_ranks_sort_as_they_do_and_read_back() {
+        let level = [Level::Low, Level::Normal, Level::High, Level::Critical];
+        let arrivals = [0, 7, 1_763_740_000_000_123, i64::MAX as u64];
+        for promote_after_us in [0, 5] {
+            let all = level.iter().flat_map(|level| arrivals.map(|arrival| rank(*level, arrival, promote_after_us)));
+            let mut ranks: Vec<Rank> = all.filter(|rank| rank.score >= 0).collect();
+            ranks.sort();
+            let texts: Vec<String> = ranks.iter().map(Rank::text).collect();
+            assert!(texts.is_sorted() && texts.iter().all(|text| text.len() == RANK_DIGITS));
+            assert_eq!(texts.iter().filter_map(|text| Rank::parse(text.as_bytes())).collect::<Vec<_>>(), ranks);
+        }
+        for odd in ["", "1", &"x".repeat(42), &"9".repeat(42), &"0".repeat(43)] {
+            assert_eq!(Rank::parse(odd.as_bytes()), None, "{odd}");
+        }
     }
 
     #[test]

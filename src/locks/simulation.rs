@@ -477,7 +477,15 @@ impl World {
         let level = [Level::Low, Level::Normal, Level::High, Level::Critical][self.dice.usize(..4)];
         self.levels.insert(call.0, level);
         let lease_ms = 400 + call.0 % 7 * 200;
-        let asked = AskedFor { call, owner: owner_id(owner), level, lease_ms, meta: Arc::from(&b""[..]), may_wait };
+        let asked = AskedFor {
+            call,
+            owner: owner_id(owner),
+            level,
+            lease_ms,
+            meta: Arc::from(&b""[..]),
+            may_wait,
+            deadline: None,
+        };
         self.step(Event::Asks(asked));
         if may_wait {
             let wait_us = self.dice.u64(1000..4_000_000);

@@ -72,7 +72,8 @@ impl Story {
         let call = CallId(self.last_call);
         self.calls.push((call, name.into()));
         let owner = owner(name);
-        let asked = AskedFor { call, owner, level, lease_ms: LEASE_MS, meta: Arc::from(&b""[..]), may_wait };
+        let asked =
+            AskedFor { call, owner, level, lease_ms: LEASE_MS, meta: Arc::from(&b""[..]), may_wait, deadline: None };
         self.step(Event::Asks(asked))
     }
 
@@ -491,6 +492,7 @@ fn ten_thousand_waiters_are_served_in_order_quickly() {
             lease_ms: LEASE_MS,
             meta: Arc::from(&b""[..]),
             may_wait: true,
+            deadline: None,
         };
         let tries = story.line.step(Event::Asks(asked), story.now);
         let Some(Action::Try { offer, .. }) = tries.into_iter().next() else { panic!("no try") };

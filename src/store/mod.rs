@@ -2,12 +2,15 @@
 //! what the answer says; who is asked for, and when, the layers above decide.
 
 pub mod companion;
+mod nodes;
 mod reply;
 mod script;
 pub mod value;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+
+use tokio::sync::Notify;
 
 use crate::domain::{FIELD_SEPARATOR, Fence, LockKey, OwnerId};
 use crate::locks::{Grant, Named, Offer};
@@ -105,6 +108,8 @@ pub struct Store {
     floor: AtomicU64,
     /// The highest fence that this node has seen.
     fence_max: AtomicU64,
+    /// Rings when the upstream has called itself a replica: its master is to be met anew.
+    pub master_doubted: Notify,
 }
 
 /// How far fences jump when a master with another history takes over: an hour of clock difference in µs.
@@ -114,7 +119,12 @@ impl Store {
     /// The store of `node`, which begins at `now_us` (Unix time in µs): no fence below that is given out, so a counter that was
     /// flushed while no node ran does not begin anew.
     pub fn new(node: Arc<str>, now_us: u64) -> Self {
-        Store { node, floor: AtomicU64::new(now_us.min(FENCE_MAX / 2)), fence_max: AtomicU64::new(0) }
+        Store {
+            node,
+            floor: AtomicU64::new(now_us.min(FENCE_MAX / 2)),
+            fence_max: AtomicU64::new(0),
+            master_doubted: Notify::new(),
+        }
     }
 
     /// This node's name as it stands in values.
@@ -311,7 +321,12 @@ impl Store {
     ) -> Result<Reply, StoreError> {
         let raw = script.run(caller, keys, args).await?;
         match Reply::read(&raw) {
-            Some(Reply::Error(line)) => Err(StoreError::Refused(line)),
+            Some(Reply::Error(line)) => {
+                if line.starts_with("READONLY") {
+                    self.master_doubted.notify_one();
+                }
+                Err(StoreError::Refused(line))
+            }
             Some(reply) => Ok(reply),
             None => Err(odd_reply()),
         }
