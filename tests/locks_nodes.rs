@@ -367,3 +367,37 @@ fn where_pub_sub_is_refused_a_node_is_on_its_own_and_says_so() {
     bob.is_granted();
     assert_eq!(b.wrote().matches("nodes cannot talk").count(), 1);
 }
+
+/// The line in docs/operations.md.
+const SMALLEST_ACL: &str = "~locks:* ~lockgate:* &lockgate:* +@connection +evalsha +eval +exists +get +set +incr +del +pexpire \
+                            +pttl +time +hget +hset +hdel +hgetall +info +command +config|get +scan +select +publish +subscribe";
+
+#[test]
+fn the_smallest_acl_line_that_the_docs_give_is_enough() {
+    let words: String = SMALLEST_ACL.split_whitespace().filter(|word| word.starts_with('+')).collect();
+    let docs = std::fs::read_to_string(common::tools::source_dir().join("docs/operations.md")).unwrap();
+    let block = docs.split("```").find(|block| block.contains("+evalsha")).expect("the docs give it");
+    assert_eq!(words, block.split_whitespace().filter(|word| word.starts_with('+')).collect::<String>());
+
+    let server = RedisServer::start();
+    let mut side = server.wire();
+    assert_eq!(
+        side.run(&format!("ACL SETUSER service on >secret resetchannels {SMALLEST_ACL}")),
+        Reply::Simple("OK".into())
+    );
+    let url = format!("redis://service:secret@{}", server.addr());
+    let settings = LockSettings { heartbeat_ms: 100, node_timeout_ms: 1000, ..never_looking("a") };
+    let (a, b) = (Node::at(&url, settings), Lockgate::serve(&["--upstream", &url], Some(BEATS)));
+    eventually("they see one another", || (names(&a).len() == 2).then_some(()));
+    hold(&server, "locks:k");
+    side.run("HSET lockgate:q:locks:other ghost x");
+    let bob = a.ask("LOCK.ACQUIRE locks:k bob WAIT 60000");
+    let waiting = [("bob".to_owned(), "a".to_owned())];
+    eventually("bob waits", || (queue(&a, "locks:k") == waiting).then_some(()));
+    side.run("DEL locks:k");
+    bob.is_granted();
+    eventually("it was cleaned up", || (side.run("EXISTS lockgate:q:locks:other") == Reply::Int(0)).then_some(()));
+    assert_eq!(a.run("LOCK.RELEASE locks:k bob"), LockReply::Integer(1));
+    let wrote = b.wrote();
+    assert!(!wrote.contains("WARN lockgate::coordinator"), "{wrote}");
+}

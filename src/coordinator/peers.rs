@@ -10,7 +10,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::domain::{Level, LockKey};
-use crate::locks::Rank;
+use crate::locks::rank::Rank;
 use crate::protocol::args::{args, encode_command};
 
 /// How long a question waits for its answers.

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use super::peers::{Answers, Asked, Question};
 use super::{Asker, Coordinator, LockReply, holder, integer};
 use crate::domain::{Level, LockKey, OwnerId};
-use crate::locks::{Event, Rank, Waiter};
+use crate::locks::rank::Rank;
+use crate::locks::{Event, Waiter};
 use crate::upstream::call::Caller;
 
 /// Waiters that one node lists for another at most …

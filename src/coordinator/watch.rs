@@ -70,6 +70,15 @@ struct Look {
     trouble: Option<bool>,
 }
 
+/// Tells everybody, when dropped, that nothing is told any more.
+struct OnLoss<'a>(&'a Coordinator);
+
+impl Drop for OnLoss<'_> {
+    fn drop(&mut self) {
+        self.0.watch_lost();
+    }
+}
+
 /// How the link ended.
 enum End {
     Lost(String),
@@ -106,8 +115,10 @@ impl Coordinator {
                 Ok(dialled) => {
                     let watch = Watch::new(&self, &links, WatchLink::new(dialled), &mut memory);
                     let begun = self.now();
+                    // However the link ends, a panic or the end of this worker's runtime included.
+                    let on_loss = OnLoss(&self);
                     let end = watch.run().await;
-                    self.watch_lost();
+                    drop(on_loss);
                     match end {
                         End::Left => break,
                         End::Lost(why) => {
@@ -242,9 +253,6 @@ impl<'a> Watch<'a> {
                 self.say("alive");
             }
             let now = coordinator.now();
-            if self.is_silent() {
-                return End::Lost("the upstream is silent".into());
-            }
             if self.retry_at.is_some_and(|at| at <= now) {
                 self.retry_at = None;
                 self.ask_for_news();
@@ -263,18 +271,22 @@ impl<'a> Watch<'a> {
                         return End::Lost(why);
                     }
                 }
+                () = coordinator.sleep_until(wake_at) => {
+                    // Asked when nothing is left to hear: this node itself may have stood still.
+                    if self.is_silent() {
+                        return End::Lost("the upstream is silent".into());
+                    }
+                    if wake_at < self.next_beat {
+                        // Somebody may have died: the reply shows that all was heard that he had said.
+                        self.ask_for_master();
+                    }
+                }
                 () = coordinator.desk.wanted() => {}
                 () = nodes.talk.has_mail() => {}
                 () = nodes.leaves.notified() => {}
                 () = coordinator.store.master_doubted.notified() => {
                     self.has_met_master = false;
                     self.ask_for_master();
-                }
-                () = coordinator.sleep_until(wake_at) => {
-                    if wake_at < self.next_beat {
-                        // Somebody may have died: the reply shows that all was heard that he had said.
-                        self.ask_for_master();
-                    }
                 }
             }
         }

@@ -5,13 +5,12 @@ pub mod event;
 mod hand_on;
 pub mod line;
 mod look;
-mod rank;
+pub mod rank;
 mod ranking;
 
 pub use event::{Action, Answer, AskedFor, Event, Grant, Handing, Named, Offer, Released, Seen, Tried};
 pub use line::{Line, LineRules};
 pub use look::Waiter;
-pub use rank::Rank;
 
 #[cfg(test)]
 mod simulation;

@@ -11,23 +11,23 @@ pub fn fence_counter(_key: &LockKey) -> &'static [u8] {
     b"lockgate:fence"
 }
 
-/// What the keys of queues begin with.
-pub const QUEUE_PREFIX: &[u8] = b"lockgate:q:";
-
-/// The lock on leading the nodes of an upstream, in the database of its URL.
-pub const LEADER: &[u8] = b"lockgate:leader";
-
-/// Where each node's best waiter for `key` is registered: a hash with a field for each node.
+/// The hash in which the nodes' best waiters for `key` are registered; it exists only while somebody waits.
 pub fn queue(key: &LockKey) -> Vec<u8> {
-    [QUEUE_PREFIX, &key.name].concat()
-}
-
-/// The name of the lock whose queue this key is.
-pub fn queued_name(queue: &[u8]) -> Option<&[u8]> {
-    queue.strip_prefix(QUEUE_PREFIX)
+    [b"lockgate:q:", &*key.name].concat()
 }
 
 /// `true` where a lock of that name could collide with what is kept beside locks.
 pub fn is_own(name: &[u8]) -> bool {
     name.starts_with(PREFIX)
 }
+
+/// What the keys of queues begin with.
+pub const QUEUE_PREFIX: &[u8] = b"lockgate:q:";
+
+/// The name of the lock whose queue this key is.
+pub fn queued_name(queue: &[u8]) -> Option<&[u8]> {
+    queue.strip_prefix(QUEUE_PREFIX)
+}
+
+/// The lock on leading the nodes of an upstream, in the database of its URL.
+pub const LEADER: &[u8] = b"lockgate:leader";

@@ -137,7 +137,7 @@ impl Node {
                 let _ = thawed.recv();
             })
         };
-        jobs.send(Box::new(stand)).ok().expect("the node lives");
+        jobs.send(Box::new(stand)).expect("the node lives");
         standing.recv_timeout(PATIENCE).expect("it comes to a stand");
         thaws
     }
@@ -156,7 +156,7 @@ impl Node {
             let work = work(coordinator, links);
             Box::pin(async move { drop(reply.send(work.await)) })
         };
-        self.jobs.as_ref().unwrap().send(Box::new(job)).ok().expect("the node lives");
+        self.jobs.as_ref().unwrap().send(Box::new(job)).expect("the node lives");
         Call(call)
     }
 
