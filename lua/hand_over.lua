@@ -1,22 +1,53 @@
--- Gives a lock to the best waiter if it is free, or if it still holds the whole value that is to be taken back; with nobody
--- waiting, such a value is deleted. Serves probes (nothing to take back) and grants whose client has left.
--- KEYS: lock, fence counter   ARGV: fence floor, value to take back ('' for none), the best waiter (3, or none)
--- Returns: 'handed', fence | 'free' | 'held', value, pttl
-local lock, counter, floor, taken_back = KEYS[1], KEYS[2], tonumber(ARGV[1]), ARGV[2]
-local best = 3
+-- A node's own turn at a lock: confirms a claim, takes back a grant that met nobody, or just looks; a free lock goes to the best
+-- waiter of all nodes. Either way this node's best waiter is registered afterwards.
+-- KEYS: lock, fence counter, queue
+-- ARGV: fence floor, node, when it was sent (Unix µs), ms to keep a queue, what to do: '' | 'back' | 'confirm', the whole value that is to be taken
+--   back or confirmed, the confirmed value, its lease (see turn.lua), the confirmed call, this node's best waiters (0 to 3)
+-- Returns, with the call of this node that is registered now, or '':
+--   'handed', fence, call, registered      a waiter of this node has it
+--   'claimed', value, call, registered     call is '' for another node's waiter
+--   'confirmed', registered | 'free', registered | 'held', value, pttl, registered
+local lock, node = KEYS[1], ARGV[2]
+local what, expected, confirmed, lease, confirmed_call = ARGV[5], ARGV[6], ARGV[7], ARGV[8], ARGV[9]
 local value = redis.pcall('GET', lock)
-if type(value) == 'table' then return value end
-if value and (taken_back == '' or value ~= taken_back) then
-  return {'held', value, redis.call('PTTL', lock)}
+if type(value) == 'table' then
+  -- No lock: nobody waits for it any more.
+  redis.pcall('HDEL', KEYS[3], node)
+  return value
 end
-if ARGV[best] then
-  -- include grant.lua
-  local fence = grant(lock, counter, floor, best)
-  if type(fence) ~= 'table' then return {'handed', fence} end
-  if not value then return fence end
+-- include turn.lua
+local first, second = ARGV[10], ARGV[11]
+local mine
+if value then
+  -- Where the lock is free `take_turns` looks itself.
+  mine = redis.call('HGET', KEYS[3], node) or nil
+  first, second = with_newcomer(first, second, mine)
+end
+if what == 'confirm' and value == expected then
+  local kind, time = lease:sub(1, 1), lease:sub(2)
+  local written
+  if kind == 'N' then
+    written = redis.pcall('SET', lock, confirmed)
+  else
+    written = redis.pcall('SET', lock, confirmed, kind == 'A' and 'PXAT' or 'PX', time)
+  end
+  if written.err then return written end
+  if call_of(first) == confirmed_call then first = second end
+  register(first, mine)
+  return {'confirmed', call_of(first)}
+end
+if value and not (what == 'back' and value == expected) then
+  register(first, mine)
+  return {'held', value, redis.call('PTTL', lock), call_of(first)}
+end
+local given = take_turns(first, second)
+if given then
+  -- Out of memory, say: what is to be taken back still is.
+  if given.err and not value then return given end
+  if not given.err then return given end
 end
 if value then
   local deleted = redis.pcall('DEL', lock)
   if type(deleted) == 'table' then return deleted end
 end
-return {'free'}
+return {'free', ''}

@@ -69,6 +69,17 @@ impl fmt::Display for OwnerId {
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub struct Fence(pub u64);
 
+/// The expiry that a `SET NX` asks for.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum PlainLease {
+    /// So many ms from the grant.
+    Ms(u64),
+    /// At that Unix time in ms.
+    AtMs(u64),
+    /// Until somebody deletes the key.
+    Forever,
+}
+
 /// How urgent a call is; a higher level is granted first.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Default)]
 pub enum Level {

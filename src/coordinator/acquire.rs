@@ -9,11 +9,12 @@ use tokio::sync::Notify;
 use super::afloat::Afloat;
 use super::bound::Granted;
 use super::shards::{Fed, Next, Word};
-use super::{Asker, Coordinator, LockReply, seen, unix_ms};
+use super::{Asker, Coordinator, LockReply, seen};
 use crate::commands::lock_args::{AcquireArgs, Bond};
 use crate::domain::{LockKey, Moment};
-use crate::locks::{Answer, AskedFor, Event, Offer, Tried};
-use crate::store::{Acquired, StoreError};
+use crate::locks::{Actor, Answer, AskedFor, Event, Form, Standing, Tried, Turn};
+use crate::store::value::Fields;
+use crate::store::{Acquired, Ask, StoreError};
 use crate::upstream::call::{CallError, Caller};
 
 /// A call's presence in its line.
@@ -32,7 +33,7 @@ impl<C: Caller> Drop for Stay<C> {
             return;
         }
         let now = self.coordinator.now();
-        if let Some(fed) = self.coordinator.shards.leave(&self.key, self.asked.call, self.asked.lease_ms, now) {
+        if let Some(fed) = self.coordinator.shards.leave(&self.key, self.asked.call, kept_ms(&self.asked.form), now) {
             self.coordinator.carry_out(fed, &self.key, &self.service);
         }
     }
@@ -70,18 +71,35 @@ impl Coordinator {
         args: AcquireArgs,
         is_there: impl Fn() -> bool,
     ) -> LockReply {
-        let (asked, mut deadline) = self.asked_for(&args);
-        let (bell, fed) = self.shards.enter(&key, Event::Asks(asked.clone()), self.now());
-        let mut stay =
-            Stay { coordinator: self.clone(), key, asked, service: asker.service.clone(), bell, is_answered: false };
+        let (asked, deadline) = self.asked_for(&args);
+        let (asked, answer) = match self.wait_for(asker, &key, asked, deadline, is_there).await {
+            Some(answered) => answered,
+            None => return LockReply::Nil,
+        };
+        self.acquire_reply(asker, &key, &args, &asked, answer)
+    }
+
+    /// Takes a call through its line to its one answer; `None` where it was granted and its client had gone.
+    pub(super) async fn wait_for<C: Caller>(
+        self: &Arc<Self>,
+        asker: &Asker<C>,
+        key: &LockKey,
+        asked: AskedFor,
+        mut deadline: Option<Moment>,
+        is_there: impl Fn() -> bool,
+    ) -> Option<(AskedFor, Answer)> {
+        let (bell, fed) = self.shards.enter(key, Event::Asks(asked.clone()), self.now());
+        let (key, service) = (key.clone(), asker.service.clone());
+        let mut stay = Stay { coordinator: self.clone(), key, asked, service, bell, is_answered: false };
         let mut next = stay.sort_out(fed);
         let mut attempt: Option<Afloat<Option<Next>>> = None;
         let mut retry_at: Option<Moment> = None;
         let answer = loop {
             match next.take() {
                 Some(Next::Answer(answer)) => break answer,
-                Some(Next::Try(offer)) => {
-                    let work = attempt_once(self.clone(), stay.key.clone(), stay.asked.clone(), offer, asker);
+                Some(Next::Try(standing, turn)) => {
+                    let work =
+                        attempt_once(self.clone(), stay.key.clone(), stay.asked.clone(), (standing, turn), asker);
                     attempt = Some(Afloat::new(&self.errands, work));
                 }
                 Some(Next::Later(after_ms)) => retry_at = Some(self.now().plus_ms(after_ms)),
@@ -111,14 +129,14 @@ impl Coordinator {
         if let Answer::Granted { grant, is_new } = &answer
             && !is_there()
         {
-            if *is_new {
-                let event = Event::GivesBack { value: grant.value.clone(), lease_ms: stay.asked.lease_ms };
+            if *is_new && grant.fence.0 > 0 {
+                let event = Event::GivesBack { value: grant.value.clone(), lease_ms: kept_ms(&stay.asked.form) };
                 let fed = self.shards.feed_always(&stay.key, event, self.now());
                 self.carry_out(fed, &stay.key, &stay.service);
             }
-            return LockReply::Nil;
+            return None;
         }
-        self.acquire_reply(asker, &stay.key, &args, &stay.asked, answer)
+        Some((stay.asked.clone(), answer))
     }
 
     /// The call as its line takes it, and when its wait ends.
@@ -127,11 +145,16 @@ impl Coordinator {
         let deadline = (wait_ms > 0).then(|| self.now().plus_ms(wait_ms));
         let asked = AskedFor {
             call: self.next_call(),
-            owner: args.owner.clone(),
+            actor: Actor::Owner(args.owner.clone()),
+            form: Form::Lock {
+                owner: args.owner.clone(),
+                lease_ms: self.settings.lease_ms(args.ttl_ms),
+                meta: args.meta.clone(),
+            },
             level: args.level,
-            lease_ms: self.settings.lease_ms(args.ttl_ms),
-            meta: args.meta.clone(),
             may_wait: wait_ms > 0,
+            ticket_ms: 0,
+            place: None,
             deadline,
         };
         (asked, deadline)
@@ -152,7 +175,7 @@ impl Coordinator {
                     asker.bound.untie(key, &args.owner);
                 } else {
                     let (key, owner, service) = (key.clone(), args.owner.clone(), asker.service.clone());
-                    let (value, lease_ms, bond) = (grant.value, asked.lease_ms, args.bond);
+                    let (value, lease_ms, bond) = (grant.value, kept_ms(&asked.form), args.bond);
                     asker.bound.tie(self, Granted { key, owner, value, lease_ms, bond, service });
                 }
                 LockReply::Integer(i64::try_from(fence).unwrap_or(i64::MAX))
@@ -181,34 +204,44 @@ async fn finished(attempt: &mut Option<Afloat<Option<Next>>>) -> Option<Next> {
     }
 }
 
+/// How long a grant of this form stands at most where nobody renews it, in ms; 0 where that is not known.
+fn kept_ms(form: &Form) -> u64 {
+    form.lease_ms().unwrap_or(0)
+}
+
 /// Sends the call's own try once, and tells its line what came of it.
 fn attempt_once<C: Caller>(
     coordinator: Arc<Coordinator>,
     key: LockKey,
     asked: AskedFor,
-    offer: Option<Offer>,
+    (standing, turn): (Standing, Turn),
     asker: &Asker<C>,
 ) -> impl Future<Output = Option<Next>> + 'static {
     let (caller, service) = (asker.caller.clone(), asker.service.clone());
     async move {
         let store = &coordinator.store;
-        let (call, offered, now_ms) = (asked.call, offer.as_ref().map(|offer| offer.call), unix_ms());
-        let AskedFor { owner, level, lease_ms, meta, .. } = asked;
-        let asker = store.claim(Offer { call, owner, level, lease_ms, meta }, now_ms);
-        let before = offer.map(|offer| store.claim(offer, now_ms));
+        let (call, sent, offers) = (asked.call, turn.sent(), turn.offers);
+        let sent_us = coordinator.unix_us_at(turn.at);
+        let ask = Ask { call, form: asked.form, level: asked.level, standing };
         let is_rule_key = coordinator.settings.lock_keys.matches(&key.name);
-        let outcome = match store.acquire(&caller, &key, &asker, before.as_ref(), is_rule_key).await {
-            Ok(Acquired::Granted(grant)) => Tried::Granted(grant),
-            Ok(Acquired::Repeated(grant, value)) => {
-                Tried::Repeated { grant, ours: store.names_call(&value), before: value }
+        let outcome = match store.acquire(&caller, &key, &ask, &offers, sent_us, is_rule_key).await {
+            Ok(Acquired::Granted(grant, registered)) => Tried::Granted { grant, registered },
+            Ok(Acquired::Repeated(grant, before)) => {
+                let was_claim = Fields::read(&before).is_some_and(|fields| fields.is_claim);
+                Tried::Repeated { grant, was_claim, ours: store.names_call(&before), before }
             }
-            Ok(Acquired::HandedOver(grant, arrival_us)) => Tried::HandedOver { grant, arrival_us },
-            Ok(Acquired::Refused(held, arrival_us)) => Tried::Refused { seen: seen(store, held), arrival_us },
+            Ok(Acquired::HandedOver(handed, registered, arrival_us)) => {
+                Tried::HandedOver { handed, registered, arrival_us }
+            }
+            Ok(Acquired::Refused(held, registered, arrival_us)) => {
+                Tried::Refused { seen: seen(store, held), registered, arrival_us }
+            }
+            Ok(Acquired::NotSet) => Tried::NotSet,
             Err(StoreError::Call(error @ CallError::Unavailable(_))) => Tried::NotReached(error.to_string().into()),
             Err(StoreError::Call(error @ CallError::Lost(_))) => Tried::Lost(error.to_string().into()),
             Err(error) => Tried::Failed { passes: error.passes(), line: error.to_string().into() },
         };
-        let event = Event::Tried { call, offered, outcome };
+        let event = Event::Tried { call, sent, outcome };
         let Some(mut fed) = coordinator.shards.feed(&key, event, Some(call), coordinator.now()) else {
             unreachable!("a line stays while a try is under way");
         };

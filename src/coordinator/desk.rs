@@ -4,6 +4,7 @@
 //! The desk is told by all workers and asked by the task that drives the link.
 
 use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
@@ -18,6 +19,7 @@ const SWEEP_FROM: usize = 256;
 pub struct Desk {
     spots: Mutex<Spots>,
     bell: Notify,
+    looks: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -37,8 +39,6 @@ struct Spots {
 struct Spot {
     db: Db,
     stage: Stage,
-    /// What the last look saw.
-    seen: Option<u64>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,7 +68,7 @@ impl Desk {
             put_off: Vec::new(),
             sweep_at: SWEEP_FROM,
         };
-        Desk { spots: Mutex::new(spots), bell: Notify::new() }
+        Desk { spots: Mutex::new(spots), bell: Notify::new(), looks: AtomicU64::new(0) }
     }
 
     /// Somebody begins to wait for `key`. `tell` is called, once, with whether the upstream tells of its changes already.
@@ -128,21 +128,18 @@ impl Desk {
         }
     }
 
-    /// The look at `key` has ended well. What has changed meanwhile is looked at again. Returns whether the look saw something else
-    /// (by its `trace`) than the one before.
-    pub fn looked(&self, key: &LockKey, trace: u64) -> bool {
+    /// The look at `key` has ended well. What has changed meanwhile is looked at again.
+    pub fn looked(&self, key: &LockKey) {
+        self.looks.fetch_add(1, Ordering::Relaxed);
         let mut spots = self.lock();
-        let Some(spot) = spots.spot_mut(key) else { return false };
-        let before = spot.seen.replace(trace);
-        match &mut spot.stage {
-            stage @ Stage::Looking { has_changed: true, .. } => {
+        match spots.stage_mut(key) {
+            Some(stage @ Stage::Looking { has_changed: true, .. }) => {
                 *stage = Stage::ToLook;
                 spots.to_look.push_back(key.clone());
             }
-            stage @ Stage::Looking { .. } => *stage = Stage::Watched,
+            Some(stage @ Stage::Looking { .. }) => *stage = Stage::Watched,
             _ => {}
         }
-        before.is_some_and(|before| before != trace)
     }
 
     /// The look at `key` has failed. It is tried again with the next heartbeat, or when somebody else begins to wait for it.
@@ -203,6 +200,11 @@ impl Desk {
         }
     }
 
+    /// How many looks have ended well, ever.
+    pub fn looks(&self) -> u64 {
+        self.looks.load(Ordering::Relaxed)
+    }
+
     /// How many keys are on the desk.
     #[cfg(test)]
     fn len(&self) -> usize {
@@ -216,16 +218,13 @@ impl Desk {
 }
 
 impl Spots {
-    fn spot_mut(&mut self, key: &LockKey) -> Option<&mut Spot> {
-        self.by_name.get_mut(&key.name)?.iter_mut().find(|spot| spot.db == key.db)
-    }
-
     fn stage_mut(&mut self, key: &LockKey) -> Option<&mut Stage> {
-        self.spot_mut(key).map(|spot| &mut spot.stage)
+        let same = self.by_name.get_mut(&key.name)?;
+        same.iter_mut().find(|spot| spot.db == key.db).map(|spot| &mut spot.stage)
     }
 
     fn insert(&mut self, key: &LockKey) {
-        self.by_name.entry(key.name.clone()).or_default().push(Spot { db: key.db, stage: Stage::ToLook, seen: None });
+        self.by_name.entry(key.name.clone()).or_default().push(Spot { db: key.db, stage: Stage::ToLook });
         self.count += 1;
         self.to_look.push_back(key.clone());
     }
@@ -303,7 +302,7 @@ mod tests {
         want(desk, key);
         assert_eq!(next(desk).as_ref(), Some(key));
         desk.armed(key);
-        assert!(!desk.looked(key, 1));
+        desk.looked(key);
     }
 
     #[test]
@@ -315,14 +314,9 @@ mod tests {
         assert_eq!(next(&desk), None);
         assert!(!want(&desk, &k), "not before the look has ended");
         desk.armed(&k);
-        desk.looked(&k, 1);
+        desk.looked(&k);
         assert!(want(&desk, &k));
         assert_eq!(next(&desk), None);
-        for (trace, has_changed) in [(1, false), (2, true), (2, false)] {
-            desk.lock_changed(b"k");
-            next(&desk);
-            assert_eq!(desk.looked(&k, trace), has_changed);
-        }
     }
 
     #[test]
@@ -347,13 +341,13 @@ mod tests {
         desk.lock_changed(b"k");
         desk.armed(&k);
         desk.queue_changed(b"k");
-        desk.looked(&k, 1);
+        desk.looked(&k);
         assert!(want(&desk, &k), "both had been told before they were read");
         desk.queue_changed(b"k");
         assert_eq!(next(&desk), Some(k.clone()));
         desk.armed(&k);
         desk.all_changed();
-        desk.looked(&k, 1);
+        desk.looked(&k);
         assert_eq!(next(&desk), Some(k));
     }
 
@@ -398,7 +392,7 @@ mod tests {
             desk.want(&key, |awaited| *awaited == key, |_| {});
             desk.next(|_| true);
             desk.armed(&key);
-            desk.looked(&key, 1);
+            desk.looked(&key);
         }
         assert!(desk.len() <= 2 * SWEEP_FROM, "{}", desk.len());
         desk.all_changed();

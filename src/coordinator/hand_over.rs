@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio::sync::Notify;
 
 use super::shards::{Fed, HandOver};
-use super::{Coordinator, seen, unix_ms};
+use super::{Coordinator, seen};
 use crate::domain::LockKey;
 use crate::locks::{Event, Handing};
 use crate::store::{HandedOver, StoreError};
@@ -55,16 +55,16 @@ async fn watch<C: Caller>(coordinator: Arc<Coordinator>, key: LockKey, bell: Arc
 /// One hand-over, and those that follow from it.
 async fn hand_on<C: Caller>(coordinator: Arc<Coordinator>, key: LockKey, first: HandOver, service: C) {
     let mut next = Some(first);
-    while let Some(HandOver { taken_back, offer }) = next {
+    while let Some(HandOver { task, turn }) = next {
         let store = &coordinator.store;
-        let offered = offer.as_ref().map(|offer| offer.call);
-        let claim = offer.map(|offer| store.claim(offer, unix_ms()));
+        let (sent, offers, sent_us) = (turn.sent(), turn.offers, coordinator.unix_us_at(turn.at));
         let is_rule_key = coordinator.settings.lock_keys.matches(&key.name);
-        let handed = store.hand_over(&service, &key, taken_back.as_deref(), claim.as_ref(), is_rule_key).await;
+        let handed = store.hand_over(&service, &key, &task, &offers, sent_us, is_rule_key).await;
         let outcome = match handed {
-            Ok(HandedOver::To(grant)) => Handing::To(grant),
-            Ok(HandedOver::Free) => Handing::Free,
-            Ok(HandedOver::Held(held)) => Handing::Held(seen(store, held)),
+            Ok(HandedOver::To(handed, registered)) => Handing::To { handed, registered },
+            Ok(HandedOver::Confirmed(grant, registered)) => Handing::Confirmed { grant, registered },
+            Ok(HandedOver::Free(registered)) => Handing::Free { registered },
+            Ok(HandedOver::Held(held, registered)) => Handing::Held { seen: seen(store, held), registered },
             Err(StoreError::Call(CallError::Unavailable(_))) => Handing::NotReached,
             Err(StoreError::Call(CallError::Lost(_))) => Handing::Lost,
             Err(error) => {
@@ -73,7 +73,7 @@ async fn hand_on<C: Caller>(coordinator: Arc<Coordinator>, key: LockKey, first: 
                 Handing::Failed { line: error.to_string().into(), is_final }
             }
         };
-        let event = Event::HandedOver { offered, outcome };
+        let event = Event::HandedOver { sent, outcome };
         let Some(mut fed) = coordinator.shards.feed(&key, event, None, coordinator.now()) else {
             unreachable!("a line stays while its hand-over is under way");
         };

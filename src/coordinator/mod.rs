@@ -34,7 +34,7 @@ pub use watch::Observed;
 
 use crate::commands::lock_args::LockCommand;
 use crate::domain::{CallId, Db, Fence, LockKey, Moment, OwnerId};
-use crate::locks::{Event, Released, Seen};
+use crate::locks::{Event, Released, Seen, Sent};
 use crate::store::value::Fields;
 use crate::store::{Held, Outcome, Store, StoreError, companion};
 use crate::upstream::call::{CallError, Caller};
@@ -67,6 +67,8 @@ pub struct Coordinator {
     origin: Instant,
     desk: Desk,
     nodes: Nodes,
+    /// The same, Unix time in µs.
+    origin_us: u64,
 }
 
 /// EXTEND compares before it sets, so that a lost reply may be asked for again, so often. Each try can take the reply timeout.
@@ -79,7 +81,7 @@ impl Coordinator {
         // Nothing in a name may end the field of the value that it stands in.
         let node: String = settings.node.chars().filter(|letter| !letter.is_control()).collect();
         Arc::new(Coordinator {
-            store: Store::new(node.as_str().into(), now_us),
+            store: Store::new(node.as_str().into(), now_us, settings.queue_kept_ms()),
             shards: Shards::new(settings.line_rules()),
             errands: Arc::default(),
             last_call: AtomicU64::new(now_us),
@@ -93,6 +95,7 @@ impl Coordinator {
                 heartbeat_ms: settings.heartbeat_ms.max(1),
                 timeout_ms: settings.node_timeout_ms.max(1),
             }),
+            origin_us: now_us,
             settings,
         })
     }
@@ -161,36 +164,8 @@ impl Coordinator {
         owner: OwnerId,
         fence: Option<Fence>,
     ) -> LockReply {
-        let event = Event::Releases { owner: owner.clone() };
-        let offer = self.shards.feed(&key, event, None, self.now()).and_then(|mut fed| {
-            let offer = fed.release_to.take();
-            self.carry_out(fed, &key, &asker.service);
-            offer
-        });
-        let (coordinator, caller, service) = (self.clone(), asker.caller.clone(), asker.service.clone());
-        let (work_key, work_owner) = (key.clone(), owner.clone());
-        let work = async move {
-            let (store, key, owner) = (&coordinator.store, work_key, work_owner);
-            let offered = offer.as_ref().map(|offer| offer.call);
-            let claim = offer.map(|offer| store.claim(offer, unix_ms()));
-            let is_rule_key = coordinator.settings.lock_keys.matches(&key.name);
-            let released = store.release(&caller, &key, owner.as_bytes(), fence, claim.as_ref(), is_rule_key).await;
-            let outcome = match &released {
-                Ok((Outcome::HeldByAnother, _)) => Released::Kept,
-                Ok((_, handed)) => Released::Freed { handed: handed.clone() },
-                Err(StoreError::Call(CallError::Lost(_))) => Released::Lost,
-                Err(_) => Released::Kept,
-            };
-            // A release under a fence may be one of the past, unless it was heeded.
-            let ends_calls = match &released {
-                Ok((outcome, _)) => fence.is_none() || *outcome == Outcome::Released,
-                Err(_) => false,
-            };
-            coordinator.fed(&key, Event::Released { owner, ends_calls, offered, outcome }, &service);
-            released
-        };
-        match Afloat::new(&self.errands, work).await {
-            Ok((outcome, _)) => {
+        match self.end_hold(asker, &key, Some(owner.clone()), fence).await {
+            Ok(outcome) => {
                 if outcome == Outcome::Released {
                     asker.bound.untie(&key, &owner);
                 }
@@ -200,13 +175,67 @@ impl Coordinator {
                     Outcome::HeldByNobody => -1,
                 })
             }
+            Err(line) => LockReply::Error(line),
+        }
+    }
+
+    /// Takes the lock from whoever holds it, and hands it to the next.
+    pub(super) async fn force<C: Caller>(self: &Arc<Self>, asker: &Asker<C>, key: LockKey) -> LockReply {
+        match self.end_hold(asker, &key, None, None).await {
+            Ok(outcome) => LockReply::Integer(i64::from(outcome == Outcome::Released)),
+            Err(line) => LockReply::Error(line),
+        }
+    }
+
+    /// Ends the hold of `owner` (of whoever holds the lock for `None`). The error is a whole error line.
+    async fn end_hold<C: Caller>(
+        self: &Arc<Self>,
+        asker: &Asker<C>,
+        key: &LockKey,
+        owner: Option<OwnerId>,
+        fence: Option<Fence>,
+    ) -> Result<Outcome, String> {
+        let event = Event::Releases { owner: owner.clone() };
+        let turn = self.shards.feed(key, event, None, self.now()).and_then(|mut fed| {
+            let turn = fed.release_to.take();
+            self.carry_out(fed, key, &asker.service);
+            turn
+        });
+        let (coordinator, caller, service) = (self.clone(), asker.caller.clone(), asker.service.clone());
+        let key = key.clone();
+        let work = async move {
+            let store = &coordinator.store;
+            let (sent, offers, at) = match turn {
+                Some(turn) => (turn.sent(), turn.offers, turn.at),
+                None => (Sent::default(), Vec::new(), coordinator.now()),
+            };
+            let is_rule_key = coordinator.settings.lock_keys.matches(&key.name);
+            let name = owner.as_ref().map(OwnerId::as_bytes);
+            let freed =
+                store.release(&caller, &key, name, fence, &offers, coordinator.unix_us_at(at), is_rule_key).await;
+            let outcome = match &freed {
+                Ok(freed) if freed.outcome == Outcome::HeldByAnother => Released::Kept,
+                Ok(freed) => Released::Freed { handed: freed.handed.clone(), registered: freed.registered },
+                Err(StoreError::Call(CallError::Lost(_))) => Released::Lost,
+                Err(_) => Released::Kept,
+            };
+            // A release under a fence may be one of the past, unless it was heeded.
+            let ends_calls = match &freed {
+                Ok(freed) => fence.is_none() || freed.outcome == Outcome::Released,
+                Err(_) => false,
+            };
+            let ends_calls_of = owner.filter(|_| ends_calls);
+            coordinator.fed(&key, Event::Released { ends_calls_of, sent, outcome }, &service);
+            freed.map(|freed| freed.outcome)
+        };
+        Afloat::new(&self.errands, work).await.map_err(|error| match error {
             // Never sent again blindly: between the two somebody else may have become the holder under this name.
-            Err(StoreError::Call(CallError::Lost(why))) => LockReply::Error(format!(
+            StoreError::Call(CallError::Lost(why)) => format!(
                 "UNAVAILABLE the link to the upstream was lost before the reply: {why}; whether the lock was released is unknown, \
                  ask LOCK.INFO"
-            )),
-            Err(error) => LockReply::Error(error.into_line()),
-        }
+            ),
+            error => error.into_line(),
+        })
     }
 
     async fn extend<C: Caller>(
@@ -283,6 +312,11 @@ impl Coordinator {
         CallId(self.last_call.fetch_add(1, Ordering::Relaxed) + 1)
     }
 
+    /// That moment as Unix time in µs; grows steadily, whatever becomes of the system's clock.
+    fn unix_us_at(&self, at: Moment) -> u64 {
+        self.origin_us.saturating_add(at.0)
+    }
+
     fn now(&self) -> Moment {
         Moment(u64::try_from(self.origin.elapsed().as_micros()).unwrap_or(u64::MAX))
     }
@@ -334,8 +368,4 @@ fn integer(number: u64) -> LockReply {
 fn unix_us() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
-}
-
-fn unix_ms() -> u64 {
-    unix_us() / 1000
 }

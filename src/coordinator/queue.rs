@@ -54,7 +54,7 @@ impl Coordinator {
         if let Err(error) = self.look(asker, &key).await {
             return LockReply::Error(error.into_line());
         }
-        let mut was_waiting = self.cancel_here(&key, &owner, || asker.service.clone());
+        let mut was_waiting = self.cancel_here(&key, owner.as_bytes(), || asker.service.clone());
         // The owner may have gone from one node to another.
         let answers = self.ask_others(&key, &Question::Cancel(owner.as_bytes().into()), &[]).await;
         was_waiting |= answers.came.iter().any(|(_, words)| words.first().is_some_and(|word| word == b"1"));
@@ -75,7 +75,7 @@ impl Coordinator {
         if let Err(error) = self.look(asker, &key).await {
             return LockReply::Error(error.into_line());
         }
-        let mut rank = self.promote_here(&key, &owner, level, || asker.service.clone());
+        let mut rank = self.promote_here(&key, owner.as_bytes(), level, || asker.service.clone());
         let question = Question::Promote(owner.as_bytes().into(), level);
         let answers = self.ask_others(&key, &question, &[]).await;
         rank = [rank, best_rank(&answers)].into_iter().flatten().min();
@@ -134,13 +134,8 @@ impl Coordinator {
             Question::Place(owner) => rank(self.rank_here(key, owner)),
             Question::Before(rank) => number(self.before_here(key, *rank)),
             Question::Queue(count) => write_list(&self.waiters_here(key, (*count).min(LISTED_MAX)), *count),
-            Question::Cancel(owner) => {
-                let was_waiting = OwnerId::new(owner).is_some_and(|owner| self.cancel_here(key, &owner, service));
-                number(u64::from(was_waiting))
-            }
-            Question::Promote(owner, level) => {
-                rank(OwnerId::new(owner).and_then(|owner| self.promote_here(key, &owner, *level, service)))
-            }
+            Question::Cancel(owner) => number(u64::from(self.cancel_here(key, owner, service))),
+            Question::Promote(owner, level) => rank(self.promote_here(key, owner, *level, service)),
         }
     }
 
@@ -176,7 +171,7 @@ impl Coordinator {
     }
 
     fn before_here(&self, key: &LockKey, rank: Rank) -> u64 {
-        self.shards.read(key, |line| line.before(rank)).unwrap_or(0) as u64
+        self.shards.read(key, |line| line.count_before(rank)).unwrap_or(0) as u64
     }
 
     fn waiters_here(&self, key: &LockKey, count: usize) -> Vec<Waiter> {
@@ -184,10 +179,10 @@ impl Coordinator {
     }
 
     /// Without a waiter there is nothing to do, and no link is needed.
-    fn cancel_here<C: Caller>(self: &Arc<Self>, key: &LockKey, owner: &OwnerId, service: impl FnOnce() -> C) -> bool {
+    fn cancel_here<C: Caller>(self: &Arc<Self>, key: &LockKey, owner: &[u8], service: impl FnOnce() -> C) -> bool {
         let waits = self.shards.read(key, |line| line.waits(owner)).unwrap_or(false);
         if waits {
-            self.fed(key, Event::Cancels(owner.clone()), &service());
+            self.fed(key, Event::Cancels(owner.into()), &service());
         }
         waits
     }
@@ -195,13 +190,13 @@ impl Coordinator {
     fn promote_here<C: Caller>(
         self: &Arc<Self>,
         key: &LockKey,
-        owner: &OwnerId,
+        owner: &[u8],
         level: Level,
         service: impl FnOnce() -> C,
     ) -> Option<Rank> {
-        self.rank_here(key, owner.as_bytes())?;
-        self.fed(key, Event::Promotes { owner: owner.clone(), level }, &service());
-        self.rank_here(key, owner.as_bytes())
+        self.rank_here(key, owner)?;
+        self.fed(key, Event::Promotes { owner: owner.into(), level }, &service());
+        self.rank_here(key, owner)
     }
 }
 

@@ -3,6 +3,9 @@
 use super::rules::LockKeys;
 use crate::locks::LineRules;
 
+/// A queue upstream outlives the longest wait by so much, in ms.
+const QUEUE_KEPT_MARGIN_MS: u64 = 60_000;
+
 /// Settings of the lock engine. Times are in milliseconds.
 #[derive(Debug, Clone)]
 pub struct LockSettings {
@@ -24,6 +27,8 @@ pub struct LockSettings {
     pub retry_base_ms: u64,
     /// The longest such pause.
     pub retry_max_ms: u64,
+    /// How long another node has to confirm what it was handed; a node that has died costs its waiters so much.
+    pub claim_ms: u64,
     /// Which keys are lock keys by their name.
     pub lock_keys: LockKeys,
     /// How often this node tells the others that it lives, and asks the upstream whether it does.
@@ -48,6 +53,7 @@ impl Default for LockSettings {
             look_every_ms: 1000,
             retry_base_ms: 50,
             retry_max_ms: 2000,
+            claim_ms: 1000,
             lock_keys: LockKeys::default(),
             heartbeat_ms: 1000,
             node_timeout_ms: 3000,
@@ -63,6 +69,11 @@ impl LockSettings {
         ttl_ms.unwrap_or(self.default_ttl_ms).clamp(1, self.max_ttl_ms.max(1))
     }
 
+    /// How long a queue upstream outlives its last change: longer than anybody waits.
+    pub(super) fn queue_kept_ms(&self) -> u64 {
+        self.max_wait_ms.saturating_add(QUEUE_KEPT_MARGIN_MS)
+    }
+
     /// The part that lines need.
     pub(super) fn line_rules(&self) -> LineRules {
         LineRules {
@@ -72,6 +83,8 @@ impl LockSettings {
             look_every_ms: self.look_every_ms,
             retry_base_ms: self.retry_base_ms,
             retry_max_ms: self.retry_max_ms,
+            claim_ms: self.claim_ms.max(1),
+            queue_kept_ms: self.queue_kept_ms(),
         }
     }
 }

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
 
 use crate::domain::{CallId, LockKey, Moment};
-use crate::locks::{Action, Answer, Event, Line, LineRules, Offer};
+use crate::locks::{Action, Answer, Event, Line, LineRules, Standing, Task, Turn};
 
 /// Enough that workers seldom meet at one.
 const SHARDS: usize = 64;
@@ -46,8 +46,8 @@ struct Seat {
 /// What the call whose event was fed does next.
 #[derive(Debug)]
 pub enum Next {
-    /// It sends its try; a free key goes to the offered waiter, if there is one.
-    Try(Option<Offer>),
+    /// It sends its try; a free key may go to a waiter before it.
+    Try(Standing, Turn),
     /// It tries again after so many ms.
     Later(u64),
     /// It ends.
@@ -57,10 +57,10 @@ pub enum Next {
 /// A hand-over that is to be sent.
 #[derive(Debug)]
 pub struct HandOver {
-    /// The whole value to take back.
-    pub taken_back: Option<Arc<[u8]>>,
-    /// The best waiter.
-    pub offer: Option<Offer>,
+    /// What for.
+    pub task: Task,
+    /// Whom a free key may go to.
+    pub turn: Turn,
 }
 
 /// What is left to do, after a step, for the worker that fed the event.
@@ -68,8 +68,8 @@ pub struct HandOver {
 pub struct Fed {
     /// For the call that fed it.
     pub next: Option<Next>,
-    /// The best waiter, for a RELEASE.
-    pub release_to: Option<Offer>,
+    /// The best waiters, for a RELEASE.
+    pub release_to: Option<Turn>,
     /// A script to send.
     pub hand_over: Option<HandOver>,
     /// A timer to start, and the bell that wakes it.
@@ -169,7 +169,8 @@ impl Shards {
         let seat = shard.get_mut(key)?;
         let word = seat.doors.remove(&call)?.word;
         let event = match word {
-            Some(Word::Answer(Answer::Granted { grant, is_new: true })) => {
+            // What a SET NX wrote does not tell whose it is: nobody but its owner takes it back.
+            Some(Word::Answer(Answer::Granted { grant, is_new: true })) if grant.fence.0 > 0 => {
                 Event::GivesBack { value: grant.value, lease_ms }
             }
             _ => Event::Leaves(call),
@@ -256,9 +257,9 @@ impl Seat {
         let waited = self.line.waiting();
         for action in self.line.step(event, now) {
             match action {
-                Action::Try { call, offer } => {
+                Action::Try { call, standing, turn } => {
                     assert_eq!(caller, Some(call), "only the call itself can send its try");
-                    fed.next = Some(Next::Try(offer));
+                    fed.next = Some(Next::Try(standing, turn));
                 }
                 Action::TryLater { call, after_ms } => {
                     assert_eq!(caller, Some(call), "only the call itself can try again");
@@ -270,10 +271,10 @@ impl Seat {
                 }
                 Action::Answer { call, answer } => self.say(call, Word::Answer(answer)),
                 Action::GoOn(call) => self.say(call, Word::GoOn),
-                Action::Release { offer } => fed.release_to = offer,
-                Action::HandOver { taken_back, offer } => {
+                Action::Release(turn) => fed.release_to = Some(turn),
+                Action::HandOver { task, turn } => {
                     assert!(can_send, "a hand-over was decided where nobody can send it");
-                    fed.hand_over = Some(HandOver { taken_back, offer });
+                    fed.hand_over = Some(HandOver { task, turn });
                 }
             }
         }

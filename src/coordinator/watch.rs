@@ -4,7 +4,6 @@
 //! looked at again. What is told is at most a hint that saves time: a key that cannot be watched is looked at now and then by its
 //! line, and the timer at the known end of the lease runs in any case.
 
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -12,11 +11,12 @@ use std::time::Duration;
 
 use super::nodes::{self, News};
 use super::peers::{Message, channel_of};
-use super::{Coordinator, nodes::Load};
+use super::{Coordinator, nodes::Load, seen};
 use crate::domain::{Db, LockKey, Moment};
 use crate::locks::Event;
 use crate::protocol::frame::{Value, decode};
-use crate::store::companion;
+use crate::store::nodes::registered_call;
+use crate::store::{Held, companion};
 use crate::upstream::dial::DialError;
 use crate::upstream::links::Links;
 use crate::upstream::watch::{Heard, WatchLink};
@@ -157,15 +157,30 @@ impl Coordinator {
         self.nodes.begins_to_leave();
     }
 
+    /// How often the watch link has looked at a key, ever.
+    pub fn looks(&self) -> u64 {
+        self.desk.looks()
+    }
+
     /// Somebody begins to wait for `key`: its changes are to be told.
     pub(super) fn want(&self, key: &LockKey) {
-        self.desk.want(key, |key| self.is_awaited(key), |is_watched| self.watched(key, is_watched));
+        self.desk.want(
+            key,
+            |key| self.is_awaited(key),
+            |is_watched| match is_watched {
+                true => self.shards.tell(key, Event::Watched, self.now()),
+                false => self.unwatched(key),
+            },
+        );
     }
 
     /// The watch link has seen `key`. Its next change will be told.
-    pub(super) fn observed(&self, key: &LockKey, observed: &Observed, has_changed: bool) {
-        self.watched(key, true);
-        if observed.value.is_none() || has_changed {
+    fn observed(&self, key: &LockKey, observed: Observed) {
+        let registered = observed.registered.as_deref().and_then(registered_call);
+        let seen = observed.value.map(|value| seen(&self.store, Held { value, left_ms: observed.left_ms }));
+        self.shards.tell(key, Event::Observed { seen, registered }, self.now());
+        if observed.is_other_type {
+            // Whoever waits for it is told by the script that will now look.
             self.hint(key);
         }
     }
@@ -174,11 +189,14 @@ impl Coordinator {
     fn watch_lost(&self) {
         self.nodes.is_deaf();
         self.nodes.talk.drop_mail();
-        self.desk.lost(|key| self.watched(key, false));
+        self.desk.lost(|key| self.unwatched(key));
     }
 
-    fn watched(&self, key: &LockKey, is_watched: bool) {
-        self.shards.tell(key, Event::Watched(is_watched), self.now());
+    /// A line that knows already is not bothered: it would look at once.
+    fn unwatched(&self, key: &LockKey) {
+        if self.shards.read(key, |line| line.is_watched()).unwrap_or(false) {
+            self.shards.tell(key, Event::Unwatched, self.now());
+        }
     }
 
     fn is_awaited(&self, key: &LockKey) -> bool {
@@ -408,12 +426,12 @@ impl<'a> Watch<'a> {
         }
         match trouble {
             None => {
-                let has_changed = self.coordinator.desk.looked(&key, trace(&observed));
-                self.coordinator.observed(&key, &observed, has_changed);
+                self.coordinator.desk.looked(&key);
+                self.coordinator.observed(&key, observed);
             }
             Some(passes) => {
                 self.coordinator.desk.failed(&key, passes);
-                self.coordinator.watched(&key, false);
+                self.coordinator.unwatched(&key);
             }
         }
     }
@@ -580,11 +598,4 @@ impl<'a> Watch<'a> {
             self.link.send(&[b"TIME"], About::Time { other_history });
         }
     }
-}
-
-/// Tells what one look saw from what the next one does.
-fn trace(observed: &Observed) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    (&observed.value, observed.is_other_type).hash(&mut hasher);
-    hasher.finish()
 }

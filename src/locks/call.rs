@@ -1,4 +1,4 @@
-//! One `LOCK.ACQUIRE` as its line knows it, until nothing under way can concern it any more.
+//! One `LOCK.ACQUIRE` or `SET NX` as its line knows it, until nothing under way can concern it any more.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use crate::domain::{Fence, Moment};
 /// How far a call has come.
 #[derive(Debug)]
 pub enum Stage {
-    /// Its own try has not been answered yet. Nobody else's script grants to it, because only the own try shows that the client may
+    /// Its own try has not been answered yet. No script of this node grants to it, because only the own try shows that the client may
     /// have the key at all.
     Asking,
     /// Refused once, and waiting in line.
@@ -23,6 +23,15 @@ pub enum Stage {
     },
 }
 
+/// A poller who was refused, and whose place is kept for his next poll.
+#[derive(Debug)]
+pub struct Ticket {
+    /// Until when.
+    pub until: Moment,
+    /// The claim that is kept for him.
+    pub reserved: Option<Arc<[u8]>>,
+}
+
 /// One call.
 #[derive(Debug)]
 pub struct Call {
@@ -32,6 +41,8 @@ pub struct Call {
     /// When it came, once that is known.
     pub place: Option<Place>,
     pub is_queued: bool,
+    /// It was answered, and waits for the poller's next call.
+    pub ticket: Option<Ticket>,
     /// Its own try is under way.
     pub is_trying: bool,
     /// An older call of this owner has a try under way: two at once could overtake one another on their links, and the older would
@@ -43,6 +54,10 @@ pub struct Call {
     pub offers: u32,
     /// A lost reply may have granted to it; the next look at the key will tell.
     pub is_unsettled: bool,
+    /// The reply to its confirmation was lost: a plain value in the key may be its own.
+    pub is_confirmation_lost: bool,
+    /// Its time is up, but the confirmation under way decides.
+    pub is_overdue: bool,
     pub attempts: u32,
     /// Why its last try brought nothing.
     pub trouble: Option<Arc<str>>,
@@ -61,16 +76,19 @@ pub struct Call {
 impl Call {
     pub fn new(asked: AskedFor, asked_at: Moment) -> Self {
         Call {
+            place: asked.place,
             asked,
             asked_at,
             stage: Stage::Asking,
-            place: None,
             is_queued: false,
+            ticket: None,
             is_trying: false,
             is_deferred: false,
             was_lost: false,
             offers: 0,
             is_unsettled: false,
+            is_confirmation_lost: false,
+            is_overdue: false,
             attempts: 0,
             trouble: None,
             owner_was_granted: false,
@@ -94,8 +112,15 @@ impl Call {
         Some(Rank::new(self.asked.level, self.place?, promote_after_us))
     }
 
-    pub fn offer(&self) -> Offer {
-        let AskedFor { call, owner, level, lease_ms, meta, .. } = &self.asked;
-        Offer { call: *call, owner: owner.clone(), level: *level, lease_ms: *lease_ms, meta: meta.clone() }
+    /// How long a claim of its stands unconfirmed, in ms.
+    pub fn claim_ms(&self, claim_ms: u64) -> u64 {
+        self.asked.ticket_ms.max(claim_ms)
+    }
+
+    /// `None` for a call that has no place yet.
+    pub fn offer(&self, promote_after_us: u64, claim_ms: u64) -> Option<Offer> {
+        let AskedFor { call, form, level, .. } = &self.asked;
+        let rank = self.rank(promote_after_us)?;
+        Some(Offer { call: *call, rank, level: *level, form: form.clone(), claim_ms: self.claim_ms(claim_ms) })
     }
 }

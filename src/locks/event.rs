@@ -2,33 +2,87 @@
 
 use std::sync::Arc;
 
-use crate::domain::{CallId, Fence, Level, Moment, OwnerId};
+use super::rank::{Place, Rank};
+use crate::domain::{CallId, Fence, Level, Moment, OwnerId, PlainLease};
 
 /// A granted lock: its fence, and the whole value that stands in the key, by which alone Lockgate takes a grant back or renews it.
 /// Fence and owner are shared with the owner's repeats, and undoing by those would free a lock that somebody was just told he has.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Grant {
-    /// The fencing token.
+    /// The fencing token; 0 for a `SET NX`, which has none.
     pub fence: Fence,
     /// What the key holds.
     pub value: Arc<[u8]>,
 }
 
-/// One `LOCK.ACQUIRE`.
+/// Who asks. Two calls of one actor are one wish, of which the newer counts.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Actor {
+    /// The owner that a `LOCK.*` call names.
+    Owner(OwnerId),
+    /// A `SET NX` call: many clients write the same value, so the call itself is who waits.
+    Call(CallId),
+    /// A `SET NX` poller with a ticket: whoever writes this value, on any connection.
+    Poller(Arc<[u8]>),
+}
+
+/// What is to stand in the key.
+#[derive(Debug, Clone)]
+pub enum Form {
+    /// A lock of `LOCK.*`.
+    Lock {
+        /// Its owner.
+        owner: OwnerId,
+        /// The lease he wants, in ms.
+        lease_ms: u64,
+        /// What he notes in the lock's value.
+        meta: Arc<[u8]>,
+    },
+    /// Exactly what a `SET NX` writes.
+    Plain {
+        /// The value.
+        value: Arc<[u8]>,
+        /// Its expiry.
+        lease: PlainLease,
+    },
+}
+
+impl Form {
+    /// The owner for others to see.
+    pub fn shown_owner(&self) -> &[u8] {
+        match self {
+            Form::Lock { owner, .. } => owner.as_bytes(),
+            Form::Plain { value, .. } => value,
+        }
+    }
+
+    /// The lease in ms from the grant; `None` where it has none, or ends at a time of day.
+    pub fn lease_ms(&self) -> Option<u64> {
+        match self {
+            Form::Lock { lease_ms, .. } => Some(*lease_ms),
+            Form::Plain { lease: PlainLease::Ms(ms), .. } => Some(*ms),
+            Form::Plain { .. } => None,
+        }
+    }
+}
+
+/// One `LOCK.ACQUIRE` or `SET NX`.
 #[derive(Debug, Clone)]
 pub struct AskedFor {
     /// Its number, never given twice.
     pub call: CallId,
     /// Who asks.
-    pub owner: OwnerId,
+    pub actor: Actor,
+    /// For what.
+    pub form: Form,
     /// How urgently.
     pub level: Level,
-    /// The lease he wants, in ms.
-    pub lease_ms: u64,
-    /// What he notes in the lock's value.
-    pub meta: Arc<[u8]>,
-    /// `false` without `WAIT`: a refusal is the answer.
+    /// `false` without a wait: a refusal is the answer.
     pub may_wait: bool,
+    /// For how long a refused poller's place is kept, in ms; 0 for not at all.
+    pub ticket_ms: u64,
+    /// The place it had elsewhere; `None` for a newcomer.
+    pub place: Option<Place>,
     /// When the wait ends; for others to see, the call's own timer ends it.
     pub deadline: Option<Moment>,
 }
@@ -38,14 +92,56 @@ pub struct AskedFor {
 pub struct Offer {
     /// His call.
     pub call: CallId,
-    /// His name.
-    pub owner: OwnerId,
+    /// His rank.
+    pub rank: Rank,
     /// His level.
     pub level: Level,
-    /// The lease he wants, in ms.
-    pub lease_ms: u64,
-    /// What he notes in the lock's value.
-    pub meta: Arc<[u8]>,
+    /// What he asks for.
+    pub form: Form,
+    /// How long a claim of his stands unconfirmed, in ms.
+    pub claim_ms: u64,
+}
+
+/// Whom a script may grant to, and what was known when it was sent.
+#[derive(Debug, Clone, Default)]
+pub struct Turn {
+    /// This node's best waiters, the best first. The script leaves the best of them who is not granted registered upstream.
+    pub offers: Vec<Offer>,
+    /// When it was decided: who is registered by a script that was sent later is not known to it, and stays.
+    pub at: Moment,
+    /// See [`Sent::epoch`].
+    pub epoch: u64,
+}
+
+impl Turn {
+    /// What comes back with the script's reply.
+    pub fn sent(&self) -> Sent {
+        Sent { offered: self.offers.iter().map(|offer| offer.call).collect(), epoch: self.epoch }
+    }
+}
+
+/// What was sent along with a script.
+#[derive(Debug, Clone, Default)]
+pub struct Sent {
+    /// The waiters it could have granted to.
+    pub offered: Vec<CallId>,
+    /// How often what is known of the registration had changed by then: replies of different links overtake one another.
+    pub epoch: u64,
+}
+
+/// How an asker stands among waiters, should he have to wait.
+#[derive(Debug, Clone, Copy)]
+pub struct Standing {
+    /// His first call.
+    pub first_call: CallId,
+    /// When he came, Unix time of the upstream in µs; `None` for now.
+    pub arrival_us: Option<u64>,
+    /// By how much one level outweighs waiting, in µs; 0 for strict levels.
+    pub promote_after_us: u64,
+    /// A refusal registers him, if he is his node's best.
+    pub waits: bool,
+    /// How long a claim of his stands unconfirmed, in ms.
+    pub claim_ms: u64,
 }
 
 /// A held lock as a script saw it.
@@ -68,26 +164,59 @@ pub struct Named {
     pub fence: Fence,
     /// It only repeated: an older call of its owner was granted this fence.
     pub is_repeat: bool,
+    /// It is a claim: nobody holds the lock before it is confirmed.
+    pub is_claim: bool,
 }
+
+/// Whom a script gave the lock to.
+#[derive(Debug, Clone)]
+pub enum Handed {
+    /// A waiter of this node has it.
+    To {
+        /// His call.
+        call: CallId,
+        /// What he has.
+        grant: Grant,
+    },
+    /// A claim stands in the key.
+    Claimed {
+        /// The call of this node that is to confirm it; `None` where it is another node's.
+        call: Option<CallId>,
+        /// The whole value.
+        value: Arc<[u8]>,
+    },
+}
+
+/// The call of this node that is registered upstream after a script.
+pub type Registered = Option<CallId>;
 
 /// What a call's own try brought.
 #[derive(Debug, Clone)]
 pub enum Tried {
     /// The key was free and is the caller's.
-    Granted(Grant),
+    Granted {
+        /// What he has.
+        grant: Grant,
+        /// Told where somebody waits somewhere.
+        registered: Option<Registered>,
+    },
     /// The owner held it already, by the call `before` if that was one of this node.
     Repeated {
         /// Same fence, the caller's value.
         grant: Grant,
         /// The whole value until then.
         before: Arc<[u8]>,
+        /// It was a claim: nobody had been told.
+        was_claim: bool,
         /// Which call of this node that named.
         ours: Option<Named>,
     },
-    /// The key was free and went to the waiter who was offered.
+    /// The key was free and went to a waiter before the caller.
     HandedOver {
-        /// What he has now.
-        grant: Grant,
+        /// To whom.
+        handed: Handed,
+        /// Who is registered now.
+        registered: Registered,
         /// The upstream's clock, Unix time in µs.
         arrival_us: u64,
     },
@@ -95,9 +224,13 @@ pub enum Tried {
     Refused {
         /// The holder.
         seen: Seen,
+        /// Who is registered now; `None` where the script did not look.
+        registered: Option<Registered>,
         /// The upstream's clock, Unix time in µs.
         arrival_us: u64,
     },
+    /// It is refused and nothing more is known: a `SET NX` that does not wait.
+    NotSet,
     /// The upstream answered with an error.
     Failed {
         /// The whole error line.
@@ -114,10 +247,12 @@ pub enum Tried {
 /// What a RELEASE brought.
 #[derive(Debug, Clone)]
 pub enum Released {
-    /// The key was free or is free now, and the waiter who was offered has it, if there was one.
+    /// The key was free or is free now.
     Freed {
-        /// What he has now.
-        handed: Option<Grant>,
+        /// Who has it next.
+        handed: Option<Handed>,
+        /// Who is registered now; `None` where nobody waits anywhere.
+        registered: Option<Registered>,
     },
     /// Nothing changed.
     Kept,
@@ -125,15 +260,35 @@ pub enum Released {
     Lost,
 }
 
-/// What a hand-over or a probe brought.
+/// What a hand-over brought.
 #[derive(Debug, Clone)]
 pub enum Handing {
-    /// The waiter who was offered has the lock.
-    To(Grant),
-    /// The key is free and nobody was offered.
-    Free,
+    /// The key was free, and somebody has it now.
+    To {
+        /// Who.
+        handed: Handed,
+        /// Who is registered now.
+        registered: Registered,
+    },
+    /// The claim is a lock now.
+    Confirmed {
+        /// What the waiter has.
+        grant: Grant,
+        /// Who is registered now.
+        registered: Registered,
+    },
+    /// The key is free and nobody waits.
+    Free {
+        /// Who is registered now.
+        registered: Registered,
+    },
     /// Another holds it.
-    Held(Seen),
+    Held {
+        /// The holder.
+        seen: Seen,
+        /// Who is registered now.
+        registered: Registered,
+    },
     /// The upstream answered with an error.
     Failed {
         /// The whole error line.
@@ -158,8 +313,8 @@ pub enum Event {
     Tried {
         /// The call.
         call: CallId,
-        /// The waiter the script could have granted to instead.
-        offered: Option<CallId>,
+        /// What the script was sent with.
+        sent: Sent,
         /// What came of it.
         outcome: Tried,
     },
@@ -167,28 +322,26 @@ pub enum Event {
     Leaves(CallId),
     /// The call has waited as long as it was willing to.
     TimesOut(CallId),
-    /// Somebody cancels the owner's call.
-    Cancels(OwnerId),
-    /// The waiter's level changes; his arrival stands.
+    /// Somebody cancels the wait of whoever shows this owner.
+    Cancels(Arc<[u8]>),
+    /// A waiter's level changes; his arrival stands.
     Promotes {
-        /// Who waits.
-        owner: OwnerId,
+        /// The owner he shows.
+        owner: Arc<[u8]>,
         /// His level from here on.
         level: Level,
     },
-    /// The owner's RELEASE is about to be sent.
+    /// A RELEASE is about to be sent.
     Releases {
-        /// Who releases.
-        owner: OwnerId,
+        /// Who releases; `None` where the lock is taken from whoever holds it.
+        owner: Option<OwnerId>,
     },
     /// A RELEASE has returned.
     Released {
-        /// Who released.
-        owner: OwnerId,
-        /// The upstream heard him, and it was no release of the past: his own calls on the key end.
-        ends_calls: bool,
-        /// The waiter the script could have granted to.
-        offered: Option<CallId>,
+        /// Whose calls on the key end with it: the upstream heard him, and it was no release of the past.
+        ends_calls_of: Option<OwnerId>,
+        /// What the script was sent with.
+        sent: Sent,
         /// What came of it.
         outcome: Released,
     },
@@ -206,15 +359,24 @@ pub enum Event {
     },
     /// A hand-over has returned.
     HandedOver {
-        /// The waiter the script could have granted to.
-        offered: Option<CallId>,
+        /// What the script was sent with.
+        sent: Sent,
         /// What came of it.
         outcome: Handing,
     },
+    /// The watch link has looked at the key, and tells of its next change.
+    Observed {
+        /// Who holds it; `None` where nobody does.
+        seen: Option<Seen>,
+        /// The call of this node that is registered upstream.
+        registered: Registered,
+    },
+    /// The watch link tells of changes around us, as it did before anybody waited here.
+    Watched,
+    /// Nobody tells of changes around us any more.
+    Unwatched,
     /// The key may have changed around us.
     Hint,
-    /// Whether we are told from here on when the key changes around us.
-    Watched(bool),
     /// Time has passed.
     Tick,
     /// The node ends.
@@ -246,15 +408,33 @@ pub enum Answer {
     ShuttingDown,
 }
 
+/// What a hand-over is for, besides looking at the key.
+#[derive(Debug, Clone)]
+pub enum Task {
+    /// Just look.
+    Look,
+    /// Take this whole value back.
+    TakeBack(Arc<[u8]>),
+    /// Make a claim the lock of its waiter.
+    Confirm {
+        /// The whole value of the claim.
+        claim: Arc<[u8]>,
+        /// Its waiter.
+        offer: Offer,
+    },
+}
+
 /// What the world should do.
 #[derive(Debug, Clone)]
 pub enum Action {
-    /// The call's own try goes out, on its client's link. A free key goes to `offer`, if there is one.
+    /// The call's own try goes out, on its client's link.
     Try {
         /// The call.
         call: CallId,
-        /// The waiter who ranks before it.
-        offer: Option<Offer>,
+        /// How it would stand among the waiters.
+        standing: Standing,
+        /// Whom a free key may go to instead.
+        turn: Turn,
     },
     /// The call tries again after so long.
     TryLater {
@@ -272,16 +452,13 @@ pub enum Action {
         /// How.
         answer: Answer,
     },
-    /// The RELEASE goes out; the key goes to `offer`, if there is one.
-    Release {
-        /// The best waiter.
-        offer: Option<Offer>,
-    },
-    /// A hand-over goes out on Lockgate's own link: to give back a value, or to look whether the key is free. At most one a line.
+    /// The RELEASE goes out.
+    Release(Turn),
+    /// A hand-over goes out on Lockgate's own link. At most one a line.
     HandOver {
-        /// The whole value to take back.
-        taken_back: Option<Arc<[u8]>>,
-        /// The best waiter.
-        offer: Option<Offer>,
+        /// What for.
+        task: Task,
+        /// Whom a free key may go to.
+        turn: Turn,
     },
 }

@@ -1,7 +1,8 @@
 //! The line's own work on the upstream: giving back what nobody was told of, and looking whether a waited-for key has come free.
 //! Either hands the key to the best waiter in the same step. One at a time for each line.
 
-use super::event::{Action, Answer, Event, Handing};
+use super::claim::{Claim, Entry};
+use super::event::{Action, Answer, Event, Handing, Sent, Task};
 use super::line::{Line, pause_ms};
 use crate::domain::{CallId, Moment};
 
@@ -18,6 +19,7 @@ impl Line {
         for id in expired {
             self.settle(id);
         }
+        self.forget_entry(now);
         if self.work_at().is_none_or(|at| at > now) {
             return;
         }
@@ -26,35 +28,56 @@ impl Line {
         self.wants_look = false;
         self.grants_before_look = self.grants;
         self.settling = std::mem::take(&mut self.unsettled);
-        self.giving_back = self.give_backs.pop_front();
-        let taken_back = self.giving_back.as_ref().map(|give_back| give_back.value.clone());
-        let offer = self.best().map(|best| self.offer_to(best));
-        out.push(Action::HandOver { taken_back, offer });
+        let task = self.next_confirmation(now);
+        let task = task.or_else(|| {
+            self.giving_back = self.give_backs.pop_front();
+            self.giving_back.as_ref().map(|give_back| Task::TakeBack(give_back.value.clone()))
+        });
+        let turn = self.turn_but(None, now);
+        out.push(Action::HandOver { task: task.unwrap_or(Task::Look), turn });
+    }
+
+    /// What is registered upstream goes by itself some time after its last change: nobody needs to try for ever.
+    fn forget_entry(&mut self, now: Moment) {
+        if !self.queue.is_empty() || !self.entry_is_off() {
+            self.empty_since = None;
+        } else {
+            let since = *self.empty_since.get_or_insert(now);
+            if now >= since.plus_ms(self.rules.queue_kept_ms) {
+                self.entry = Entry::Known(None);
+            }
+        }
     }
 
     /// A hand-over has returned.
-    pub(super) fn handed_over(
-        &mut self,
-        offered: Option<CallId>,
-        outcome: Handing,
-        now: Moment,
-        out: &mut Vec<Action>,
-    ) {
+    pub(super) fn handed_over(&mut self, sent: Sent, outcome: Handing, now: Moment, out: &mut Vec<Action>) {
         assert!(self.is_handing, "a hand-over returned that never went out");
         self.is_handing = false;
         let giving_back = self.giving_back.take();
+        let confirming = self.confirming.take();
+        let mut was_lost = false;
         match outcome {
-            Handing::To(grant) => {
+            Handing::To { handed, registered } => {
+                self.registered(registered, &sent);
                 self.answered(now);
-                if let Some(offered) = offered {
-                    self.granted_to(offered, grant, now, out);
+                self.settle_plain(None, now, out);
+                self.handed(handed, now, out);
+            }
+            Handing::Confirmed { grant, registered } => {
+                self.registered(registered, &sent);
+                self.answered(now);
+                if let Some(claim) = &confirming {
+                    self.confirmed(claim, grant, now, out);
                 }
             }
-            Handing::Free => {
+            Handing::Free { registered } => {
+                self.registered(registered, &sent);
                 self.answered(now);
+                self.settle_plain(None, now, out);
                 self.came_free();
             }
-            Handing::Held(seen) => {
+            Handing::Held { seen, registered } => {
+                self.registered(registered, &sent);
                 let left = seen.left_ms.map(|left_ms| now.plus_ms(left_ms));
                 self.expires = match self.expires.filter(|_| self.grants != self.grants_before_look) {
                     // The lease was set anew while the look was on its way back.
@@ -76,23 +99,40 @@ impl Line {
                     for id in self.queue.in_order() {
                         self.end_living(id, Some(Answer::Failed(line.clone())), false, now, out);
                     }
+                    // The script has left the best of whom it was sent with registered.
+                    self.entry = if sent.offered.is_empty() { Entry::Known(None) } else { Entry::Unsure };
                 } else {
                     self.give_backs.extend(giving_back);
+                    self.confirm_again(&confirming);
                 }
                 self.failed(now);
             }
             Handing::NotReached => {
                 self.give_backs.extend(giving_back);
+                self.confirm_again(&confirming);
                 self.failed(now);
             }
             Handing::Lost => {
+                was_lost = true;
                 // Taking back compares the whole value: it is safe to ask again.
                 self.give_backs.extend(giving_back);
                 self.failed(now);
-                self.unsettle(offered, now);
+                self.lost(&sent, now);
             }
         }
-        self.withdraw_offer(offered);
+        if let Some(claim) = confirming {
+            self.confirmation_ended(&claim, was_lost, now, out);
+            // It was counted once more for its confirmation.
+            self.withdraw_offer(claim.call);
+        }
+        self.withdraw(&sent);
+    }
+
+    /// The confirmation did not go out, or changed nothing: the claim may still stand.
+    fn confirm_again(&mut self, confirming: &Option<Claim>) {
+        if self.to_confirm.is_none() {
+            self.to_confirm.clone_from(confirming);
+        }
     }
 
     /// The upstream has answered: what was lost before is settled now.
@@ -122,5 +162,5 @@ impl Line {
 
 /// Events after which [`Line::step`] sends nothing.
 pub(super) fn may_send_after(event: &Event) -> bool {
-    !matches!(event, Event::Hint | Event::Watched(_) | Event::ShutsDown)
+    !matches!(event, Event::Hint | Event::Observed { .. } | Event::Watched | Event::Unwatched | Event::ShutsDown)
 }

@@ -1,11 +1,14 @@
 //! The line before one lock: the one place that decides between grant, timeout, cancel and a client that leaves. It lives while
 //! somebody waits, is kept in mind, or has a script under way; a lock that is merely held needs none.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
-use super::call::{Call, Stage};
-use super::event::{Action, Answer, AskedFor, Event, Grant, Named, Offer, Released, Seen, Tried};
+use super::call::{Call, Stage, Ticket};
+use super::claim::{Claim, Entry};
+use super::event::{
+    Action, Actor, Answer, AskedFor, Event, Form, Grant, Named, Released, Seen, Sent, Standing, Tried, Turn,
+};
 use super::hand_on::may_send_after;
 use super::rank::{Place, Rank};
 use super::ranking::Ranking;
@@ -26,6 +29,10 @@ pub struct LineRules {
     pub retry_base_ms: u64,
     /// The longest such pause, in ms.
     pub retry_max_ms: u64,
+    /// How long a claim stands unconfirmed, in ms.
+    pub claim_ms: u64,
+    /// How long the queue upstream outlives its last change, in ms.
+    pub queue_kept_ms: u64,
 }
 
 /// How often a call that may not wait is sent, its first try included, while replies are lost. Each can take the reply timeout.
@@ -57,11 +64,13 @@ pub(super) struct GiveBack {
 pub struct Line {
     pub(super) rules: LineRules,
     pub(super) calls: HashMap<CallId, Call>,
-    pub(super) owners: HashMap<OwnerId, Desk>,
+    pub(super) desks: HashMap<Actor, Desk>,
     pub(super) queue: Ranking,
     /// Places of clients that left, and until when.
-    kept: HashMap<OwnerId, (Place, Moment)>,
-    kept_order: VecDeque<(Moment, OwnerId)>,
+    kept: HashMap<Actor, (Place, Moment)>,
+    kept_order: VecDeque<(Moment, Actor)>,
+    /// Pollers' calls whose places are kept, and until when.
+    pub(super) tickets: BTreeSet<(Moment, CallId)>,
     pub(super) give_backs: VecDeque<GiveBack>,
     /// Calls that a lost reply may have granted to, and until when that matters.
     pub(super) unsettled: Vec<(CallId, Moment)>,
@@ -71,12 +80,22 @@ pub struct Line {
     pub(super) giving_back: Option<GiveBack>,
     /// A hand-over is under way.
     pub(super) is_handing: bool,
+    /// The claim that is to be confirmed next.
+    pub(super) to_confirm: Option<Claim>,
+    /// The claim that the hand-over under way confirms.
+    pub(super) confirming: Option<Claim>,
+    /// What this node has in the queue upstream.
+    pub(super) entry: Entry,
+    /// How often what is known of that has changed.
+    pub(super) epoch: u64,
+    /// Since when nobody waits while something is still registered upstream.
+    pub(super) empty_since: Option<Moment>,
+    /// The watch link tells of changes around us.
+    pub(super) is_watched: bool,
     /// The key may have come free.
     pub(super) wants_look: bool,
     /// When the present lease ends, as far as we know.
     pub(super) expires: Option<Moment>,
-    /// We are told when the key changes around us: no need to look now and then.
-    is_watched: bool,
     /// When we last knew who held the key.
     pub(super) looked: Moment,
     /// After a failure: not before then.
@@ -87,8 +106,6 @@ pub struct Line {
     /// How often the key has changed hands, or its lease was set.
     pub(super) grants: u64,
     pub(super) grants_before_look: u64,
-    /// The upstream's clock, Unix time in µs, and when it was read.
-    clock: Option<(Moment, u64)>,
 }
 
 impl Line {
@@ -97,31 +114,36 @@ impl Line {
         Line {
             rules,
             calls: HashMap::new(),
-            owners: HashMap::new(),
+            desks: HashMap::new(),
             queue: Ranking::default(),
             kept: HashMap::new(),
             kept_order: VecDeque::new(),
+            tickets: BTreeSet::new(),
             give_backs: VecDeque::new(),
             unsettled: Vec::new(),
             settling: Vec::new(),
             giving_back: None,
             is_handing: false,
+            to_confirm: None,
+            confirming: None,
+            entry: Entry::Known(None),
+            epoch: 0,
+            empty_since: None,
+            is_watched: false,
             wants_look: false,
             expires: None,
-            is_watched: false,
             looked: now,
             retry_at: None,
             failures: 0,
             frees: 0,
             grants: 0,
             grants_before_look: 0,
-            clock: None,
         }
     }
 
     /// What is to be done about `event`, now.
     ///
-    /// After [`Event::Hint`], [`Event::Watched`] and [`Event::ShutsDown`] nothing is sent: whoever tells of those may have no link at hand. The timer,
+    /// After [`Event::Hint`], [`Event::Observed`], [`Event::Unwatched`] and [`Event::ShutsDown`] nothing is sent: whoever tells of those may have no link at hand. The timer,
     /// which [`Line::wake_at`] then asks for at once, does it.
     pub fn step(&mut self, event: Event, now: Moment) -> Vec<Action> {
         let mut out = Vec::new();
@@ -129,30 +151,38 @@ impl Line {
         match event {
             Event::Asks(asked) => self.asks(asked, now, &mut out),
             Event::TriesAgain(call) => self.tries_again(call, now, &mut out),
-            Event::Tried { call, offered, outcome } => self.tried(call, offered, outcome, now, &mut out),
+            Event::Tried { call, sent, outcome } => self.tried(call, sent, outcome, now, &mut out),
             Event::Leaves(call) => self.end_living(call, None, true, now, &mut out),
             Event::TimesOut(call) => self.times_out(call, now, &mut out),
-            Event::Cancels(owner) => self.end_calls_of(&owner, now, &mut out),
+            Event::Cancels(owner) => self.cancels(&owner, now, &mut out),
             Event::Promotes { owner, level } => self.promotes(&owner, level),
             Event::Releases { owner } => {
-                let offer = self.best_but(&owner).map(|(_, best)| self.offer_to(best));
-                out.push(Action::Release { offer });
+                let turn = self.turn_but(owner.map(Actor::Owner).as_ref(), now);
+                out.push(Action::Release(turn));
             }
-            Event::Released { owner, ends_calls, offered, outcome } => {
-                if ends_calls {
-                    self.end_calls_of(&owner, now, &mut out);
+            Event::Released { ends_calls_of, sent, outcome } => {
+                if let Some(owner) = ends_calls_of {
+                    self.end_calls_of(&Actor::Owner(owner), now, &mut out);
                 }
-                self.released(offered, outcome, now, &mut out);
+                self.released(sent, outcome, now, &mut out);
             }
             Event::GivesBack { value, lease_ms } => self.give_back(value, lease_ms, now),
             Event::Extended { lease_ms } => {
                 self.grants += 1;
                 self.expires = Some(now.plus_ms(lease_ms));
             }
-            Event::HandedOver { offered, outcome } => self.handed_over(offered, outcome, now, &mut out),
+            Event::HandedOver { sent, outcome } => self.handed_over(sent, outcome, now, &mut out),
+            Event::Observed { seen, registered } => self.observed(seen, registered, now, &mut out),
+            Event::Watched => self.is_watched = true,
+            Event::Unwatched => {
+                self.is_watched = false;
+                self.wants_look = true;
+            }
             Event::Hint => self.wants_look = true,
-            Event::Watched(is_watched) => self.is_watched = is_watched,
-            Event::Tick => self.forget_places(now),
+            Event::Tick => {
+                self.forget_places(now);
+                self.end_tickets(now, &mut out);
+            }
             Event::ShutsDown => self.shuts_down(now, &mut out),
         }
         if may_send {
@@ -167,39 +197,75 @@ impl Line {
         self.queue.len()
     }
 
-    /// `true` while the owner has a call here that may wait and has no answer yet.
-    pub fn waits(&self, owner: &OwnerId) -> bool {
-        let living = self.owners.get(owner).map_or(&[][..], |desk| &desk.living);
-        living.iter().any(|id| self.calls[id].asked.may_wait)
+    /// The waiting call that shows this owner; the first in line where several `SET NX` write the same.
+    pub fn waiting_as(&self, owner: &[u8]) -> Option<CallId> {
+        if let Some(owner) = OwnerId::new(owner)
+            && let Some(call) = self.waiting_call(&Actor::Owner(owner))
+        {
+            return Some(call.asked.call);
+        }
+        let is_it = |call: &&Call| call.is_queued && call.asked.form.shown_owner() == owner;
+        let calls = self.calls.values().filter(|call| !matches!(call.asked.actor, Actor::Owner(_))).filter(is_it);
+        calls.min_by_key(|call| call.rank(self.rules.promote_after_us)).map(|call| call.asked.call)
     }
 
-    /// The owner's place in line, from 1.
-    pub fn position(&self, owner: &OwnerId) -> Option<usize> {
-        let call = self.waiting_call(owner)?;
-        Some(self.queue.count_before(call.rank(self.rules.promote_after_us)?) + 1)
+    /// `true` while a call that shows this owner and may wait has no answer yet.
+    pub fn waits(&self, owner: &[u8]) -> bool {
+        let of_owner = OwnerId::new(owner).and_then(|owner| self.desks.get(&Actor::Owner(owner)));
+        let living = of_owner.map_or(&[][..], |desk| &desk.living);
+        living.iter().any(|id| self.calls[id].asked.may_wait) || self.waiting_as(owner).is_some()
+    }
+
+    /// The rank of the waiting call that shows this owner.
+    pub fn rank_of(&self, owner: &[u8]) -> Option<Rank> {
+        self.calls[&self.waiting_as(owner)?].rank(self.rules.promote_after_us)
+    }
+
+    /// How many of this node's waiters stand before `rank`.
+    pub fn count_before(&self, rank: Rank) -> usize {
+        self.queue.count_before(rank)
+    }
+
+    /// The owner's place among this node's waiters, from 1.
+    pub fn position(&self, owner: &[u8]) -> Option<usize> {
+        Some(self.queue.count_before(self.rank_of(owner)?) + 1)
     }
 
     /// Nobody waits, is kept in mind, or has anything under way: the line can go.
     pub fn is_idle(&self) -> bool {
-        self.calls.is_empty() && self.kept.is_empty() && self.give_backs.is_empty() && !self.is_handing
+        self.calls.is_empty()
+            && self.kept.is_empty()
+            && self.give_backs.is_empty()
+            && self.to_confirm.is_none()
+            && !self.is_handing
+            && !self.entry_is_off()
     }
 
     /// Somebody has to watch the time, see [`Line::wake_at`].
     pub fn needs_timer(&self) -> bool {
-        !self.queue.is_empty() || !self.kept.is_empty() || !self.give_backs.is_empty() || !self.unsettled.is_empty()
+        !self.queue.is_empty()
+            || !self.kept.is_empty()
+            || !self.give_backs.is_empty()
+            || !self.unsettled.is_empty()
+            || self.to_confirm.is_some()
+            || self.entry_is_off()
     }
 
     /// When a [`Event::Tick`] is due, if nothing else happens before.
     pub fn wake_at(&self) -> Option<Moment> {
         let forget_at = self.kept_order.front().map(|(until, _)| *until);
         let work_at = if self.is_handing { None } else { self.work_at() };
-        forget_at.into_iter().chain(work_at).min()
+        let ticket_at = self.tickets.first().map(|(until, _)| *until);
+        forget_at.into_iter().chain(work_at).chain(ticket_at).min()
     }
 
     /// When there is something to ask the upstream.
     pub(super) fn work_at(&self) -> Option<Moment> {
-        let is_due =
-            !self.give_backs.is_empty() || !self.unsettled.is_empty() || (self.wants_look && !self.queue.is_empty());
+        let is_due = !self.give_backs.is_empty()
+            || !self.unsettled.is_empty()
+            || self.to_confirm.is_some()
+            || self.entry_is_off()
+            || (self.wants_look && !self.queue.is_empty());
         let at = if is_due {
             Moment::default()
         } else if self.queue.is_empty() {
@@ -207,20 +273,20 @@ impl Line {
         } else {
             // A lease is over once its last millisecond is.
             let expired_at = self.expires.map(|expires| expires.plus_ms(1));
-            let may_look = self.rules.look_every_ms > 0 && !self.is_watched;
-            let look_at = may_look.then(|| self.looked.plus_ms(self.rules.look_every_ms));
+            let is_polled = self.rules.look_every_ms > 0 && !self.is_watched;
+            let look_at = is_polled.then(|| self.looked.plus_ms(self.rules.look_every_ms));
             expired_at.into_iter().chain(look_at).min()?
         };
         Some(self.retry_at.map_or(at, |retry_at| retry_at.max(at)))
     }
 
-    /// The owner's calls that have no answer yet, oldest first.
-    fn living(&self, owner: &OwnerId) -> Vec<CallId> {
-        self.owners.get(owner).map_or_else(Vec::new, |desk| desk.living.clone())
+    /// The actor's calls that have no answer yet, oldest first.
+    fn living(&self, actor: &Actor) -> Vec<CallId> {
+        self.desks.get(actor).map_or_else(Vec::new, |desk| desk.living.clone())
     }
 
-    pub(super) fn waiting_call(&self, owner: &OwnerId) -> Option<&Call> {
-        let living = &self.owners.get(owner)?.living;
+    fn waiting_call(&self, actor: &Actor) -> Option<&Call> {
+        let living = &self.desks.get(actor)?.living;
         living.iter().map(|id| &self.calls[id]).find(|call| call.is_queued)
     }
 
@@ -229,8 +295,8 @@ impl Line {
     /// A newer call of an owner takes the place of his older ones only when its own try has returned: until then nobody knows
     /// whether its client may have the key at all.
     fn asks(&mut self, asked: AskedFor, now: Moment, out: &mut Vec<Action>) {
-        let (id, owner) = (asked.call, asked.owner.clone());
-        let desk = self.owners.entry(owner).or_default();
+        let (id, actor) = (asked.call, asked.actor.clone());
+        let desk = self.desks.entry(actor).or_default();
         let is_deferred = desk.trying.is_some() || desk.living.iter().any(|id| self.calls[id].is_deferred);
         desk.living.push(id);
         desk.calls += 1;
@@ -248,7 +314,7 @@ impl Line {
         if !matches!(call.stage, Stage::Asking) || call.is_trying {
             return;
         }
-        let is_deferred = self.desk_mut(&call.asked.owner.clone()).trying.is_some();
+        let is_deferred = self.desk_mut(&call.asked.actor.clone()).trying.is_some();
         self.call_mut(id).is_deferred = is_deferred;
         if !is_deferred {
             self.launch(id, now, out);
@@ -256,55 +322,59 @@ impl Line {
     }
 
     fn launch(&mut self, id: CallId, now: Moment, out: &mut Vec<Action>) {
-        let frees = self.frees;
+        let (frees, claim_ms) = (self.frees, self.rules.claim_ms);
         let call = self.call_mut(id);
         call.is_trying = true;
         call.attempts += 1;
         call.frees_before = frees;
-        let owner = call.asked.owner.clone();
-        self.desk_mut(&owner).trying = Some(id);
-        let offer = self.best_before(id, &owner, now).map(|best| self.offer_to(best));
-        out.push(Action::Try { call: id, offer });
+        let waits = call.asked.may_wait || call.asked.ticket_ms > 0;
+        let (asked_place, claim_ms, actor) = (call.asked.place, call.claim_ms(claim_ms), call.asked.actor.clone());
+        self.desk_mut(&actor).trying = Some(id);
+        // The place that it will take over, if there is one; else the upstream stamps it.
+        let place = self.waiting_call(&actor).and_then(|older| older.place).or_else(|| self.kept_place(&actor, now));
+        let place = place.or(asked_place);
+        let standing = Standing {
+            first_call: place.map_or(id, |place| place.first_call),
+            arrival_us: place.map(|place| place.arrival_us),
+            promote_after_us: self.rules.promote_after_us,
+            waits,
+            claim_ms,
+        };
+        let turn = self.turn_but(Some(&actor), now);
+        out.push(Action::Try { call: id, standing, turn });
     }
 
-    /// Who goes before the call that is about to try: the best waiter, unless the call will rank before him.
-    fn best_before(&self, id: CallId, owner: &OwnerId, now: Moment) -> Option<CallId> {
-        let (best_rank, best) = self.best_but(owner)?;
-        let place = self.waiting_call(owner).and_then(|older| older.place).or_else(|| self.kept_place(owner, now));
-        let place = place.unwrap_or_else(|| {
-            // The upstream has not stamped this call yet; it will do so at about this time.
-            let arrival_us = self.clock.map_or(u64::MAX, |(read, us)| us.saturating_add(now.since_us(read)));
-            Place { arrival_us, first_call: id }
-        });
-        let rank = Rank::new(self.calls[&id].asked.level, place, self.rules.promote_after_us);
-        (best_rank < rank).then_some(best)
-    }
-
-    fn tried(&mut self, id: CallId, offered: Option<CallId>, outcome: Tried, now: Moment, out: &mut Vec<Action>) {
+    fn tried(&mut self, id: CallId, sent: Sent, outcome: Tried, now: Moment, out: &mut Vec<Action>) {
         let call = self.call_mut(id);
         assert!(call.is_trying, "a try returned that never went out");
         call.is_trying = false;
-        let owner = call.asked.owner.clone();
-        self.desk_mut(&owner).trying = None;
+        let actor = call.asked.actor.clone();
+        self.desk_mut(&actor).trying = None;
         match outcome {
-            Tried::Granted(grant) => self.granted_by_own_try(id, grant, true, now, out),
-            Tried::Repeated { grant, before, ours } => {
+            Tried::Granted { grant, registered } => {
+                if let Some(registered) = registered {
+                    self.registered(registered, &sent);
+                }
+                self.granted_by_own_try(id, grant, true, now, out);
+            }
+            Tried::Repeated { grant, before, was_claim, ours } => {
                 let call = &self.calls[&id];
-                let is_new = call.repeats_untold
+                let is_new = was_claim
+                    || call.repeats_untold
                     || call.took_over.as_ref() == Some(&before)
                     || ours.is_some_and(|ours| self.is_untold(ours))
                     || self.is_giving_back(&before);
                 self.granted_by_own_try(id, grant, is_new, now, out);
             }
-            Tried::HandedOver { grant, arrival_us } => {
-                self.reads_clock(arrival_us, now);
-                if let Some(offered) = offered {
-                    self.granted_to(offered, grant, now, out);
-                }
+            Tried::HandedOver { handed, registered, arrival_us } => {
+                self.registered(registered, &sent);
+                self.handed(handed, now, out);
                 self.refused(id, arrival_us, now, out);
             }
-            Tried::Refused { seen, arrival_us } => {
-                self.reads_clock(arrival_us, now);
+            Tried::Refused { seen, registered, arrival_us } => {
+                if let Some(registered) = registered {
+                    self.registered(registered, &sent);
+                }
                 let expires = seen.left_ms.map(|left_ms| now.plus_ms(left_ms));
                 // Replies of different links overtake one another: the earlier end is the safe one, a look will tell.
                 self.expires = match self.expires.filter(|known| *known > now) {
@@ -315,6 +385,7 @@ impl Line {
                 self.saw(&seen, now, out);
                 self.refused(id, arrival_us, now, out);
             }
+            Tried::NotSet => self.end_living(id, Some(Answer::NotGranted), false, now, out),
             Tried::Failed { line, passes } if passes && self.calls[&id].asked.may_wait => {
                 self.comes_back(id, false, line, now, out);
             }
@@ -322,26 +393,17 @@ impl Line {
             Tried::NotReached(why) => self.comes_back(id, false, why, now, out),
             Tried::Lost(why) => self.comes_back(id, true, why, now, out),
         }
-        self.withdraw_offer(offered);
+        self.withdraw(&sent);
         // The owner's newer call has waited for this one to return.
-        if let Some(newer) = self.living(&owner).into_iter().find(|id| self.calls[id].is_deferred) {
+        if let Some(newer) = self.living(&actor).into_iter().find(|id| self.calls[id].is_deferred) {
             out.push(Action::GoOn(newer));
         }
         self.forget_if_past(id);
     }
 
-    /// A reply tells a time that was right when the script ran: the reply that took the shortest way back tells best. A clock that was
-    /// set back by more than a second is believed.
-    fn reads_clock(&mut self, upstream_us: u64, now: Moment) {
-        let expected_us = self.clock.map_or(0, |(read, us)| us.saturating_add(now.since_us(read)));
-        if upstream_us >= expected_us || upstream_us + 1_000_000 < expected_us {
-            self.clock = Some((now, upstream_us));
-        }
-    }
-
     /// The call's own try found the key free, or the owner's own.
     fn granted_by_own_try(&mut self, id: CallId, grant: Grant, is_new: bool, now: Moment, out: &mut Vec<Action>) {
-        let (lease_ms, owner) = (self.calls[&id].asked.lease_ms, self.calls[&id].asked.owner.clone());
+        let (lease_ms, actor) = (self.calls[&id].asked.form.lease_ms(), self.calls[&id].asked.actor.clone());
         self.holder_changed(now, lease_ms);
         let call = self.call_mut(id);
         call.was_lost = false;
@@ -352,18 +414,18 @@ impl Line {
             out.push(Action::Answer { call: id, answer: Answer::Granted { grant, is_new } });
             return;
         }
-        if !is_new {
+        if !is_new || matches!(self.calls[&id].asked.form, Form::Plain { .. }) {
             return;
         }
         // Nobody was told of this grant. The owner's newer call, if one is about to ask, makes it its own; else it goes to the next.
-        let newer = self.living(&owner).into_iter().find(|id| matches!(self.calls[id].stage, Stage::Asking));
+        let newer = self.living(&actor).into_iter().find(|id| matches!(self.calls[id].stage, Stage::Asking));
         match newer {
             Some(newer) => {
                 let newer = self.call_mut(newer);
                 newer.predecessor = Some(grant.value);
                 newer.repeats_untold = true;
             }
-            None => self.give_back(grant.value, lease_ms, now),
+            None => self.give_back(grant.value, lease_ms.unwrap_or(self.rules.claim_ms), now),
         }
     }
 
@@ -373,12 +435,12 @@ impl Line {
         call.was_lost = false;
         call.predecessor = None;
         call.repeats_untold = false;
-        let (may_wait, owner) = (call.asked.may_wait, call.asked.owner.clone());
-        let own_place = Place { arrival_us, first_call: id };
+        let (may_wait, actor) = (call.asked.may_wait, call.asked.actor.clone());
+        let own_place = call.asked.place.unwrap_or(Place { arrival_us, first_call: id });
         if let Stage::Gone { keeps_place } = call.stage {
-            if keeps_place && may_wait && self.waiting_call(&owner).is_none() {
-                let place = self.take_kept(&owner, now).unwrap_or(own_place);
-                self.keep(owner, place, now);
+            if keeps_place && may_wait && self.waiting_call(&actor).is_none() {
+                let place = self.take_kept(&actor, now).unwrap_or(own_place);
+                self.keep(actor, place, now);
             }
             return;
         }
@@ -387,17 +449,20 @@ impl Line {
             out.push(Action::TryLater { call: id, after_ms: 0 });
             return;
         }
-        let came_free = call.frees_before != self.frees;
-        let inherited = self.supersede_older(id, now, out).or_else(|| self.take_kept(&owner, now));
+        let (frees_before, has_ticket) = (call.frees_before, call.asked.ticket_ms > 0);
+        let came_free = frees_before != self.frees;
+        let reserved = self.take_reserved(&actor, id);
+        let inherited = self.supersede_older(id, now, out).or_else(|| self.take_kept(&actor, now));
         let waiting = self.queue.len();
-        if !may_wait {
+        if !may_wait && !has_ticket {
             self.end_living(id, Some(Answer::NotGranted), false, now, out);
             if let Some(place) = inherited {
                 // He looked in without waiting; the place he had is still his.
-                self.keep(owner, place, now);
+                self.keep(actor, place, now);
             }
         } else if waiting >= self.rules.waiting_max {
-            self.end_living(id, Some(Answer::QueueFull { waiting }), false, now, out);
+            let answer = if may_wait { Answer::QueueFull { waiting } } else { Answer::NotGranted };
+            self.end_living(id, Some(answer), false, now, out);
         } else {
             let call = self.call_mut(id);
             call.stage = Stage::Waiting;
@@ -405,14 +470,34 @@ impl Line {
             self.enqueue(id);
             // What was freed while the refusal was on its way was freed for him.
             self.wants_look |= came_free;
+            match reserved {
+                Some(value) => self.to_confirm = Some(Claim { call: id, value }),
+                None if !may_wait => self.becomes_ticket(id, now, out),
+                None => {}
+            }
         }
+    }
+
+    /// A refused poller is told so, and keeps his place for his next poll.
+    pub(super) fn becomes_ticket(&mut self, id: CallId, now: Moment, out: &mut Vec<Action>) {
+        let call = self.call_mut(id);
+        let until = now.plus_ms(call.asked.ticket_ms);
+        call.ticket = Some(Ticket { until, reserved: None });
+        self.tickets.insert((until, id));
+        out.push(Action::Answer { call: id, answer: Answer::NotGranted });
+    }
+
+    /// The claim that is kept for an older poll of the same actor.
+    fn take_reserved(&mut self, actor: &Actor, newer: CallId) -> Option<Arc<[u8]>> {
+        let older = self.waiting_call(actor)?.asked.call;
+        if older == newer { None } else { self.call_mut(older).ticket.as_mut()?.reserved.take() }
     }
 
     /// A newer call of an owner takes over: his older ones get nil, and their place is its own.
     fn supersede_older(&mut self, id: CallId, now: Moment, out: &mut Vec<Action>) -> Option<Place> {
-        let owner = self.calls[&id].asked.owner.clone();
-        let place = self.waiting_call(&owner).and_then(|older| older.place);
-        for older in self.living(&owner).into_iter().take_while(|older| *older != id) {
+        let actor = self.calls[&id].asked.actor.clone();
+        let place = self.waiting_call(&actor).and_then(|older| older.place);
+        for older in self.living(&actor).into_iter().take_while(|older| *older != id) {
             self.end_living(older, Some(Answer::NotGranted), false, now, out);
         }
         place
@@ -425,11 +510,21 @@ impl Line {
         let call = self.call_mut(id);
         call.was_lost |= was_lost;
         call.trouble = Some(why.clone());
+        let may_have_registered = was_lost && (call.asked.may_wait || call.asked.ticket_ms > 0);
+        if may_have_registered {
+            self.unsure_of_entry();
+        }
+        let call = self.call_mut(id);
         if !call.is_living() {
             self.settle_later(id, now);
             return;
         }
-        let tries_again = call.asked.may_wait || (call.was_lost && call.attempts < LOST_TRIES_MAX);
+        // A plain value does not tell whose it is, so that asking again would not tell what came of it.
+        let tries_again = if was_lost && matches!(call.asked.form, Form::Plain { .. }) {
+            false
+        } else {
+            call.asked.may_wait || (call.was_lost && call.attempts < LOST_TRIES_MAX)
+        };
         let after_ms = pause_ms(&rules, call.attempts, id.0);
         if tries_again {
             out.push(Action::TryLater { call: id, after_ms });
@@ -440,15 +535,15 @@ impl Line {
 
     /// A script of somebody else has granted the lock to a waiter.
     pub(super) fn granted_to(&mut self, id: CallId, grant: Grant, now: Moment, out: &mut Vec<Action>) {
-        let Some(call) = self.calls.get_mut(&id) else {
+        let Some(call) = self.calls.get(&id) else {
             unreachable!("a call is kept while a script under way may grant to it");
         };
-        let lease_ms = call.asked.lease_ms;
+        let lease_ms = call.asked.form.lease_ms();
         match call.stage {
             Stage::Waiting => {
-                let owner = call.asked.owner.clone();
+                let actor = call.asked.actor.clone();
                 self.end(id, Stage::Granted(grant.fence), now);
-                for newer in self.living(&owner) {
+                for newer in self.living(&actor) {
                     let newer = self.call_mut(newer);
                     newer.owner_was_granted = newer.is_trying;
                 }
@@ -458,14 +553,21 @@ impl Line {
             // Told twice.
             Stage::Granted(fence) if fence == grant.fence => return,
             // He has gone, or had it and let go of it again: it goes on to the next.
-            Stage::Granted(_) | Stage::Gone { .. } => self.give_back(grant.value, lease_ms, now),
+            Stage::Granted(_) | Stage::Gone { .. } => {
+                self.give_back(grant.value, lease_ms.unwrap_or(self.rules.claim_ms), now);
+            }
         }
         self.holder_changed(now, lease_ms);
     }
 
     /// A script found the lock held. If by one of our calls, then the reply that would have told was lost or is still on its way.
     pub(super) fn saw(&mut self, seen: &Seen, now: Moment, out: &mut Vec<Action>) {
-        let Some(Named { call: id, fence, is_repeat }) = seen.ours else { return };
+        self.settle_plain(Some(&seen.value), now, out);
+        let Some(Named { call: id, fence, is_repeat, is_claim }) = seen.ours else { return };
+        if is_claim {
+            self.claimed_for(id, seen.value.clone(), now);
+            return;
+        }
         let Some(call) = self.calls.get(&id) else { return };
         let grant = Grant { fence, value: seen.value.clone() };
         match call.stage {
@@ -474,7 +576,7 @@ impl Line {
                 self.expires = seen.left_ms.map(|left_ms| now.plus_ms(left_ms));
             }
             Stage::Gone { .. } if !is_repeat || call.repeats_untold => {
-                let lease_ms = call.asked.lease_ms;
+                let lease_ms = call.asked.form.lease_ms().unwrap_or(self.rules.claim_ms);
                 self.give_back(grant.value, lease_ms, now);
             }
             // He holds it by an older call.
@@ -484,26 +586,41 @@ impl Line {
         }
     }
 
-    fn released(&mut self, offered: Option<CallId>, outcome: Released, now: Moment, out: &mut Vec<Action>) {
+    fn released(&mut self, sent: Sent, outcome: Released, now: Moment, out: &mut Vec<Action>) {
         match outcome {
-            Released::Freed { handed } => match (handed, offered) {
-                (Some(grant), Some(offered)) => self.granted_to(offered, grant, now, out),
-                _ => self.came_free(),
-            },
+            Released::Freed { handed, registered } => {
+                if let Some(registered) = registered {
+                    self.registered(registered, &sent);
+                }
+                match handed {
+                    Some(handed) => self.handed(handed, now, out),
+                    None => self.came_free(),
+                }
+            }
             Released::Kept => {}
             Released::Lost => {
                 self.came_free();
-                self.unsettle(offered, now);
+                self.lost(&sent, now);
             }
         }
-        self.withdraw_offer(offered);
+        self.withdraw(&sent);
+    }
+
+    /// A script's reply is lost: it may have granted to anyone whom it was sent with, and registered anyone of them.
+    pub(super) fn lost(&mut self, sent: &Sent, now: Moment) {
+        for offered in &sent.offered {
+            self.unsettle(*offered, now);
+        }
+        if !sent.offered.is_empty() {
+            self.unsure_of_entry();
+        }
     }
 
     fn shuts_down(&mut self, now: Moment, out: &mut Vec<Action>) {
         let mut waiting: Vec<CallId> = self
             .calls
             .values()
-            .filter(|call| call.is_living() && call.asked.may_wait)
+            .filter(|call| call.is_living() && (call.asked.may_wait || call.ticket.is_some()))
             .map(|call| call.asked.call)
             .collect();
         waiting.sort_unstable();
@@ -519,8 +636,10 @@ impl Line {
     /// A try that is under way decides: its answer is as good as a look, and only it knows whether the client may have the key. So
     /// a WAIT shorter than a round trip means the same as none.
     fn times_out(&mut self, id: CallId, now: Moment, out: &mut Vec<Action>) {
-        let Some(call) = self.calls.get(&id).filter(|call| call.is_living()) else { return };
+        let is_being_confirmed = self.is_being_confirmed(id);
+        let Some(call) = self.calls.get_mut(&id).filter(|call| call.is_living()) else { return };
         match call.stage {
+            Stage::Waiting if is_being_confirmed || call.is_confirmation_lost => call.is_overdue = true,
             Stage::Asking if call.is_trying => self.call_mut(id).asked.may_wait = false,
             Stage::Asking if !call.is_deferred => {
                 let why = call.trouble.clone().unwrap_or_else(|| "it did not answer while the call waited".into());
@@ -530,18 +649,36 @@ impl Line {
         }
     }
 
-    fn end_calls_of(&mut self, owner: &OwnerId, now: Moment, out: &mut Vec<Action>) {
-        self.kept.remove(owner);
-        for id in self.living(owner) {
-            self.end_living(id, Some(Answer::NotGranted), false, now, out);
+    pub(super) fn is_being_confirmed(&self, id: CallId) -> bool {
+        self.confirming.iter().chain(&self.to_confirm).any(|claim| claim.call == id)
+    }
+
+    fn cancels(&mut self, owner: &[u8], now: Moment, out: &mut Vec<Action>) {
+        let actor = OwnerId::new(owner).map(Actor::Owner).filter(|actor| self.desks.contains_key(actor));
+        match (actor, self.waiting_as(owner)) {
+            (Some(actor), _) => self.end_calls_of(&actor, now, out),
+            // What is being confirmed cannot be taken back.
+            (None, Some(id)) if self.is_being_confirmed(id) => {}
+            (None, Some(id)) => self.end_living(id, Some(Answer::NotGranted), false, now, out),
+            (None, None) => {}
         }
     }
 
-    fn promotes(&mut self, owner: &OwnerId, level: Level) {
-        let Some(id) = self.waiting_call(owner).map(|call| call.asked.call) else { return };
-        self.dequeue(id);
-        self.call_mut(id).asked.level = level;
-        self.enqueue(id);
+    fn promotes(&mut self, owner: &[u8], level: Level) {
+        if let Some(id) = self.waiting_as(owner) {
+            self.dequeue(id);
+            self.call_mut(id).asked.level = level;
+            self.enqueue(id);
+            // Who is registered under his old rank must not look like him.
+            self.unsure_of_entry();
+        }
+    }
+
+    fn end_calls_of(&mut self, actor: &Actor, now: Moment, out: &mut Vec<Action>) {
+        self.kept.remove(actor);
+        for id in self.living(actor) {
+            self.end_living(id, Some(Answer::NotGranted), false, now, out);
+        }
     }
 
     /// Ends a call that has no answer yet; one that has needs nothing more.
@@ -554,11 +691,13 @@ impl Line {
         out: &mut Vec<Action>,
     ) {
         let Some(call) = self.calls.get(&id).filter(|call| call.is_living()) else { return };
-        let owner = call.asked.owner.clone();
+        let actor = call.asked.actor.clone();
         let place = call.place.filter(|_| keeps_place && call.asked.may_wait);
+        // A poller's call was answered when it got its ticket.
+        let answer = answer.filter(|_| call.ticket.is_none());
         self.end(id, Stage::Gone { keeps_place }, now);
         if let Some(place) = place {
-            self.keep(owner, place, now);
+            self.keep(actor, place, now);
         }
         if let Some(answer) = answer {
             out.push(Action::Answer { call: id, answer });
@@ -567,10 +706,18 @@ impl Line {
 
     fn end(&mut self, id: CallId, stage: Stage, now: Moment) {
         self.dequeue(id);
+        let claim_ms = self.rules.claim_ms;
         let call = self.call_mut(id);
         call.stage = stage;
-        let (owner, is_trying) = (call.asked.owner.clone(), call.is_trying);
-        self.desk_mut(&owner).living.retain(|living| *living != id);
+        call.is_confirmation_lost = false;
+        let (actor, is_trying, claim_ms) = (call.asked.actor.clone(), call.is_trying, call.claim_ms(claim_ms));
+        if let Some(ticket) = call.ticket.take() {
+            self.tickets.remove(&(ticket.until, id));
+            if let Some(reserved) = ticket.reserved {
+                self.give_back(reserved, claim_ms, now);
+            }
+        }
+        self.desk_mut(&actor).living.retain(|living| *living != id);
         if !is_trying {
             self.settle_later(id, now);
         }
@@ -580,23 +727,25 @@ impl Line {
     /// What a call that is over leaves unclear is cleared up: a grant to its predecessor, and one whose reply was lost.
     fn settle_later(&mut self, id: CallId, now: Moment) {
         let call = self.call_mut(id);
-        let (predecessor, lease_ms) = (call.predecessor.take(), call.asked.lease_ms);
+        let (predecessor, lease_ms) = (call.predecessor.take(), call.asked.form.lease_ms().unwrap_or(0));
         let was_lost = std::mem::take(&mut call.was_lost);
         if let Some(value) = predecessor {
             self.give_back(value, lease_ms, now);
         }
         if was_lost {
-            self.unsettle(Some(id), now);
+            self.unsettle(id, now);
         }
     }
 
-    pub(super) fn unsettle(&mut self, id: Option<CallId>, now: Moment) {
-        let Some((id, call)) = id.and_then(|id| Some((id, self.calls.get_mut(&id)?))) else { return };
+    pub(super) fn unsettle(&mut self, id: CallId, now: Moment) {
+        let claim_ms = self.rules.claim_ms;
+        let Some(call) = self.calls.get_mut(&id) else { return };
+        let until = now.plus_ms(call.asked.form.lease_ms().unwrap_or(claim_ms) + GIVE_BACK_MARGIN_MS);
         if !std::mem::replace(&mut call.is_unsettled, true) {
-            self.unsettled.push((id, now.plus_ms(call.asked.lease_ms + GIVE_BACK_MARGIN_MS)));
+            self.unsettled.push((id, until));
         } else if self.settling.iter().any(|(settling, _)| *settling == id) {
             // The look under way may have run before what was lost now.
-            self.unsettled.push((id, now.plus_ms(call.asked.lease_ms + GIVE_BACK_MARGIN_MS)));
+            self.unsettled.push((id, until));
             self.settling.retain(|(settling, _)| *settling != id);
         }
     }
@@ -623,10 +772,10 @@ impl Line {
 
     // ---- What is known of the key.
 
-    pub(super) fn holder_changed(&mut self, now: Moment, lease_ms: u64) {
+    pub(super) fn holder_changed(&mut self, now: Moment, lease_ms: Option<u64>) {
         self.grants += 1;
         self.looked = now;
-        self.expires = Some(now.plus_ms(lease_ms));
+        self.expires = lease_ms.map(|lease_ms| now.plus_ms(lease_ms));
     }
 
     pub(super) fn came_free(&mut self) {
@@ -643,21 +792,29 @@ impl Line {
         self.queue.nth(0).map(|(_, id)| id)
     }
 
-    /// The best waiter who is not this owner.
-    fn best_but(&self, owner: &OwnerId) -> Option<(Rank, CallId)> {
-        let first = self.queue.nth(0)?;
+    /// This node's two best waiters, but for the calls of `actor`: what a script carries along.
+    pub(super) fn turn_but(&mut self, actor: Option<&Actor>, now: Moment) -> Turn {
+        let rules = self.rules;
         // No owner stands in line twice.
-        if self.calls[&first.1].asked.owner == *owner { self.queue.nth(1) } else { Some(first) }
+        let best: Vec<CallId> = (0..3).map_while(|before| self.queue.nth(before)).map(|(_, id)| id).collect();
+        let others: Vec<CallId> =
+            best.into_iter().filter(|id| Some(&self.calls[id].asked.actor) != actor).take(2).collect();
+        let offers = others.into_iter().filter_map(|id| {
+            let call = self.call_mut(id);
+            call.offers += 1;
+            call.offer(rules.promote_after_us, rules.claim_ms)
+        });
+        let offers = offers.collect();
+        Turn { offers, at: now, epoch: self.epoch }
     }
 
-    pub(super) fn offer_to(&mut self, id: CallId) -> Offer {
-        let call = self.call_mut(id);
-        call.offers += 1;
-        call.offer()
+    pub(super) fn withdraw(&mut self, sent: &Sent) {
+        for offered in &sent.offered {
+            self.withdraw_offer(*offered);
+        }
     }
 
-    pub(super) fn withdraw_offer(&mut self, offered: Option<CallId>) {
-        let Some(id) = offered else { return };
+    pub(super) fn withdraw_offer(&mut self, id: CallId) {
         let call = self.call_mut(id);
         assert!(call.offers > 0, "an offer was withdrawn twice");
         call.offers -= 1;
@@ -683,23 +840,26 @@ impl Line {
         }
     }
 
-    fn keep(&mut self, owner: OwnerId, place: Place, now: Moment) {
+    fn keep(&mut self, actor: Actor, place: Place, now: Moment) {
+        if matches!(actor, Actor::Call(_)) {
+            return;
+        }
         let until = now.plus_ms(self.rules.place_kept_ms);
-        self.kept.insert(owner.clone(), (place, until));
-        self.kept_order.push_back((until, owner));
+        self.kept.insert(actor.clone(), (place, until));
+        self.kept_order.push_back((until, actor));
         // However many come and go in those seconds, memory stays bounded.
         while self.kept_order.len() > self.rules.waiting_max.max(1) {
             self.forget_oldest_place();
         }
     }
 
-    fn kept_place(&self, owner: &OwnerId, now: Moment) -> Option<Place> {
-        self.kept.get(owner).filter(|(_, until)| *until > now).map(|(place, _)| *place)
+    fn kept_place(&self, actor: &Actor, now: Moment) -> Option<Place> {
+        self.kept.get(actor).filter(|(_, until)| *until > now).map(|(place, _)| *place)
     }
 
-    fn take_kept(&mut self, owner: &OwnerId, now: Moment) -> Option<Place> {
-        let place = self.kept_place(owner, now);
-        self.kept.remove(owner);
+    fn take_kept(&mut self, actor: &Actor, now: Moment) -> Option<Place> {
+        let place = self.kept_place(actor, now);
+        self.kept.remove(actor);
         place
     }
 
@@ -710,9 +870,9 @@ impl Line {
     }
 
     fn forget_oldest_place(&mut self) {
-        let Some((until, owner)) = self.kept_order.pop_front() else { return };
-        if self.kept.get(&owner).is_some_and(|(_, kept_until)| *kept_until == until) {
-            self.kept.remove(&owner);
+        let Some((until, actor)) = self.kept_order.pop_front() else { return };
+        if self.kept.get(&actor).is_some_and(|(_, kept_until)| *kept_until == until) {
+            self.kept.remove(&actor);
         }
     }
 
@@ -722,18 +882,18 @@ impl Line {
         self.calls.get_mut(&id).expect("a call is kept while anything under way may concern it")
     }
 
-    fn desk_mut(&mut self, owner: &OwnerId) -> &mut Desk {
-        self.owners.get_mut(owner).expect("an owner with a call has a desk")
+    fn desk_mut(&mut self, actor: &Actor) -> &mut Desk {
+        self.desks.get_mut(actor).expect("an actor with a call has a desk")
     }
 
     pub(super) fn forget_if_past(&mut self, id: CallId) {
         let Some(call) = self.calls.get(&id).filter(|call| call.is_past()) else { return };
-        let owner = call.asked.owner.clone();
+        let actor = call.asked.actor.clone();
         self.calls.remove(&id);
-        let desk = self.desk_mut(&owner);
+        let desk = self.desk_mut(&actor);
         desk.calls -= 1;
         if desk.calls == 0 {
-            self.owners.remove(&owner);
+            self.desks.remove(&actor);
         }
     }
 
@@ -742,8 +902,8 @@ impl Line {
             self.queue.is_empty()
                 || self.is_handing
                 || self.wake_at().is_some()
-                || self.rules.look_every_ms == 0
-                || self.is_watched,
+                || self.is_watched
+                || self.rules.look_every_ms == 0,
             "somebody waits and nobody will ever look"
         );
         // The thorough part costs a walk through the line.
@@ -751,12 +911,13 @@ impl Line {
             let queued = self.calls.values().filter(|call| call.is_queued);
             assert_eq!(queued.clone().count(), self.queue.len(), "the queue and the calls disagree");
             for call in queued {
-                assert!(call.is_living() && call.asked.may_wait, "somebody is queued who does not wait");
+                let waits = call.asked.may_wait || call.asked.ticket_ms > 0;
+                assert!(call.is_living() && waits, "somebody is queued who does not wait");
             }
             for (id, call) in &self.calls {
                 assert!(!call.is_past(), "a call is kept that nothing concerns any more");
                 assert_eq!(call.is_queued, matches!(call.stage, Stage::Waiting), "who waits stands in line");
-                let desk = &self.owners[&call.asked.owner];
+                let desk = &self.desks[&call.asked.actor];
                 assert_eq!(call.is_living(), desk.living.contains(id), "an owner's desk knows his living calls");
                 let waiting = desk.living.iter().filter(|id| self.calls[id].is_queued).count();
                 assert!(waiting <= 1, "an owner stands in line twice");

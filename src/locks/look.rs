@@ -1,10 +1,10 @@
-//! What can be asked of a line: who waits, in which order, and where somebody stands. Changes nothing.
+//! What can be asked of a line about those who wait in it. Changes nothing.
 
 use std::sync::Arc;
 
 use super::line::Line;
 use super::rank::Rank;
-use crate::domain::{Level, Moment, OwnerId};
+use crate::domain::{Level, Moment};
 
 /// A waiter, for others to see.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,38 +22,34 @@ pub struct Waiter {
 }
 
 impl Line {
-    /// The rank of the waiter who shows this owner, the best one's where there are several.
-    pub fn rank_of(&self, owner: &[u8]) -> Option<Rank> {
-        self.waiting_call(&OwnerId::new(owner)?)?.rank(self.rules.promote_after_us)
-    }
-
-    /// How many rank before `rank`, whoever has that.
-    pub fn before(&self, rank: Rank) -> usize {
-        self.queue.count_before(rank)
-    }
-
     /// The first `count` waiters, best first.
     pub fn waiters(&self, count: usize, now: Moment) -> Vec<Waiter> {
         let queued = (0..count).map_while(|before| self.queue.nth(before));
         let waiters = queued.map(|(rank, id)| {
             let call = &self.calls[&id];
+            let until = call.ticket.as_ref().map(|ticket| ticket.until).or(call.asked.deadline);
             Waiter {
                 rank,
-                owner: call.asked.owner.as_bytes().into(),
+                owner: call.asked.form.shown_owner().into(),
                 level: call.asked.level,
                 waited_ms: now.since_us(call.asked_at) / 1000,
-                left_ms: call.asked.deadline.map(|deadline| deadline.since_us(now) / 1000),
+                left_ms: until.map(|until| until.since_us(now) / 1000),
             }
         });
         waiters.collect()
+    }
+
+    /// The line looks at nothing by itself, because changes are told.
+    pub fn is_watched(&self) -> bool {
+        self.is_watched
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::CallId;
-    use crate::locks::{AskedFor, Event, LineRules, Seen, Tried};
+    use crate::domain::{CallId, OwnerId};
+    use crate::locks::{Actor, AskedFor, Event, Form, LineRules, Seen, Sent, Tried};
 
     const RULES: LineRules = LineRules {
         promote_after_us: 0,
@@ -62,20 +58,20 @@ mod tests {
         look_every_ms: 1000,
         retry_base_ms: 50,
         retry_max_ms: 2000,
+        claim_ms: 1000,
+        queue_kept_ms: 1000,
     };
-
-    fn owner(name: &str) -> OwnerId {
-        OwnerId::new(name.as_bytes()).expect("a plain name")
-    }
 
     fn asks(line: &mut Line, number: u64, name: &str, level: Level) {
         let (call, now) = (CallId(number), Moment::default().plus_ms(number));
-        let deadline = Some(now.plus_ms(500));
-        let (owner, meta) = (owner(name), Arc::from(&b""[..]));
-        let asked = AskedFor { call, owner, level, lease_ms: 1000, meta, may_wait: true, deadline };
+        let owner = OwnerId::new(name.as_bytes()).expect("a plain name");
+        let form = Form::Lock { owner: owner.clone(), lease_ms: 1000, meta: Arc::from(&b""[..]) };
+        let (actor, deadline) = (Actor::Owner(owner), Some(now.plus_ms(500)));
+        let asked = AskedFor { call, actor, form, level, may_wait: true, ticket_ms: 0, place: None, deadline };
         line.step(Event::Asks(asked), now);
         let seen = Seen { value: b"stranger"[..].into(), left_ms: None, ours: None };
-        line.step(Event::Tried { call, offered: None, outcome: Tried::Refused { seen, arrival_us: number } }, now);
+        let outcome = Tried::Refused { seen, registered: None, arrival_us: number };
+        line.step(Event::Tried { call, sent: Sent::default(), outcome }, now);
     }
 
     #[test]
@@ -89,33 +85,5 @@ mod tests {
         let told: Vec<_> = listed.iter().map(|one| (&*one.owner, one.level, one.waited_ms, one.left_ms)).collect();
         assert_eq!(told, [(&b"cat"[..], Level::High, 100, Some(400)), (b"ann", Level::Normal, 102, Some(398))]);
         assert_eq!(line.waiters(usize::MAX, now).len(), 3);
-        let bob = line.rank_of(b"bob").expect("he waits");
-        assert_eq!((line.before(bob), line.rank_of(b"dan"), line.rank_of(b"\x1f")), (2, None, None));
-    }
-
-    #[test]
-    fn who_is_promoted_stands_by_his_arrival_at_his_new_level() {
-        let mut line = Line::new(RULES, Moment::default());
-        asks(&mut line, 1, "ann", Level::Normal);
-        asks(&mut line, 2, "bob", Level::High);
-        asks(&mut line, 3, "cat", Level::Low);
-        for (name, level, places) in
-            [("cat", Level::High, [3, 1, 2]), ("ann", Level::High, [1, 2, 3]), ("dan", Level::Low, [1, 2, 3])]
-        {
-            line.step(Event::Promotes { owner: owner(name), level }, Moment::default());
-            let now = ["ann", "bob", "cat"].map(|name| line.position(&owner(name)).unwrap_or(0));
-            assert_eq!(now, places, "{name}");
-        }
-    }
-
-    #[test]
-    fn a_watched_line_looks_at_nothing_by_itself() {
-        let mut line = Line::new(RULES, Moment::default());
-        asks(&mut line, 1, "ann", Level::Normal);
-        assert_eq!(line.wake_at(), Some(Moment::default().plus_ms(1001)));
-        line.step(Event::Watched(true), Moment::default());
-        assert_eq!(line.wake_at(), None);
-        line.step(Event::Hint, Moment::default());
-        assert!(line.wake_at().is_some(), "but it follows hints");
     }
 }

@@ -1,6 +1,7 @@
 //! Who waits for which lock, and who is next: pure. No clock, no dice, no upstream in here; the coordinator brings them.
 
 mod call;
+mod claim;
 pub mod event;
 mod hand_on;
 pub mod line;
@@ -8,7 +9,10 @@ mod look;
 pub mod rank;
 mod ranking;
 
-pub use event::{Action, Answer, AskedFor, Event, Grant, Handing, Named, Offer, Released, Seen, Tried};
+pub use event::{
+    Action, Actor, Answer, AskedFor, Event, Form, Grant, Handed, Handing, Named, Offer, Registered, Released, Seen,
+    Sent, Standing, Task, Tried, Turn,
+};
 pub use line::{Line, LineRules};
 pub use look::Waiter;
 

@@ -1,9 +1,11 @@
 //! The line, told by events.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
+use super::rank::{Place, Rank};
 use super::*;
-use crate::domain::{CallId, Fence, Level, Moment, OwnerId};
+use crate::domain::{CallId, Fence, Level, Moment, OwnerId, PlainLease};
 
 const LEASE_MS: u64 = 10_000;
 const RULES: LineRules = LineRules {
@@ -13,6 +15,8 @@ const RULES: LineRules = LineRules {
     look_every_ms: 1000,
     retry_base_ms: 50,
     retry_max_ms: 2000,
+    claim_ms: 1000,
+    queue_kept_ms: 60_000,
 };
 
 /// A line in front of a lock that somebody called "holder" has, unless told otherwise; time passes only when told to.
@@ -22,6 +26,10 @@ struct Story {
     last_call: u64,
     last_fence: u64,
     calls: Vec<(CallId, String)>,
+    /// What the scripts under way were sent with.
+    tries: HashMap<CallId, (Level, Sent)>,
+    release: Sent,
+    hand_over: Sent,
 }
 
 impl Story {
@@ -31,11 +39,29 @@ impl Story {
 
     fn with(rules: LineRules) -> Self {
         let now = Moment(1_000_000);
-        Story { line: Line::new(rules, now), now, last_call: 0, last_fence: 100, calls: Vec::new() }
+        Story {
+            line: Line::new(rules, now),
+            now,
+            last_call: 0,
+            last_fence: 100,
+            calls: Vec::new(),
+            tries: HashMap::new(),
+            release: Sent::default(),
+            hand_over: Sent::default(),
+        }
     }
 
     fn step(&mut self, event: Event) -> Vec<String> {
+        let level = if let Event::Asks(asked) = &event { asked.level } else { Level::Normal };
         let actions = self.line.step(event, self.now);
+        for action in &actions {
+            match action {
+                Action::Try { call, turn, .. } => drop(self.tries.insert(*call, (level, turn.sent()))),
+                Action::Release(turn) => self.release = turn.sent(),
+                Action::HandOver { turn, .. } => self.hand_over = turn.sent(),
+                _ => {}
+            }
+        }
         actions.into_iter().map(|action| self.told(action)).collect()
     }
 
@@ -43,9 +69,9 @@ impl Story {
     fn told(&self, action: Action) -> String {
         let name =
             |call: &CallId| self.calls.iter().find(|(id, _)| id == call).map_or("?", |(_, name)| name).to_owned();
-        let to = |offer: Option<Offer>| offer.map_or(String::new(), |offer| format!(" for {}", name(&offer.call)));
+        let to = |turn: Turn| turn.offers.first().map_or(String::new(), |offer| format!(" for {}", name(&offer.call)));
         match action {
-            Action::Try { call, offer } => format!("{} tries{}", name(&call), to(offer)),
+            Action::Try { call, turn, .. } => format!("{} tries{}", name(&call), to(turn)),
             Action::TryLater { call, .. } => format!("{} tries later", name(&call)),
             Action::GoOn(call) => format!("{} goes on", name(&call)),
             Action::Answer { call, answer } => match answer {
@@ -58,10 +84,13 @@ impl Story {
                 Answer::Unavailable(_) => format!("{} finds nobody", name(&call)),
                 Answer::ShuttingDown => format!("{} is sent home", name(&call)),
             },
-            Action::Release { offer } => format!("release{}", to(offer)),
-            Action::HandOver { taken_back: None, offer } => format!("look{}", to(offer)),
-            Action::HandOver { taken_back: Some(value), offer } => {
-                format!("take back {}{}", String::from_utf8_lossy(&value), to(offer))
+            Action::Release(turn) => format!("release{}", to(turn)),
+            Action::HandOver { task: Task::Look, turn } => format!("look{}", to(turn)),
+            Action::HandOver { task: Task::TakeBack(value), turn } => {
+                format!("take back {}{}", String::from_utf8_lossy(&value), to(turn))
+            }
+            Action::HandOver { task: Task::Confirm { claim, offer }, .. } => {
+                format!("confirm {} of {}", String::from_utf8_lossy(&claim), name(&offer.call))
             }
         }
     }
@@ -71,25 +100,55 @@ impl Story {
         self.last_call += 1;
         let call = CallId(self.last_call);
         self.calls.push((call, name.into()));
-        let owner = owner(name);
-        let asked =
-            AskedFor { call, owner, level, lease_ms: LEASE_MS, meta: Arc::from(&b""[..]), may_wait, deadline: None };
-        self.step(Event::Asks(asked))
+        self.step(Event::Asks(AskedFor { may_wait, ..asked(call, name, level) }))
+    }
+
+    /// A `SET NX` of that name begins; it writes the name up to a prime.
+    fn sets(&mut self, name: &str, may_wait: bool, ticket_ms: u64) -> Vec<String> {
+        self.last_call += 1;
+        let call = CallId(self.last_call);
+        self.calls.push((call, name.into()));
+        let value: Arc<[u8]> = name.trim_end_matches('\'').as_bytes().into();
+        let actor = if ticket_ms > 0 { Actor::Poller(value.clone()) } else { Actor::Call(call) };
+        let form = Form::Plain { value, lease: PlainLease::Forever };
+        self.step(Event::Asks(AskedFor { actor, form, may_wait, ticket_ms, ..asked(call, name, Level::Normal) }))
     }
 
     fn id(&self, name: &str) -> CallId {
         self.calls.iter().rev().find(|(_, known)| known == name).unwrap().0
     }
 
-    fn tried(&mut self, name: &str, offered: Option<&str>, outcome: Tried) -> Vec<String> {
-        let (call, offered) = (self.id(name), offered.map(|offered| self.id(offered)));
-        self.step(Event::Tried { call, offered, outcome })
+    fn tried(&mut self, name: &str, outcome: Tried) -> Vec<String> {
+        let call = self.id(name);
+        let (_, sent) = self.tries.remove(&call).unwrap();
+        self.step(Event::Tried { call, sent, outcome })
     }
 
-    fn refused(&mut self, name: &str, offered: Option<&str>) -> Vec<String> {
+    fn granted(&mut self, name: &str) -> Vec<String> {
+        let grant = self.grant();
+        self.tried(name, Tried::Granted { grant, registered: None })
+    }
+
+    fn refused(&mut self, name: &str) -> Vec<String> {
+        self.refused_by(name, by_stranger())
+    }
+
+    fn refused_by(&mut self, name: &str, seen: Seen) -> Vec<String> {
         self.now = Moment(self.now.0 + 10);
-        let outcome = Tried::Refused { seen: by_stranger(), arrival_us: self.now.0 };
-        self.tried(name, offered, outcome)
+        let arrival_us = self.now.0;
+        let registered = self.registered_by(name, arrival_us);
+        self.tried(name, Tried::Refused { seen, registered: Some(registered), arrival_us })
+    }
+
+    /// Whom the script of a waiting call leaves registered.
+    fn registered_by(&self, name: &str, arrival_us: u64) -> Registered {
+        let (call, promote) = (self.id(name), self.line.rules.promote_after_us);
+        let rank = Rank::new(self.tries[&call].0, Place { arrival_us, first_call: call }, promote);
+        match self.line.best() {
+            Some(best) if self.line.calls[&best].rank(promote).unwrap() < rank => Some(best),
+            _ if self.line.calls[&call].asked.may_wait || self.line.calls[&call].asked.ticket_ms > 0 => Some(call),
+            best => best,
+        }
     }
 
     /// Asks, is refused and waits.
@@ -99,9 +158,8 @@ impl Story {
 
     fn waits_at(&mut self, name: &str, level: Level) {
         let tries = self.begins(name, level, true);
-        let offered = tries[0].split_once(" for ").map(|(_, offered)| offered.to_owned());
         assert!(tries[0].starts_with(&format!("{name} tries")), "{tries:?}");
-        assert_eq!(self.refused(name, offered.as_deref()), [""; 0]);
+        assert_eq!(self.refused(name), [""; 0]);
     }
 
     fn grant(&mut self) -> Grant {
@@ -111,20 +169,36 @@ impl Story {
 
     /// The holder releases, and the script gives the lock to whoever was offered.
     fn holder_releases(&mut self) -> Vec<String> {
-        let told = self.step(Event::Releases { owner: owner("holder") });
-        let offered = told.last().unwrap().strip_prefix("release for ").map(str::to_owned);
-        self.released(offered.as_deref())
+        self.step(Event::Releases { owner: Some(owner("holder")) });
+        self.released()
     }
 
-    fn released(&mut self, offered: Option<&str>) -> Vec<String> {
-        let handed = offered.map(|_| self.grant());
-        let offered = offered.map(|offered| self.id(offered));
-        self.step(released_by("holder", offered, Released::Freed { handed }))
+    fn released(&mut self) -> Vec<String> {
+        let sent = std::mem::take(&mut self.release);
+        let handed = sent.offered.first().map(|call| Handed::To { call: *call, grant: self.grant() });
+        let registered = Some(sent.offered.get(1).copied());
+        self.step(released_by("holder", sent, Released::Freed { handed, registered }))
     }
 
-    fn handed(&mut self, offered: Option<&str>, outcome: Handing) -> Vec<String> {
-        let offered = offered.map(|offered| self.id(offered));
-        self.step(Event::HandedOver { offered, outcome })
+    /// The hand-over under way gives the lock to whoever was offered.
+    fn hands_over(&mut self) -> Vec<String> {
+        let (call, registered) = (self.hand_over.offered[0], self.hand_over.offered.get(1).copied());
+        let handed = Handed::To { call, grant: self.grant() };
+        self.handed(Handing::To { handed, registered })
+    }
+
+    fn held(&mut self, seen: Seen) -> Vec<String> {
+        let registered = self.hand_over.offered.first().copied();
+        self.handed(Handing::Held { seen, registered })
+    }
+
+    fn free(&mut self) -> Vec<String> {
+        self.handed(Handing::Free { registered: None })
+    }
+
+    fn handed(&mut self, outcome: Handing) -> Vec<String> {
+        let sent = std::mem::take(&mut self.hand_over);
+        self.step(Event::HandedOver { sent, outcome })
     }
 
     fn later(&mut self, ms: u64) -> Vec<String> {
@@ -142,8 +216,22 @@ fn owner(name: &str) -> OwnerId {
     OwnerId::new(name.trim_end_matches('\'').as_bytes()).unwrap()
 }
 
-fn released_by(name: &str, offered: Option<CallId>, outcome: Released) -> Event {
-    Event::Released { owner: owner(name), ends_calls: true, offered, outcome }
+fn asked(call: CallId, name: &str, level: Level) -> AskedFor {
+    let form = Form::Lock { owner: owner(name), lease_ms: LEASE_MS, meta: Arc::from(&b""[..]) };
+    AskedFor {
+        call,
+        actor: Actor::Owner(owner(name)),
+        form,
+        level,
+        may_wait: true,
+        ticket_ms: 0,
+        place: None,
+        deadline: None,
+    }
+}
+
+fn released_by(name: &str, sent: Sent, outcome: Released) -> Event {
+    Event::Released { ends_calls_of: Some(owner(name)), sent, outcome }
 }
 
 fn by_stranger() -> Seen {
@@ -151,7 +239,7 @@ fn by_stranger() -> Seen {
 }
 
 fn named(story: &Story, name: &str, fence: u64) -> Named {
-    Named { call: story.id(name), fence: Fence(fence), is_repeat: false }
+    Named { call: story.id(name), fence: Fence(fence), is_repeat: false, is_claim: false }
 }
 
 fn held_by(story: &Story, name: &str, fence: u64) -> Seen {
@@ -166,8 +254,7 @@ fn held_by(story: &Story, name: &str, fence: u64) -> Seen {
 fn a_free_lock_is_granted_at_once_and_leaves_no_line_behind() {
     let mut story = Story::new();
     assert_eq!(story.begins("ann", Level::Normal, false), ["ann tries"]);
-    let grant = story.grant();
-    assert_eq!(story.tried("ann", None, Tried::Granted(grant)), ["ann has 101"]);
+    assert_eq!(story.granted("ann"), ["ann has 101"]);
     assert!(story.line.is_idle());
 }
 
@@ -175,7 +262,7 @@ fn a_free_lock_is_granted_at_once_and_leaves_no_line_behind() {
 fn who_does_not_wait_gets_nil_and_leaves_no_line_behind() {
     let mut story = Story::new();
     story.begins("ann", Level::Normal, false);
-    assert_eq!(story.refused("ann", None), ["ann gets nil"]);
+    assert_eq!(story.refused("ann"), ["ann gets nil"]);
     assert!(story.line.is_idle());
 }
 
@@ -186,7 +273,7 @@ fn the_first_in_line_gets_it_and_the_gone_are_skipped() {
     story.waits("bob");
     story.waits("cat");
     story.leaves("ann");
-    assert_eq!(story.line.position(&owner("bob")), Some(1));
+    assert_eq!(story.line.position(b"bob"), Some(1));
     assert_eq!(story.holder_releases(), ["bob has 101"]);
     assert_eq!(story.holder_releases(), ["cat has 102"]);
 }
@@ -208,21 +295,10 @@ fn a_newcomer_never_overtakes_but_by_a_higher_level() {
     let mut story = Story::new();
     story.waits("ann");
     assert_eq!(story.begins("bob", Level::Normal, false), ["bob tries for ann"]);
-    let grant = story.grant();
-    let outcome = Tried::HandedOver { grant, arrival_us: story.now.0 };
-    assert_eq!(story.tried("bob", Some("ann"), outcome), ["ann has 101", "bob gets nil"]);
-    story.waits("cat");
-    assert_eq!(story.begins("dan", Level::High, true), ["dan tries"]);
-}
-
-#[test]
-fn with_promotion_a_newcomer_of_the_next_level_passes_only_who_came_just_now() {
-    let mut story = Story::with(LineRules { promote_after_us: 500_000, ..RULES });
-    story.waits("ann");
-    assert_eq!(story.begins("bob", Level::High, false), ["bob tries"]);
-    story.refused("bob", None);
-    story.now = story.now.plus_ms(501);
-    assert_eq!(story.begins("cat", Level::High, false), ["cat tries for ann"]);
+    let handed = Handed::To { call: story.id("ann"), grant: story.grant() };
+    let outcome = Tried::HandedOver { handed, registered: None, arrival_us: story.now.0 };
+    assert_eq!(story.tried("bob", outcome), ["ann has 101", "bob gets nil"]);
+    assert!(story.line.is_idle());
 }
 
 #[test]
@@ -230,22 +306,23 @@ fn a_grant_to_one_who_left_while_it_was_on_its_way_goes_on_to_the_next() {
     let mut story = Story::new();
     story.waits("ann");
     story.waits("bob");
-    story.step(Event::Releases { owner: owner("holder") });
-    assert_eq!(story.leaves("ann"), [""; 0]);
-    assert_eq!(story.released(Some("ann")), ["take back 101 for bob"]);
-    let grant = story.grant();
-    assert_eq!(story.handed(Some("bob"), Handing::To(grant)), ["bob has 102"]);
+    story.step(Event::Releases { owner: Some(owner("holder")) });
+    assert_eq!(story.leaves("ann"), ["look for bob"], "he is this node's best now");
+    assert_eq!(story.released(), [""; 0], "one at a time");
+    assert_eq!(story.held(by_stranger()), ["take back 101 for bob"]);
+    assert_eq!(story.hands_over(), ["bob has 102"]);
 }
 
 #[test]
 fn a_timeout_that_races_with_the_grant_leaves_the_lock_to_the_next() {
     let mut story = Story::new();
     story.waits("ann");
-    story.step(Event::Releases { owner: owner("holder") });
+    story.step(Event::Releases { owner: Some(owner("holder")) });
     let call = story.id("ann");
-    assert_eq!(story.step(Event::TimesOut(call)), ["ann gets nil"]);
-    assert_eq!(story.released(Some("ann")), ["take back 101"]);
-    assert_eq!(story.handed(None, Handing::Free), [""; 0]);
+    assert_eq!(story.step(Event::TimesOut(call)), ["ann gets nil", "look"]);
+    assert_eq!(story.released(), [""; 0]);
+    assert_eq!(story.held(by_stranger()), ["take back 101"]);
+    assert_eq!(story.free(), [""; 0]);
     assert!(story.line.is_idle());
 }
 
@@ -254,7 +331,7 @@ fn what_is_freed_while_a_refusal_is_on_its_way_is_looked_at() {
     let mut story = Story::new();
     story.begins("ann", Level::Normal, true);
     assert_eq!(story.holder_releases(), [""; 0], "nobody was in line yet");
-    assert_eq!(story.refused("ann", None), ["look for ann"]);
+    assert_eq!(story.refused("ann"), ["look for ann"]);
 }
 
 #[test]
@@ -265,7 +342,7 @@ fn at_the_end_of_the_lease_the_key_is_looked_at_and_again_when_it_was_extended()
     assert_eq!(story.line.wake_at(), Some(story.now.plus_ms(301)));
     assert_eq!(story.later(301), ["look for ann"]);
     let seen = Seen { left_ms: Some(200), ..by_stranger() };
-    assert_eq!(story.handed(Some("ann"), Handing::Held(seen)), [""; 0]);
+    assert_eq!(story.held(seen), [""; 0]);
     assert_eq!(story.later(200), [""; 0]);
     assert_eq!(story.later(1), ["look for ann"]);
 }
@@ -274,8 +351,7 @@ fn at_the_end_of_the_lease_the_key_is_looked_at_and_again_when_it_was_extended()
 fn a_key_without_expiry_is_looked_at_now_and_then() {
     let mut story = Story::new();
     story.begins("ann", Level::Normal, true);
-    let outcome = Tried::Refused { seen: Seen { left_ms: None, ..by_stranger() }, arrival_us: 5 };
-    story.tried("ann", None, outcome);
+    story.refused_by("ann", Seen { left_ms: None, ..by_stranger() });
     assert_eq!(story.later(999), [""; 0]);
     assert_eq!(story.later(1), ["look for ann"]);
 }
@@ -289,7 +365,7 @@ fn a_hint_is_followed_by_the_timer_and_by_one_look_at_a_time() {
     assert_eq!(story.later(0), ["look for ann"]);
     story.step(Event::Hint);
     assert_eq!(story.later(0), [""; 0]);
-    assert_eq!(story.handed(Some("ann"), Handing::Held(by_stranger())), ["look for ann"], "the hint may be newer");
+    assert_eq!(story.held(by_stranger()), ["look for ann"], "the hint may be newer");
 }
 
 #[test]
@@ -297,9 +373,9 @@ fn the_newer_call_of_an_owner_takes_over_his_place_when_its_try_returns() {
     let mut story = Story::new();
     story.waits("ann");
     story.waits("bob");
-    assert_eq!(story.begins("ann'", Level::Normal, true), ["ann' tries"], "nobody else ranks before her");
-    assert_eq!(story.refused("ann'", None), ["ann gets nil"]);
-    assert_eq!(story.line.position(&owner("ann")), Some(1));
+    assert_eq!(story.begins("ann'", Level::Normal, true), ["ann' tries for bob"], "the script compares their ranks");
+    assert_eq!(story.refused("ann'"), ["ann gets nil", "look for ann'"]);
+    assert_eq!(story.line.position(b"ann"), Some(1));
     story.leaves("ann");
     assert_eq!(story.holder_releases(), ["ann' has 101"], "the end of the older connection touches nothing");
 }
@@ -310,7 +386,7 @@ fn a_newer_call_that_may_not_have_the_key_takes_nothing_over() {
     story.waits("ann");
     story.begins("ann'", Level::Normal, true);
     let outcome = Tried::Failed { line: "NOPERM no".into(), passes: false };
-    assert_eq!(story.tried("ann'", None, outcome), ["ann' fails: NOPERM no"]);
+    assert_eq!(story.tried("ann'", outcome), ["ann' fails: NOPERM no"]);
     assert_eq!(story.holder_releases(), ["ann has 101"]);
 }
 
@@ -320,12 +396,12 @@ fn a_newer_call_repeats_what_the_older_was_granted_meanwhile() {
     story.waits("ann");
     story.begins("ann'", Level::Normal, true);
     assert_eq!(story.holder_releases(), ["ann has 101"]);
-    assert_eq!(story.refused("ann'", None), ["ann' tries later"]);
+    assert_eq!(story.refused("ann'"), ["ann' tries later", "look"], "she is registered, and waits no more");
     let call = story.id("ann'");
     assert_eq!(story.step(Event::TriesAgain(call)), ["ann' tries"]);
     let grant = Grant { fence: Fence(101), value: Arc::from(&b"new"[..]) };
-    let outcome = Tried::Repeated { grant, before: Arc::from(&b"101"[..]), ours: None };
-    assert_eq!(story.tried("ann'", None, outcome), ["ann' has 101 still"]);
+    let outcome = Tried::Repeated { grant, before: Arc::from(&b"101"[..]), was_claim: false, ours: None };
+    assert_eq!(story.tried("ann'", outcome), ["ann' has 101 still"]);
 }
 
 #[test]
@@ -335,12 +411,12 @@ fn a_place_is_kept_for_five_seconds_and_no_longer() {
         story.waits("ann");
         story.waits("bob");
         story.leaves("ann");
-        assert_eq!(story.line.position(&owner("ann")), None, "he is passed over meanwhile");
+        assert_eq!(story.line.position(b"ann"), None, "he is passed over meanwhile");
         story.now = story.now.plus_ms(pause_ms);
         story.line.step(Event::Extended { lease_ms: LEASE_MS }, story.now);
         story.begins("ann'", Level::Normal, true);
-        story.refused("ann'", (place == 2).then_some("bob"));
-        assert_eq!(story.line.position(&owner("ann")), Some(place));
+        story.refused("ann'");
+        assert_eq!(story.line.position(b"ann"), Some(place));
     }
 }
 
@@ -349,18 +425,23 @@ fn a_release_ends_the_owners_own_calls_and_his_place() {
     let mut story = Story::new();
     story.waits("ann");
     story.waits("bob");
-    assert_eq!(story.step(Event::Releases { owner: owner("ann") }), ["release for bob"]);
-    let offered = Some(story.id("bob"));
-    assert_eq!(story.step(released_by("ann", offered, Released::Kept)), ["ann gets nil"], "another holds it");
-    assert_eq!(story.line.position(&owner("bob")), Some(1));
+    assert_eq!(story.step(Event::Releases { owner: Some(owner("ann")) }), ["release for bob"]);
+    let sent = std::mem::take(&mut story.release);
+    assert_eq!(
+        story.step(released_by("ann", sent, Released::Kept)),
+        ["ann gets nil", "look for bob"],
+        "another holds it, and bob is this node's best from here on"
+    );
+    assert_eq!(story.line.position(b"bob"), Some(1));
 }
 
 #[test]
 fn a_cancelled_call_gets_nil_and_keeps_no_place() {
     let mut story = Story::new();
     story.waits("ann");
-    assert!(story.line.waits(&owner("ann")));
-    assert_eq!(story.step(Event::Cancels(owner("ann"))), ["ann gets nil"]);
+    assert!(story.line.waits(b"ann"));
+    assert_eq!(story.step(Event::Cancels(Arc::from(&b"ann"[..]))), ["ann gets nil", "look"]);
+    story.held(by_stranger());
     assert!(story.line.is_idle());
 }
 
@@ -371,24 +452,24 @@ fn a_full_queue_turns_newcomers_away_but_not_those_who_ask_again() {
         story.waits(name);
     }
     story.begins("eve", Level::Normal, true);
-    assert_eq!(story.refused("eve", Some("ann")), ["eve finds 4 before it"]);
+    assert_eq!(story.refused("eve"), ["eve finds 4 before it"]);
     story.begins("dan'", Level::Normal, true);
-    assert_eq!(story.refused("dan'", Some("ann")), ["dan gets nil"]);
+    assert_eq!(story.refused("dan'"), ["dan gets nil"]);
 }
 
 #[test]
 fn a_lost_try_is_asked_again_and_its_ghost_is_laid() {
     let mut story = Story::new();
     story.begins("ann", Level::Normal, false);
-    assert_eq!(story.tried("ann", None, Tried::Lost("".into())), ["ann tries later"]);
+    assert_eq!(story.tried("ann", Tried::Lost("".into())), ["ann tries later"]);
     let call = story.id("ann");
     assert_eq!(story.step(Event::TriesAgain(call)), ["ann tries"]);
-    assert_eq!(story.tried("ann", None, Tried::Lost("".into())), ["ann finds nobody", "look"]);
-    assert_eq!(story.handed(None, Handing::NotReached), [""; 0], "not in a busy loop");
+    assert_eq!(story.tried("ann", Tried::Lost("".into())), ["ann finds nobody", "look"]);
+    assert_eq!(story.handed(Handing::NotReached), [""; 0], "not in a busy loop");
     assert_eq!(story.later(100), ["look"]);
     let seen = held_by(&story, "ann", 7);
-    assert_eq!(story.handed(None, Handing::Held(seen)), ["take back 7"]);
-    assert_eq!(story.handed(None, Handing::Free), [""; 0]);
+    assert_eq!(story.held(seen), ["take back 7"]);
+    assert_eq!(story.free(), [""; 0]);
     assert!(story.line.is_idle());
 }
 
@@ -396,12 +477,13 @@ fn a_lost_try_is_asked_again_and_its_ghost_is_laid() {
 fn a_lost_hand_over_is_found_by_looking() {
     let mut story = Story::new();
     story.waits("ann");
-    story.step(Event::Releases { owner: owner("holder") });
-    let offered = Some(story.id("ann"));
-    let lost = Event::Released { owner: owner("holder"), ends_calls: false, offered, outcome: Released::Lost };
+    story.step(Event::Releases { owner: Some(owner("holder")) });
+    let sent = std::mem::take(&mut story.release);
+    let lost = Event::Released { ends_calls_of: None, sent, outcome: Released::Lost };
     assert_eq!(story.step(lost), ["look for ann"]);
     let seen = held_by(&story, "ann", 7);
-    assert_eq!(story.handed(Some("ann"), Handing::Held(seen)), ["ann has 7"]);
+    let outcome = Handing::Held { seen, registered: None };
+    assert_eq!(story.handed(outcome), ["ann has 7"]);
     assert!(story.line.is_idle());
 }
 
@@ -411,18 +493,13 @@ fn an_older_try_under_way_holds_the_owners_newer_call_back() {
     story.begins("ann", Level::Normal, true);
     story.leaves("ann");
     assert_eq!(story.begins("ann'", Level::Normal, true), [""; 0]);
-    let grant = story.grant();
-    assert_eq!(
-        story.tried("ann", None, Tried::Granted(grant)),
-        ["ann' goes on"],
-        "nobody was told, and nobody else gets it"
-    );
+    assert_eq!(story.granted("ann"), ["ann' goes on"], "nobody was told, and nobody else gets it");
     let call = story.id("ann'");
     assert_eq!(story.step(Event::TriesAgain(call)), ["ann' tries"]);
     let grant = Grant { fence: Fence(101), value: Arc::from(&b"new"[..]) };
     story.leaves("ann'");
-    let outcome = Tried::Repeated { grant, before: Arc::from(&b"old"[..]), ours: None };
-    assert_eq!(story.tried("ann'", None, outcome), ["take back new"], "nobody was told of this fence ever");
+    let outcome = Tried::Repeated { grant, before: Arc::from(&b"old"[..]), was_claim: false, ours: None };
+    assert_eq!(story.tried("ann'", outcome), ["take back new"], "nobody was told of this fence ever");
 }
 
 #[test]
@@ -432,7 +509,7 @@ fn a_repeat_whose_client_left_does_not_end_the_hold() {
     story.leaves("ann");
     let grant = story.grant();
     assert_eq!(
-        story.tried("ann", None, Tried::Repeated { grant, before: Arc::from(&b"old"[..]), ours: None }),
+        story.tried("ann", Tried::Repeated { grant, before: Arc::from(&b"old"[..]), was_claim: false, ours: None }),
         [""; 0]
     );
     assert!(story.line.is_idle());
@@ -445,7 +522,7 @@ fn a_key_that_is_no_lock_any_more_sends_its_waiters_home() {
     story.waits("bob");
     story.later(1000);
     let outcome = Handing::Failed { line: "WRONGTYPE no".into(), is_final: true };
-    assert_eq!(story.handed(Some("ann"), outcome), ["ann fails: WRONGTYPE no", "bob fails: WRONGTYPE no"]);
+    assert_eq!(story.handed(outcome), ["ann fails: WRONGTYPE no", "bob fails: WRONGTYPE no"]);
 }
 
 #[test]
@@ -454,12 +531,11 @@ fn a_waiter_stays_while_the_upstream_is_away() {
     story.waits("ann");
     story.later(1000);
     for attempt in 1..6 {
-        assert_eq!(story.handed(Some("ann"), Handing::NotReached), [""; 0]);
+        assert_eq!(story.handed(Handing::NotReached), [""; 0]);
         assert_eq!(story.later((50 << (attempt - 1)) - 1), [""; 0]);
         assert_eq!(story.later(50 << attempt), ["look for ann"]);
     }
-    let grant = story.grant();
-    assert_eq!(story.handed(Some("ann"), Handing::To(grant)), ["ann has 101"]);
+    assert_eq!(story.hands_over(), ["ann has 101"]);
 }
 
 #[test]
@@ -468,7 +544,7 @@ fn a_wait_shorter_than_the_round_trip_ends_with_the_try() {
     story.begins("ann", Level::Normal, true);
     let call = story.id("ann");
     assert_eq!(story.step(Event::TimesOut(call)), [""; 0]);
-    assert_eq!(story.refused("ann", None), ["ann gets nil"]);
+    assert_eq!(story.refused("ann"), ["ann gets nil"]);
 }
 
 #[test]
@@ -485,30 +561,188 @@ fn ten_thousand_waiters_are_served_in_order_quickly() {
     let mut story = Story::with(LineRules { waiting_max: 20_000, ..RULES });
     let began = std::time::Instant::now();
     for number in 0..10_000u64 {
-        let asked = AskedFor {
-            call: CallId(number + 1),
-            owner: owner(&format!("o{number}")),
-            level: Level::Normal,
-            lease_ms: LEASE_MS,
-            meta: Arc::from(&b""[..]),
-            may_wait: true,
-            deadline: None,
-        };
-        let tries = story.line.step(Event::Asks(asked), story.now);
-        let Some(Action::Try { offer, .. }) = tries.into_iter().next() else { panic!("no try") };
-        let outcome = Tried::Refused { seen: by_stranger(), arrival_us: number };
-        let offered = offer.map(|offer| offer.call);
-        story.line.step(Event::Tried { call: CallId(number + 1), offered, outcome }, story.now);
+        let call = CallId(number + 1);
+        let tries = story.line.step(Event::Asks(asked(call, &format!("o{number}"), Level::Normal)), story.now);
+        let Some(Action::Try { turn, .. }) = tries.into_iter().next() else { panic!("no try") };
+        let registered = Some(Some(CallId(1)));
+        let outcome = Tried::Refused { seen: by_stranger(), registered, arrival_us: number };
+        story.line.step(Event::Tried { call, sent: turn.sent(), outcome }, story.now);
     }
-    assert_eq!(story.line.position(&owner("o5000")), Some(5001));
+    assert_eq!(story.line.position(b"o5000"), Some(5001));
     for number in 0..10_000u64 {
-        let actions = story.line.step(Event::Releases { owner: owner("holder") }, story.now);
-        let Some(Action::Release { offer: Some(offer) }) = actions.into_iter().next() else { panic!("no offer") };
-        assert_eq!(offer.call, CallId(number + 1));
-        let handed = Some(story.grant());
-        let event = released_by("holder", Some(offer.call), Released::Freed { handed });
+        let actions = story.line.step(Event::Releases { owner: Some(owner("holder")) }, story.now);
+        let Some(Action::Release(turn)) = actions.into_iter().next() else { panic!("no turn") };
+        assert_eq!(turn.offers[0].call, CallId(number + 1));
+        let handed = Some(Handed::To { call: turn.offers[0].call, grant: story.grant() });
+        let registered = Some(turn.offers.get(1).map(|offer| offer.call));
+        let event = released_by("holder", turn.sent(), Released::Freed { handed, registered });
         assert!(matches!(story.line.step(event, story.now)[..], [Action::Answer { .. }]));
     }
     assert!(story.line.is_idle());
     assert!(began.elapsed().as_secs() < 5, "{:?}", began.elapsed());
+}
+
+// ---- Several nodes.
+
+fn claim_of(story: &Story, name: &str) -> Seen {
+    let ours = Some(Named { is_claim: true, ..named(story, name, 7) });
+    Seen { value: Arc::from(format!("{name}?").into_bytes()), left_ms: Some(1000), ours }
+}
+
+#[test]
+fn a_claim_of_another_nodes_making_is_confirmed_before_anybody_is_told() {
+    let mut story = Story::new();
+    story.waits("ann");
+    let seen = Some(claim_of(&story, "ann"));
+    assert_eq!(story.step(Event::Observed { seen, registered: None }), [""; 0], "the timer sends it");
+    assert_eq!(story.later(0), ["confirm ann? of ann"]);
+    let outcome = Handing::Confirmed { grant: story.grant(), registered: None };
+    assert_eq!(story.handed(outcome), ["ann has 101"]);
+    assert!(story.line.is_idle());
+}
+
+#[test]
+fn a_claim_for_one_who_left_goes_on_and_so_does_one_for_a_call_that_nobody_knows() {
+    let mut story = Story::new();
+    story.waits("ann");
+    story.waits("bob");
+    let seen = Some(claim_of(&story, "ann"));
+    story.step(Event::Observed { seen, registered: None });
+    assert_eq!(story.leaves("ann"), ["take back ann? for bob"]);
+    assert_eq!(story.hands_over(), ["bob has 101"]);
+
+    let mut story = Story::new();
+    story.waits("ann");
+    let ours = Some(Named { call: CallId(99), fence: Fence(7), is_repeat: false, is_claim: true });
+    let seen = Some(Seen { value: Arc::from(&b"ghost?"[..]), left_ms: Some(1000), ours });
+    story.step(Event::Observed { seen, registered: Some(story.id("ann")) });
+    assert_eq!(story.later(0), ["take back ghost? for ann"]);
+}
+
+#[test]
+fn a_time_out_during_the_confirmation_waits_for_its_outcome() {
+    for is_confirmed in [true, false] {
+        let mut story = Story::new();
+        story.waits("ann");
+        let seen = Some(claim_of(&story, "ann"));
+        story.step(Event::Observed { seen, registered: None });
+        story.later(0);
+        let call = story.id("ann");
+        assert_eq!(story.step(Event::TimesOut(call)), [""; 0]);
+        if is_confirmed {
+            let outcome = Handing::Confirmed { grant: story.grant(), registered: None };
+            assert_eq!(story.handed(outcome), ["ann has 101"]);
+        } else {
+            assert_eq!(story.held(by_stranger()), ["ann gets nil", "look"], "and she is registered no more");
+        }
+    }
+}
+
+#[test]
+fn who_is_registered_upstream_is_put_right_when_the_best_leaves() {
+    let mut story = Story::new();
+    story.waits("ann");
+    story.waits("bob");
+    assert_eq!(story.leaves("bob"), [""; 0], "ann is registered as before");
+    story.waits("cat");
+    assert_eq!(story.leaves("ann"), ["look for cat"]);
+    assert_eq!(story.held(by_stranger()), [""; 0]);
+    assert_eq!(story.leaves("cat"), ["look"]);
+}
+
+#[test]
+fn replies_that_overtook_one_another_leave_nobody_sure_and_one_look_settles_it() {
+    let mut story = Story::new();
+    story.begins("ann", Level::Normal, true);
+    story.begins("bob", Level::Normal, true);
+    let seen = by_stranger();
+    let (ann, bob) = (story.id("ann"), story.id("bob"));
+    let refused = |registered| Tried::Refused { seen: seen.clone(), registered: Some(Some(registered)), arrival_us: 5 };
+    assert_eq!(story.tried("bob", refused(bob)), [""; 0]);
+    assert_eq!(story.tried("ann", refused(ann)), ["look for ann"]);
+    assert_eq!(story.held(by_stranger()), [""; 0]);
+}
+
+#[test]
+fn a_promoted_waiter_passes_those_below() {
+    let mut story = Story::new();
+    story.waits("ann");
+    story.waits("bob");
+    let told = story.step(Event::Promotes { owner: Arc::from(&b"bob"[..]), level: Level::High });
+    assert_eq!(told, ["look for bob"]);
+    assert_eq!(story.line.position(b"bob"), Some(1));
+}
+
+#[test]
+fn calls_of_set_nx_wait_each_for_itself() {
+    let mut story = Story::new();
+    for name in ["x", "x'"] {
+        story.sets(name, true, 0);
+        story.refused(name);
+    }
+    assert_eq!(story.line.waiting(), 2);
+    story.step(Event::Releases { owner: Some(owner("holder")) });
+    let sent = std::mem::take(&mut story.release);
+    let handed = Some(Handed::Claimed { call: Some(story.id("x")), value: Arc::from(&b"x?"[..]) });
+    let outcome = Released::Freed { handed, registered: Some(Some(story.id("x'"))) };
+    assert_eq!(story.step(released_by("holder", sent, outcome)), ["confirm x? of x"]);
+    let grant = Grant { fence: Fence(0), value: Arc::from(&b"x"[..]) };
+    let registered = Some(story.id("x'"));
+    assert_eq!(story.handed(Handing::Confirmed { grant, registered }), ["x has 0"]);
+    assert_eq!(story.line.waiting(), 1);
+}
+
+#[test]
+fn a_set_nx_whose_confirmation_was_lost_is_never_told_what_nobody_knows() {
+    for (value, told) in [(&b"x"[..], "x finds nobody"), (b"y", "")] {
+        let mut story = Story::new();
+        story.sets("x", true, 0);
+        story.refused("x");
+        let seen = Some(claim_of(&story, "x"));
+        story.step(Event::Observed { seen, registered: None });
+        assert_eq!(story.later(0), ["confirm x? of x"]);
+        story.handed(Handing::Lost);
+        let seen = Seen { value: Arc::from(value), ..by_stranger() };
+        let looks = story.later(100);
+        assert_eq!(looks, ["look for x"]);
+        let answers = story.held(seen);
+        assert_eq!(answers.first().map_or("", String::as_str), told);
+    }
+}
+
+#[test]
+fn a_refused_poller_with_a_ticket_gets_the_lock_at_his_next_poll() {
+    let mut story = Story::new();
+    story.sets("x", false, 500);
+    assert_eq!(story.refused("x"), ["x gets nil"]);
+    story.waits("ann");
+    story.step(Event::Releases { owner: Some(owner("holder")) });
+    let sent = std::mem::take(&mut story.release);
+    assert_eq!(sent.offered, [story.id("x"), story.id("ann")]);
+    let handed = Some(Handed::Claimed { call: Some(story.id("x")), value: Arc::from(&b"x?"[..]) });
+    let outcome = Released::Freed { handed, registered: Some(Some(story.id("ann"))) };
+    assert_eq!(story.step(released_by("holder", sent, outcome)), ["look for x"], "he stays this node's best");
+    let seen = claim_of(&story, "x");
+    story.held(seen);
+    story.sets("x'", false, 500);
+    let told = story.refused_by("x'", claim_of(&story, "x"));
+    assert_eq!(told.last().unwrap(), "confirm x? of x'");
+    let grant = Grant { fence: Fence(0), value: Arc::from(&b"x"[..]) };
+    let registered = Some(story.id("ann"));
+    assert_eq!(story.handed(Handing::Confirmed { grant, registered }), ["x' has 0"]);
+}
+
+#[test]
+fn what_is_kept_for_a_ticket_goes_on_when_it_runs_out() {
+    let mut story = Story::new();
+    story.sets("x", false, 500);
+    story.refused("x");
+    story.waits("ann");
+    let seen = Some(claim_of(&story, "x"));
+    let registered = Some(story.id("ann"));
+    story.step(Event::Observed { seen, registered });
+    assert_eq!(story.later(0), ["look for x"], "the ticket stays this node's best");
+    let seen = claim_of(&story, "x");
+    assert_eq!(story.held(seen), [""; 0]);
+    assert_eq!(story.later(500), ["take back x? for ann"]);
 }

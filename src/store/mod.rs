@@ -2,7 +2,7 @@
 //! what the answer says; who is asked for, and when, the layers above decide.
 
 pub mod companion;
-mod nodes;
+pub mod nodes;
 mod reply;
 mod script;
 pub mod value;
@@ -12,8 +12,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::sync::Notify;
 
-use crate::domain::{FIELD_SEPARATOR, Fence, LockKey, OwnerId};
-use crate::locks::{Grant, Named, Offer};
+use crate::domain::{CallId, FIELD_SEPARATOR, Fence, Level, LockKey, PlainLease};
+use crate::locks::{Form, Grant, Handed, Named, Offer, Registered, Standing, Task};
 use crate::upstream::call::{CallError, Caller};
 use reply::Reply;
 use script::Script;
@@ -33,25 +33,17 @@ pub enum StoreError {
     Call(#[from] CallError),
 }
 
-/// A waiter or asker as a script takes him: three arguments, from which the script makes the lock's value.
+/// Who asks for a lock, and for what.
 #[derive(Debug, Clone)]
-pub struct Claim {
-    owner: OwnerId,
-    lease: String,
-    /// What follows the fence in the value.
-    tail: Vec<u8>,
-}
-
-impl Claim {
-    fn push_args<'a>(&'a self, args: &mut Vec<&'a [u8]>) {
-        args.extend([self.owner.as_bytes(), self.lease.as_bytes(), &self.tail]);
-    }
-
-    /// The value that the script wrote under `fence`.
-    fn value(&self, fence: Fence) -> Arc<[u8]> {
-        let fence = fence.0.to_string();
-        [self.owner.as_bytes(), &[FIELD_SEPARATOR], fence.as_bytes(), &self.tail].concat().into()
-    }
+pub struct Ask {
+    /// His call.
+    pub call: CallId,
+    /// What is to stand in the key.
+    pub form: Form,
+    /// His level.
+    pub level: Level,
+    /// How he stands among the waiters, should he have to wait.
+    pub standing: Standing,
 }
 
 /// A lock that somebody holds.
@@ -63,17 +55,19 @@ pub struct Held {
     pub left_ms: Option<u64>,
 }
 
-/// What an ACQUIRE brought.
+/// What an ACQUIRE or SET NX brought.
 #[derive(Debug, Clone)]
 pub enum Acquired {
     /// The lock was free and is the asker's.
-    Granted(Grant),
-    /// The asker held it already, by the call that `before` names: same fence, fresh lease.
+    Granted(Grant, Option<Registered>),
+    /// The asker held it already, as the value before says: same fence, fresh lease.
     Repeated(Grant, Arc<[u8]>),
-    /// The lock was free and went to the waiter who ranks before the asker.
-    HandedOver(Grant, Arrival),
-    /// Another holds it.
-    Refused(Held, Arrival),
+    /// The lock was free and went to a waiter who ranks before the asker.
+    HandedOver(Handed, Registered, Arrival),
+    /// Another holds it. Who is registered is told to an asker who waits.
+    Refused(Held, Option<Registered>, Arrival),
+    /// Another holds it, and nothing more is known.
+    NotSet,
 }
 
 /// When a refused call arrived: the upstream's clock, Unix time in µs.
@@ -90,15 +84,28 @@ pub enum Outcome {
     HeldByNobody,
 }
 
-/// What a hand-over or a probe found.
+/// What came of an ended hold.
+#[derive(Debug, Clone)]
+pub struct Freed {
+    /// Whether it was the owner's.
+    pub outcome: Outcome,
+    /// Who has the lock next.
+    pub handed: Option<Handed>,
+    /// Which call of this node is registered; `None` where nobody waits anywhere.
+    pub registered: Option<Registered>,
+}
+
+/// What a hand-over found.
 #[derive(Debug, Clone)]
 pub enum HandedOver {
-    /// The best waiter has the lock.
-    To(Grant),
+    /// The lock was free, and somebody has it now.
+    To(Handed, Registered),
+    /// The claim is its waiter's lock now.
+    Confirmed(Grant, Registered),
     /// The lock is free and nobody waited.
-    Free,
+    Free(Registered),
     /// Another holds it.
-    Held(Held),
+    Held(Held, Registered),
 }
 
 /// The scripts of one node on one upstream.
@@ -110,6 +117,8 @@ pub struct Store {
     fence_max: AtomicU64,
     /// Rings when the upstream has called itself a replica: its master is to be met anew.
     pub master_doubted: Notify,
+    /// How long a queue upstream outlives its last change, in ms.
+    queue_kept_ms: String,
 }
 
 /// How far fences jump when a master with another history takes over: an hour of clock difference in µs.
@@ -118,11 +127,12 @@ const OTHER_HISTORY_GAP: u64 = 1 << 32;
 impl Store {
     /// The store of `node`, which begins at `now_us` (Unix time in µs): no fence below that is given out, so a counter that was
     /// flushed while no node ran does not begin anew.
-    pub fn new(node: Arc<str>, now_us: u64) -> Self {
+    pub fn new(node: Arc<str>, now_us: u64, queue_kept_ms: u64) -> Self {
         Store {
             node,
             floor: AtomicU64::new(now_us.min(FENCE_MAX / 2)),
             fence_max: AtomicU64::new(0),
+            queue_kept_ms: queue_kept_ms.to_string(),
             master_doubted: Notify::new(),
         }
     }
@@ -140,122 +150,177 @@ impl Store {
         self.floor.fetch_max(floor, Ordering::Relaxed);
     }
 
-    /// `offer` as scripts take it, granted (if it is) at `now_ms`, Unix time.
-    pub fn claim(&self, offer: Offer, now_ms: u64) -> Claim {
-        const SEPARATOR: char = FIELD_SEPARATOR as char;
-        let Offer { call, owner, level, lease_ms, meta } = offer;
-        let (level, node) = (level.number(), &self.node);
-        let mut tail = format!("{SEPARATOR}{level}{SEPARATOR}{now_ms}{SEPARATOR}{node}:{call}{SEPARATOR}").into_bytes();
-        tail.extend_from_slice(&meta);
-        Claim { owner, lease: lease_ms.to_string(), tail }
-    }
-
     /// The call of this node that holds a lock of that `value`.
     pub fn names_call(&self, value: &[u8]) -> Option<Named> {
         let fields = Fields::read(value)?;
-        Some(Named { call: fields.call_of(&self.node)?, fence: fields.fence, is_repeat: fields.is_repeat })
+        Some(Named {
+            call: fields.call_of(&self.node)?,
+            fence: fields.fence,
+            is_repeat: fields.is_repeat,
+            is_claim: fields.is_claim,
+        })
     }
 
-    /// Asks for `key` for `asker`; a free lock goes to `before`, if one is given.
+    /// Asks for `key`, at `sent_us` of this node's clock (Unix time); a free lock goes to whoever ranks first of the asker, `others` of this node
+    /// and the other nodes' best.
     pub async fn acquire<C: Caller>(
         &self,
         caller: &C,
         key: &LockKey,
-        asker: &Claim,
-        before: Option<&Claim>,
+        ask: &Ask,
+        others: &[Offer],
+        sent_us: u64,
         is_rule_key: bool,
     ) -> Result<Acquired, StoreError> {
-        let floor = self.floor();
-        let mut args = vec![floor.as_bytes()];
-        asker.push_args(&mut args);
-        if let Some(before) = before {
-            before.push_args(&mut args);
-        }
-        let reply = self.run(&script::ACQUIRE, caller, &[&key.name, companion::fence_counter(key)], &args).await?;
-        match reply {
-            Reply::Integer(fence) => Ok(Acquired::Granted(self.granted(asker, fence)?)),
-            Reply::Array(parts) => match (parts.as_slice(), before) {
-                ([Reply::Text(word), Reply::Integer(fence), Reply::Text(secs), Reply::Text(micros)], Some(before))
-                    if word == b"handed" =>
-                {
-                    Ok(Acquired::HandedOver(self.granted(before, *fence)?, time(secs, micros)?))
+        const SEPARATOR: char = FIELD_SEPARATOR as char;
+        let (level, node, call, now_ms) = (ask.level.number(), &self.node, ask.call, sent_us / 1000);
+        let (script, first, second, tail) = match &ask.form {
+            Form::Lock { owner, lease_ms, meta } => {
+                let tail = format!("{SEPARATOR}{level}{SEPARATOR}{now_ms}{SEPARATOR}{node}:{call}{SEPARATOR}");
+                (&script::ACQUIRE, owner.as_bytes(), lease_ms.to_string(), [tail.as_bytes(), meta].concat())
+            }
+            Form::Plain { value, lease } => (&script::SET_NX, &**value, plain_lease(*lease), Vec::new()),
+        };
+        let standing = &ask.standing;
+        let waiting_part = match standing.waits {
+            true => after_rank(ask.call, ask.level, &ask.form, standing.claim_ms),
+            false => Vec::new(),
+        };
+        let (tier, ahead, rest) = crate::locks::rank::parts(ask.level, standing.first_call, standing.promote_after_us);
+        let arrival = standing.arrival_us.map(|us| us.to_string()).unwrap_or_default();
+        let (floor, now, offers) = (self.floor(), sent_us.to_string(), offers_text(others, sent_us));
+        let mut args = self.head(&floor, &now);
+        args.extend([first, second.as_bytes(), &tail, &waiting_part, arrival.as_bytes()]);
+        args.extend([tier.as_bytes(), ahead.as_bytes(), rest.as_bytes()]);
+        args.extend(offers.iter().map(Vec::as_slice));
+        let reply = self.run_on(script, caller, key, &args).await?;
+        let granted = |fence: i64| -> Result<Grant, StoreError> {
+            Ok(match &ask.form {
+                Form::Lock { .. } => {
+                    let fence = self.fence(fence)?;
+                    let value = [first, &[FIELD_SEPARATOR], fence.0.to_string().as_bytes(), &tail].concat().into();
+                    Grant { fence, value }
                 }
-                ([Reply::Text(word), Reply::Text(before), Reply::Text(now)], _) if word == b"repeat" => {
-                    let Some(fields) = Fields::read(now) else { return Err(odd_reply()) };
-                    let grant = Grant { fence: fields.fence, value: now.as_slice().into() };
-                    Ok(Acquired::Repeated(grant, before.as_slice().into()))
-                }
-                (
-                    [
-                        Reply::Text(word),
-                        Reply::Text(value),
-                        Reply::Integer(left),
-                        Reply::Text(secs),
-                        Reply::Text(micros),
-                    ],
-                    _,
-                ) if word == b"held" => {
-                    Ok(Acquired::Refused(held(key, value, *left, is_rule_key)?, time(secs, micros)?))
-                }
-                _ => Err(odd_reply()),
-            },
+                Form::Plain { value, .. } => Grant { fence: Fence(0), value: value.clone() },
+            })
+        };
+        let is_plain = matches!(ask.form, Form::Plain { .. });
+        let parts = match &reply {
+            Reply::Integer(0) if is_plain => return Ok(Acquired::NotSet),
+            Reply::Integer(fence) => return Ok(Acquired::Granted(granted(*fence)?, None)),
+            Reply::Array(parts) => parts.as_slice(),
+            _ => return Err(odd_reply()),
+        };
+        match parts {
+            [Reply::Text(word), Reply::Integer(fence), Reply::Text(registered)] if word == b"granted" => {
+                Ok(Acquired::Granted(granted(*fence)?, Some(registered_call(registered))))
+            }
+            [Reply::Text(word), Reply::Text(before), Reply::Text(now)] if word == b"repeat" => {
+                let Some(fields) = Fields::read(now) else { return Err(odd_reply()) };
+                let grant = Grant { fence: fields.fence, value: now.as_slice().into() };
+                Ok(Acquired::Repeated(grant, before.as_slice().into()))
+            }
+            [
+                Reply::Text(word),
+                Reply::Text(value),
+                Reply::Integer(left),
+                Reply::Text(registered),
+                Reply::Text(secs),
+                Reply::Text(micros),
+            ] if word == b"held" => {
+                let registered = standing.waits.then(|| registered_call(registered));
+                let held = held(key, value, *left, is_rule_key || is_plain)?;
+                Ok(Acquired::Refused(held, registered, time(secs, micros)?))
+            }
+            [_, _, _, _, Reply::Text(secs), Reply::Text(micros)] => {
+                let (handed, registered) = self.handed(&parts[..4], others, sent_us).ok_or_else(odd_reply)?;
+                Ok(Acquired::HandedOver(handed, registered, time(secs, micros)?))
+            }
             _ => Err(odd_reply()),
         }
     }
 
-    /// Gives `key` to `best` if it is free or still holds the whole value `taken_back`.
+    /// Carries out `task` on `key`; a free lock goes to whoever ranks first of `offers` and the other nodes' best.
     pub async fn hand_over<C: Caller>(
         &self,
         caller: &C,
         key: &LockKey,
-        taken_back: Option<&[u8]>,
-        best: Option<&Claim>,
+        task: &Task,
+        offers: &[Offer],
+        sent_us: u64,
         is_rule_key: bool,
     ) -> Result<HandedOver, StoreError> {
-        let floor = self.floor();
-        let mut args = vec![floor.as_bytes(), taken_back.unwrap_or_default()];
-        if let Some(best) = best {
-            best.push_args(&mut args);
-        }
-        let reply = self.run(&script::HAND_OVER, caller, &[&key.name, companion::fence_counter(key)], &args).await?;
-        let Reply::Array(parts) = reply else { return Err(odd_reply()) };
-        match (parts.as_slice(), best) {
-            ([Reply::Text(word), Reply::Integer(fence)], Some(best)) if word == b"handed" => {
-                Ok(HandedOver::To(self.granted(best, *fence)?))
+        let (floor, now, texts) = (self.floor(), sent_us.to_string(), offers_text(offers, sent_us));
+        let (what, expected, confirmed, lease, call) = match task {
+            Task::Look => ("", &[][..], Arc::default(), String::new(), String::new()),
+            Task::TakeBack(value) => ("back", &**value, Arc::default(), String::new(), String::new()),
+            Task::Confirm { claim, offer } => {
+                let value = confirmed_value(claim, &offer.form).ok_or_else(odd_reply)?;
+                ("confirm", &**claim, value, lease_text(&offer.form), offer.call.to_string())
             }
-            ([Reply::Text(word)], _) if word == b"free" => Ok(HandedOver::Free),
-            ([Reply::Text(word), Reply::Text(value), Reply::Integer(left)], _) if word == b"held" => {
-                Ok(HandedOver::Held(held(key, value, *left, is_rule_key)?))
+        };
+        let mut args = self.head(&floor, &now);
+        args.extend([what.as_bytes(), expected, &confirmed, lease.as_bytes(), call.as_bytes()]);
+        args.extend(texts.iter().map(Vec::as_slice));
+        let Reply::Array(parts) = self.run_on(&script::HAND_OVER, caller, key, &args).await? else {
+            return Err(odd_reply());
+        };
+        match parts.as_slice() {
+            [Reply::Text(word), Reply::Text(registered)] if word == b"free" => {
+                Ok(HandedOver::Free(registered_call(registered)))
             }
-            _ => Err(odd_reply()),
+            [Reply::Text(word), Reply::Text(registered)] if word == b"confirmed" => {
+                let fence = Fields::read(&confirmed).map_or(Fence(0), |fields| fields.fence);
+                Ok(HandedOver::Confirmed(Grant { fence, value: confirmed.clone() }, registered_call(registered)))
+            }
+            [Reply::Text(word), Reply::Text(value), Reply::Integer(left), Reply::Text(registered)]
+                if word == b"held" =>
+            {
+                let has_plain = offers.iter().any(|offer| matches!(offer.form, Form::Plain { .. }));
+                let held = held(key, value, *left, is_rule_key || has_plain)?;
+                Ok(HandedOver::Held(held, registered_call(registered)))
+            }
+            parts => {
+                let (handed, registered) = self.handed(parts, offers, sent_us).ok_or_else(odd_reply)?;
+                Ok(HandedOver::To(handed, registered))
+            }
         }
     }
 
-    /// Ends the hold of `owner` on `key` (under `fence`, if given) and hands over to `best` in the same step.
+    /// Ends the hold of `owner` on `key` (under `fence`, if given; of whoever holds it for `None`), and hands over in the same step.
+    #[expect(clippy::too_many_arguments, reason = "they are the script's")]
     pub async fn release<C: Caller>(
         &self,
         caller: &C,
         key: &LockKey,
-        owner: &[u8],
+        owner: Option<&[u8]>,
         fence: Option<Fence>,
-        best: Option<&Claim>,
+        offers: &[Offer],
+        sent_us: u64,
         is_rule_key: bool,
-    ) -> Result<(Outcome, Option<Grant>), StoreError> {
-        let (floor, fence) = (self.floor(), fence_arg(fence));
-        let mut args = vec![floor.as_bytes(), owner, fence.as_bytes(), flag(is_rule_key)];
-        if let Some(best) = best {
-            best.push_args(&mut args);
-        }
-        let reply = self.run(&script::RELEASE, caller, &[&key.name, companion::fence_counter(key)], &args).await?;
-        match reply {
-            Reply::Integer(outcome) => Ok((outcome_of(outcome)?, None)),
-            Reply::Array(parts) => match (parts.as_slice(), best) {
-                ([Reply::Integer(outcome), Reply::Integer(fence)], Some(best)) => {
-                    Ok((outcome_of(*outcome)?, Some(self.granted(best, *fence)?)))
-                }
-                _ => Err(data_or_odd(key, &parts)),
-            },
-            _ => Err(odd_reply()),
+    ) -> Result<Freed, StoreError> {
+        let (floor, fence, now) = (self.floor(), fence_arg(fence), sent_us.to_string());
+        let texts = offers_text(offers, sent_us);
+        let mut args = self.head(&floor, &now);
+        args.extend([owner.unwrap_or_default(), fence.as_bytes(), flag(is_rule_key), flag(owner.is_none())]);
+        args.extend(texts.iter().map(Vec::as_slice));
+        let parts = match self.run_on(&script::RELEASE, caller, key, &args).await? {
+            Reply::Integer(outcome) => {
+                return Ok(Freed { outcome: outcome_of(outcome)?, handed: None, registered: None });
+            }
+            Reply::Array(parts) => parts,
+            _ => return Err(odd_reply()),
+        };
+        match parts.as_slice() {
+            [Reply::Integer(outcome), Reply::Text(word), Reply::Text(registered)] if word == b"free" => {
+                let registered = Some(registered_call(registered));
+                Ok(Freed { outcome: outcome_of(*outcome)?, handed: None, registered })
+            }
+            [Reply::Integer(outcome), handed @ ..] if !handed.is_empty() => {
+                let (handed, registered) = self.handed(handed, offers, sent_us).ok_or_else(odd_reply)?;
+                Ok(Freed { outcome: outcome_of(*outcome)?, handed: Some(handed), registered: Some(registered) })
+            }
+            _ => Err(data_or_odd(key, &parts)),
         }
     }
 
@@ -336,11 +401,107 @@ impl Store {
         self.floor.load(Ordering::Relaxed).to_string()
     }
 
-    fn granted(&self, claim: &Claim, fence: i64) -> Result<Grant, StoreError> {
+    async fn run_on<C: Caller>(
+        &self,
+        script: &Script,
+        caller: &C,
+        key: &LockKey,
+        args: &[&[u8]],
+    ) -> Result<Reply, StoreError> {
+        let queue = companion::queue(key);
+        self.run(script, caller, &[&key.name, companion::fence_counter(key), &queue], args).await
+    }
+
+    /// What every script that decides whose turn it is begins its arguments with.
+    fn head<'a>(&'a self, floor: &'a str, sent_us: &'a str) -> Vec<&'a [u8]> {
+        vec![floor.as_bytes(), self.node.as_bytes(), sent_us.as_bytes(), self.queue_kept_ms.as_bytes()]
+    }
+
+    /// `handed | claimed`, fence or value, call, registered call.
+    fn handed(&self, parts: &[Reply], offers: &[Offer], sent_us: u64) -> Option<(Handed, Registered)> {
+        match parts {
+            [Reply::Text(word), Reply::Integer(fence), Reply::Text(call), Reply::Text(registered)]
+                if word == b"handed" =>
+            {
+                let call = CallId::parse(call)?;
+                let offer = offers.iter().find(|offer| offer.call == call)?;
+                let Form::Lock { owner, meta, .. } = &offer.form else { return None };
+                let fence = self.fence(*fence).ok()?;
+                let (level, node) = (offer.level.number(), &self.node);
+                let (fence_text, rest) = (fence.0.to_string(), format!("{}\x1f{node}:{call}", sent_us / 1000));
+                let level = level.to_string();
+                let fields = [owner.as_bytes(), fence_text.as_bytes(), level.as_bytes(), rest.as_bytes(), meta];
+                let value = fields.join(&FIELD_SEPARATOR).into();
+                Some((Handed::To { call, grant: Grant { fence, value } }, registered_call(registered)))
+            }
+            [Reply::Text(word), Reply::Text(value), Reply::Text(call), Reply::Text(registered)]
+                if word == b"claimed" =>
+            {
+                let handed = Handed::Claimed { call: CallId::parse(call), value: value.as_slice().into() };
+                Some((handed, registered_call(registered)))
+            }
+            _ => None,
+        }
+    }
+
+    fn fence(&self, fence: i64) -> Result<Fence, StoreError> {
         let fence = u64::try_from(fence).ok().filter(|fence| (1..=FENCE_MAX).contains(fence)).ok_or_else(odd_reply)?;
         self.fence_max.fetch_max(fence, Ordering::Relaxed);
-        Ok(Grant { fence: Fence(fence), value: claim.value(Fence(fence)) })
+        Ok(Fence(fence))
     }
+}
+
+/// A waiter as scripts take him, see `lua/turn.lua`.
+fn offer_text(offer: &Offer, sent_us: u64) -> Vec<u8> {
+    let mut text = format!("{}\x1f{sent_us}", offer.rank.text()).into_bytes();
+    text.extend(after_rank(offer.call, offer.level, &offer.form, offer.claim_ms));
+    text
+}
+
+fn offers_text(offers: &[Offer], sent_us: u64) -> Vec<Vec<u8>> {
+    offers.iter().map(|offer| offer_text(offer, sent_us)).collect()
+}
+
+/// What follows a waiter's rank and the time.
+fn after_rank(call: CallId, level: Level, form: &Form, claim_ms: u64) -> Vec<u8> {
+    let (owner, meta) = match form {
+        Form::Lock { owner, meta, .. } => (owner.as_bytes(), &**meta),
+        Form::Plain { value, .. } => (&**value, &[][..]),
+    };
+    let (lease, level, length) = (lease_text(form), level.number(), owner.len());
+    let head = format!("\x1f{claim_ms}\x1f{lease}\x1f{level}\x1f{call}\x1f{length}\x1f");
+    [head.as_bytes(), owner, meta].concat()
+}
+
+fn lease_text(form: &Form) -> String {
+    match form {
+        Form::Lock { lease_ms, .. } => format!("L{lease_ms}"),
+        Form::Plain { lease, .. } => plain_lease(*lease),
+    }
+}
+
+fn plain_lease(lease: PlainLease) -> String {
+    match lease {
+        PlainLease::Ms(ms) => format!("P{ms}"),
+        PlainLease::AtMs(at) => format!("A{at}"),
+        PlainLease::Forever => "N".into(),
+    }
+}
+
+/// What a claim becomes when it is confirmed.
+fn confirmed_value(claim: &[u8], form: &Form) -> Option<Arc<[u8]>> {
+    if let Form::Plain { value, .. } = form {
+        return Some(value.clone());
+    }
+    // The `?` ends the fifth field.
+    let mut separators = memchr::memchr_iter(FIELD_SEPARATOR, claim);
+    let end = separators.nth(4)?;
+    let before = claim.get(..end)?.strip_suffix(b"?")?;
+    Some([before, claim.get(end..)?].concat().into())
+}
+
+fn registered_call(text: &[u8]) -> Registered {
+    CallId::parse(text)
 }
 
 fn held(key: &LockKey, value: &[u8], left: i64, is_rule_key: bool) -> Result<Held, StoreError> {

@@ -1,13 +1,19 @@
 //! What nodes keep upstream for one another's sake: who leads, and the queues that a node may leave behind.
 
 use super::{Store, StoreError, companion, odd_reply, reply::Reply, script};
-use crate::domain::Db;
+use crate::domain::{CallId, Db, FIELD_SEPARATOR};
 use crate::protocol::args::encode_command;
 use crate::protocol::frame::{Value, decode};
 use crate::upstream::call::Caller;
 
 /// Keys that one step of a scan looks at.
 const SCAN_COUNT: &[u8] = b"500";
+
+/// The call that a registration names; `None` where it is of no form that this version writes.
+pub fn registered_call(registration: &[u8]) -> Option<CallId> {
+    // Rank, ms of a claim, lease, level, call: see lua/turn.lua.
+    CallId::parse(registration.split(|byte| *byte == FIELD_SEPARATOR).nth(4)?)
+}
 
 /// One step of a scan for queues.
 #[derive(Debug, Default)]

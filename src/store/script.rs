@@ -11,8 +11,9 @@ pub struct Script {
 }
 
 /// What scripts share, by the line in their text that asks for it.
-const INCLUDES: [(&str, &str); 2] = [
-    ("-- include grant.lua\n", include_str!("../../lua/grant.lua")),
+const INCLUDES: [(&str, &str); 3] = [
+    ("-- include turn.lua\n", include_str!("../../lua/turn.lua")),
+    ("-- include ask.lua\n", include_str!("../../lua/ask.lua")),
     ("-- include holds.lua\n", include_str!("../../lua/holds.lua")),
 ];
 
@@ -63,7 +64,8 @@ macro_rules! script {
 }
 
 script!("Asks for a lock.", ACQUIRE, "acquire.lua");
-script!("Gives a free or given-back lock to the best waiter.", HAND_OVER, "hand_over.lua");
+script!("SET NX on a lock key.", SET_NX, "set_nx.lua");
+script!("A node's own turn at a lock.", HAND_OVER, "hand_over.lua");
 script!("Ends a hold and hands over in the same step.", RELEASE, "release.lua");
 script!("Sets the lease of the owner who holds the lock.", EXTEND, "extend.lua");
 script!("Renews the lease of one grant.", RENEW, "renew.lua");
@@ -77,7 +79,7 @@ mod tests {
 
     #[test]
     fn every_include_is_found() {
-        for script in [&ACQUIRE, &HAND_OVER, &RELEASE, &EXTEND, &RENEW, &LOOK, &LEAD, &CLEAN] {
+        for script in [&ACQUIRE, &SET_NX, &HAND_OVER, &RELEASE, &EXTEND, &RENEW, &LOOK, &LEAD, &CLEAN] {
             assert!(!script.text.contains("-- include"), "{}", script.text);
         }
     }

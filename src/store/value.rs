@@ -23,6 +23,8 @@ pub struct Fields<'a> {
     pub call: &'a [u8],
     /// The call only repeated: an older one of this owner had been granted this fence.
     pub is_repeat: bool,
+    /// It is a claim: nobody holds the lock before it is confirmed.
+    pub is_claim: bool,
     /// What the client noted, to the end.
     pub meta: &'a [u8],
 }
@@ -41,13 +43,13 @@ impl<'a> Fields<'a> {
         let grantor = parts.next()?;
         let meta = parts.next()?;
         // A claim that is not yet confirmed ends in `?`.
-        let named = grantor.strip_suffix(b"?").unwrap_or(grantor);
+        let (named, is_claim) = grantor.strip_suffix(b"?").map_or((grantor, false), |named| (named, true));
         let (named, is_repeat) = named.strip_suffix(b"+").map_or((named, false), |named| (named, true));
         let (node, call) = match memchr::memrchr(b':', named) {
             Some(colon) => (&named[..colon], &named[colon + 1..]),
             None => (named, &[][..]),
         };
-        Some(Fields { owner, fence: Fence(fence), level, acquired_at_ms, node, call, is_repeat, meta })
+        Some(Fields { owner, fence: Fence(fence), level, acquired_at_ms, node, call, is_repeat, is_claim, meta })
     }
 
     /// The call of `node` that this value names; `None` where another node granted it.

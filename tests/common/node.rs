@@ -105,6 +105,15 @@ impl Node {
         items(self.job(async move |coordinator, _| coordinator.nodes()).reply())
     }
 
+    /// How often its watch link has looked at a key, ever.
+    #[track_caller]
+    pub fn looks(&self) -> i64 {
+        match self.job(async move |coordinator, _| LockReply::Integer(coordinator.looks() as i64)).reply() {
+            LockReply::Integer(looks) => looks,
+            other => panic!("a number was expected, not {other:?}"),
+        }
+    }
+
     #[track_caller]
     pub fn cleanup(&self) -> LockReply {
         self.job(async move |coordinator, links| coordinator.cleanup(&asker(&links, 0)).await).reply()

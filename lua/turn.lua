@@ -1,0 +1,121 @@
+-- Included where a script decides whose turn it is. Expects KEYS: lock, fence counter, queue; ARGV: fence floor, node, when it was
+-- sent (Unix µs of its node), ms to keep a queue, …
+--
+-- The queue is a hash with one field a node: that node's best waiter. A waiter is one string of fields with 0x1F between them:
+--   rank (42 digits that sort as the rank does), when the script that wrote it was sent, ms of a claim's lease, lease, level, call,
+--   length of the owner, owner and meta
+-- Its lease begins with L for LOCK.* (ms), and for SET NX with P (ms), A (until, Unix ms) or N (none).
+local RANK = 42
+
+-- The next fence: the counter's next number, or, where the counter is missing, flushed or stale, one above everything that
+-- was given out before. %.0f, because `..` and tostring would round 16 digits.
+local function next_fence()
+  local fence = redis.pcall('INCR', KEYS[2])
+  if type(fence) == 'table' then return fence end
+  local floor = tonumber(ARGV[1])
+  if fence < floor then
+    local time = redis.call('TIME')
+    fence = math.max(time[1] * 1000000 + time[2], floor)
+    redis.call('SET', KEYS[2], string.format('%.0f', fence))
+  end
+  return fence
+end
+
+-- The best waiter of the other nodes and its node, and what this node has registered; nil where there is none.
+local function registered()
+  local entries = redis.call('HGETALL', KEYS[3])
+  local best, best_node, mine
+  for i = 1, #entries, 2 do
+    local node, waiter = entries[i], entries[i + 1]
+    if node == ARGV[2] then
+      mine = waiter
+    else
+      local rank, best_rank = waiter:sub(1, RANK), best and best:sub(1, RANK)
+      if not best or rank < best_rank or (rank == best_rank and node < best_node) then best, best_node = waiter, node end
+    end
+  end
+  return best, best_node, mine
+end
+
+local function goes_before(waiter, other)
+  return waiter and (not other or waiter:sub(1, RANK) < other:sub(1, RANK))
+end
+
+local function call_of(waiter)
+  return waiter and waiter:match('^%d+\31%d+\31%d+\31%w+\31%d\31([^\31]*)\31') or ''
+end
+
+-- This node's best waiter is `waiter` from here on (nil for nobody), where `mine` was. A queue outlives its nodes by its expiry
+-- only. An upstream out of memory must not keep a holder from releasing, hence no error.
+local function register(waiter, mine)
+  if waiter == mine then return end
+  if not waiter then
+    redis.pcall('HDEL', KEYS[3], ARGV[2])
+    return
+  end
+  redis.pcall('HSET', KEYS[3], ARGV[2], waiter)
+  local left = redis.pcall('PTTL', KEYS[3])
+  if type(left) == 'number' and left < tonumber(ARGV[4]) then redis.pcall('PEXPIRE', KEYS[3], ARGV[4]) end
+end
+
+-- Writes the lock for a waiter of `node`. One of this node has it at once; another node's, one whom the script did not bring (a
+-- newcomer), and a SET NX, whose value could not be told from others', gets a claim (`?`) with a short lease, to be confirmed before
+-- anybody is told.
+-- Returns {'handed', fence, call} or {'claimed', value, call, or '' for another node's}, or the upstream's error.
+local function give(waiter, node, is_newcomer)
+  local claim_ms, lease, level, call, length, rest =
+    waiter:match('^%d+\31%d+\31(%d+)\31(%w+)\31(%d)\31([^\31]*)\31(%d+)\31(.*)$')
+  local owner, meta = rest:sub(1, tonumber(length)), rest:sub(tonumber(length) + 1)
+  local is_own, is_plain = node == ARGV[2], lease:sub(1, 1) ~= 'L'
+  local fence = 0
+  if is_plain then
+    owner = ''
+  else
+    fence = next_fence()
+    if type(fence) == 'table' then return fence end
+  end
+  local is_claim = is_plain or not is_own or is_newcomer
+  local value = table.concat({
+    owner, string.format('%.0f', fence), level, string.format('%.0f', math.floor(ARGV[3] / 1000)), node .. ':' .. call .. (is_claim and '?' or ''), meta
+  }, '\31')
+  local written = redis.pcall('SET', KEYS[1], value, 'PX', is_claim and claim_ms or lease:sub(2))
+  if written.err then return written end
+  if not is_claim then
+    -- The waiter's registration goes with it in the caller's next step.
+    return {'handed', fence, call}
+  end
+  if not is_own then redis.call('HDEL', KEYS[3], node) end
+  return {'claimed', value, is_own and call or ''}
+end
+
+-- This node's two best waiters, as the script brought them, and the one who was registered by a try that was sent after the script:
+-- its node did not know of him yet.
+local function with_newcomer(first, second, mine)
+  local sent = mine and tonumber(mine:match('^%d+\31(%d+)'))
+  if not sent or sent <= tonumber(ARGV[3]) or call_of(mine) == call_of(first) or call_of(mine) == call_of(second) then
+    return first, second
+  end
+  if not first or goes_before(mine, first) then return mine, first end
+  if not second or goes_before(mine, second) then return first, mine end
+  return first, second
+end
+
+-- Gives the free lock to the best of this node's waiters (`first`, then `second`) and the other nodes', and registers who is
+-- this node's best afterwards. Returns what `give` returns, with the call that is registered now behind it; nil for nobody.
+local function take_turns(first, second)
+  local other, other_node, mine = registered()
+  first, second = with_newcomer(first, second, mine)
+  if not first and not other then
+    register(nil, mine)
+    return nil
+  end
+  local is_own = first and not (goes_before(other, first) or (other and other:sub(1, RANK) == first:sub(1, RANK) and other_node < ARGV[2]))
+  local given
+  if is_own then given = give(first, ARGV[2], first == mine) else given = give(other, other_node) end
+  if given.err then return given end
+  local best = first
+  if is_own then best = second end
+  register(best, mine)
+  given[4] = call_of(best)
+  return given
+end
