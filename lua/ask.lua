@@ -1,9 +1,9 @@
--- Included, behind turn.lua, by the scripts that ask for a lock. ARGV 8 to 12 tell the asker as a waiter, see acquire.lua.
-local is_waiting = ARGV[8] ~= ''
+-- Included, behind turn.lua, by the scripts that ask for a lock. ARGV 9 to 13 tell the asker as a waiter, see acquire.lua.
+local is_waiting = ARGV[9] ~= ''
 local time = redis.call('TIME')
-local arrival = ARGV[9] == '' and time[1] * 1000000 + time[2] or tonumber(ARGV[9])
-local rank = ARGV[10] .. string.format('%020.0f', math.max(arrival - tonumber(ARGV[11]), 0)) .. ARGV[12]
-local asker = rank .. '\31' .. ARGV[3] .. ARGV[8]
+local arrival = ARGV[10] == '' and time[1] * 1000000 + time[2] or tonumber(ARGV[10])
+local rank = ARGV[11] .. string.format('%020.0f', math.max(arrival - tonumber(ARGV[12]), 0)) .. ARGV[13]
+local asker = rank .. '\31' .. ARGV[3] .. ARGV[9]
 
 -- The lock is free, and somebody waits: `take` gives it to the asker if nobody ranks before him.
 local function ask_free(take, first, second)

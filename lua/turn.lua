@@ -1,8 +1,8 @@
 -- Included where a script decides whose turn it is. Expects KEYS: lock, fence counter, queue; ARGV: fence floor, node, when it was
--- sent (Unix µs of its node), ms to keep a queue, …
+-- sent (Unix µs of its node), ms to keep a queue, until when the node knew its own tries (likewise), …
 --
 -- The queue is a hash with one field a node: that node's best waiter. A waiter is one string of fields with 0x1F between them:
---   rank (42 digits that sort as the rank does), when the script that wrote it was sent, ms of a claim's lease, lease, level, call,
+--   rank (42 digits that sort as the rank does), when the try was sent that wrote it (0 if its node did), ms of a claim's lease, lease, level, call,
 --   length of the owner, owner and meta
 -- Its lease begins with L for LOCK.* (ms), and for SET NX with P (ms), A (until, Unix ms) or N (none).
 local RANK = 42
@@ -88,11 +88,11 @@ local function give(waiter, node, is_newcomer)
   return {'claimed', value, is_own and call or ''}
 end
 
--- This node's two best waiters, as the script brought them, and the one who was registered by a try that was sent after the script:
--- its node did not know of him yet.
+-- This node's two best waiters, as the script brought them, and the one who was registered by a try whose reply was still on its way
+-- when the script was sent: its node did not know of him yet.
 local function with_newcomer(first, second, mine)
   local sent = mine and tonumber(mine:match('^%d+\31(%d+)'))
-  if not sent or sent <= tonumber(ARGV[3]) or call_of(mine) == call_of(first) or call_of(mine) == call_of(second) then
+  if not sent or sent <= tonumber(ARGV[5]) or call_of(mine) == call_of(first) or call_of(mine) == call_of(second) then
     return first, second
   end
   if not first or goes_before(mine, first) then return mine, first end

@@ -7,7 +7,7 @@ mod common;
 
 use common::node::{Call, never_looking};
 use common::{Lockgate, Node, RedisServer, Reply, ServerKind, Wire, eventually};
-use lockgate::coordinator::LockSettings;
+use lockgate::coordinator::{LockReply, LockSettings};
 
 /// A server, a node whose waiters hear of changes, and another Lockgate for those who go through one.
 struct Scene {
@@ -28,7 +28,7 @@ impl Scene {
     /// ann has the lock for a minute, and bob waits for it; the upstream will tell of its next change.
     fn bob_waits(&self, db: u32, key: &str) -> Call {
         let held = self.node.ask_in(db, &format!("LOCK.ACQUIRE {key} ann TTL 60000")).reply();
-        assert!(matches!(held, lockgate::coordinator::LockReply::Integer(_)), "{held:?}");
+        assert!(matches!(held, LockReply::Integer(_)), "{held:?}");
         self.asks_and_is_watched(db, &format!("LOCK.ACQUIRE {key} bob WAIT 60000"))
     }
 
@@ -140,6 +140,22 @@ fn a_lock_that_somebody_wrote_over_is_watched_on_and_granted_when_that_ends() {
         }
         bob.is_granted();
         client.run("DEL lock:k other");
+    }
+}
+
+#[test]
+fn who_waits_for_what_is_no_lock_any_more_is_told() {
+    let scene = Scene::new();
+    for (over, code) in [("SET k data", "ERR 'k' is not a lock"), ("SADD k data", "WRONGTYPE")] {
+        let bob = scene.bob_waits(0, "k");
+        let mut client = scene.bypass(0);
+        client.run("MULTI");
+        client.run("DEL k");
+        client.run(over);
+        client.run("EXEC");
+        let reply = bob.reply();
+        assert!(matches!(&reply, LockReply::Error(line) if line.starts_with(code)), "{over}: {reply:?}");
+        client.run("DEL k");
     }
 }
 
@@ -263,7 +279,7 @@ fn a_server_that_hangs_is_given_up_and_watched_again_when_it_goes_on() {
 #[test]
 fn waiting_costs_no_polling() {
     let server = RedisServer::start();
-    let lockgate = Lockgate::before_with(&server, "[nodes]\nheartbeat = \"100ms\"\n");
+    let lockgate = Lockgate::before_with(&server, "[nodes]\nheartbeat = \"100ms\"\ntimeout = \"500ms\"\n");
     server.wire().run("SET k stranger PX 60000");
     let mut waiting: Vec<Wire> = Vec::new();
     for number in 0..5 {
@@ -279,6 +295,7 @@ fn waiting_costs_no_polling() {
         let begun = calls(&server, "publish");
         eventually("the node's heart beats", || (calls(&server, "publish") >= begun + beats).then_some(()));
     };
+    eventually("the node has looked for leftovers once", || (calls(&server, "scan") > 0).then_some(()));
     eventually("calm has come", || {
         let before = counts();
         beat(2);

@@ -61,7 +61,7 @@ pub fn serve(serve: &Serve) -> Result<(), ServeError> {
     let running = proxy::start(Arc::clone(&config), endpoint)?;
     announce(&running.address(), &describe_upstream(&config, embedded.as_ref()), serve.hint);
 
-    wait_for_end(&signals, &serve.sources, loaded, &log);
+    wait_for_end(&signals, &serve.sources, loaded, &log, &running);
     running.drain(config.drain_timeout);
     if let Some(embedded) = embedded {
         embedded.stop(EMBEDDED_STOP_MAX);
@@ -123,14 +123,14 @@ fn client_command(address: &str) -> String {
     }
 }
 
-fn wait_for_end(signals: &Signals, sources: &Sources, mut running: Loaded, log: &LogHandle) {
+fn wait_for_end(signals: &Signals, sources: &Sources, mut loaded: Loaded, log: &LogHandle, proxy: &proxy::Running) {
     loop {
         match signals.next() {
-            Event::Reload => reload(sources, &mut running, log),
+            Event::Reload => reload(sources, &mut loaded, log, proxy),
             Event::End(name) => {
                 tracing::info!(
                     "{name}: no new connections; running commands have {} to end (a second signal stops at once)",
-                    config::units::show_duration(running.config.drain_timeout)
+                    config::units::show_duration(loaded.config.drain_timeout)
                 );
                 return;
             }
@@ -139,7 +139,7 @@ fn wait_for_end(signals: &Signals, sources: &Sources, mut running: Loaded, log: 
 }
 
 /// SIGHUP. What was wrong stays as it was; what can change changes; the rest is named.
-fn reload(sources: &Sources, running: &mut Loaded, log: &LogHandle) {
+fn reload(sources: &Sources, running: &mut Loaded, log: &LogHandle, proxy: &proxy::Running) {
     let wanted = match config::load(sources) {
         Ok(wanted) => wanted,
         Err(problems) => {
@@ -152,6 +152,10 @@ fn reload(sources: &Sources, running: &mut Loaded, log: &LogHandle) {
     let changes = config::changes(&running.config, &wanted.config);
     log.set_level(wanted.config.log.level);
     running.config.log.level = wanted.config.log.level;
+    if running.config.lock_keys != wanted.config.lock_keys {
+        proxy.set_lock_rules(&wanted.config);
+        running.config.lock_keys = wanted.config.lock_keys.clone();
+    }
     let changed = if changes.at_run_time.is_empty() { "nothing".to_owned() } else { changes.at_run_time.join(", ") };
     tracing::info!("reloaded the configuration; changed: {changed}");
     if !changes.after_restart.is_empty() {

@@ -40,8 +40,8 @@ pub struct AcquireArgs {
     pub ttl_ms: Option<u64>,
     /// How long to wait, in ms; 0 for an answer at once.
     pub wait_ms: u64,
-    /// How urgently.
-    pub level: Level,
+    /// How urgently; `None` for what the rule for the key says, or normal.
+    pub level: Option<Level>,
     /// What the owner notes for all who may read the key.
     pub meta: Arc<[u8]>,
     /// Whether the lock is tied to the connection.
@@ -171,7 +171,7 @@ fn acquire(
         owner,
         ttl_ms,
         wait_ms: wait_ms.unwrap_or(0),
-        level: named_level.or(level_option).unwrap_or_default(),
+        level: named_level.or(level_option),
         meta: meta.unwrap_or_default().into(),
         bond: bond.unwrap_or_default(),
     }))
@@ -257,9 +257,13 @@ mod tests {
     #[test]
     fn options_come_in_any_order_and_any_case() {
         let all = acquire_args("lock.Acquire k ann meta m wait 0 Priority HIGH ttl 9007199254740991 ephemeral");
-        assert_eq!((all.ttl_ms, all.wait_ms, all.level, all.bond), (Some(NUMBER_MAX), 0, Level::High, Bond::Ephemeral));
+        assert_eq!(
+            (all.ttl_ms, all.wait_ms, all.level, all.bond),
+            (Some(NUMBER_MAX), 0, Some(Level::High), Bond::Ephemeral)
+        );
         assert_eq!(&*all.meta, b"m");
-        assert_eq!(acquire_args("LOCK.PRIORITY k ann 3 WAIT 5").level, Level::Critical);
+        assert_eq!(acquire_args("LOCK.PRIORITY k ann 3 WAIT 5").level, Some(Level::Critical));
+        assert_eq!(acquire_args("LOCK.ACQUIRE k ann").level, None);
         assert_eq!(acquire_args("LOCK.ACQUIRE k ann").bond, Bond::None);
         assert!(parse("LOCK.ACQUIRE k ann WAIT 5").unwrap().may_wait());
         assert!(!parse("LOCK.ACQUIRE k ann WAIT 0").unwrap().may_wait());

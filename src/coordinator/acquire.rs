@@ -71,7 +71,7 @@ impl Coordinator {
         args: AcquireArgs,
         is_there: impl Fn() -> bool,
     ) -> LockReply {
-        let (asked, deadline) = self.asked_for(&args);
+        let (asked, deadline) = self.asked_for(&args, &key, &asker.user);
         let (asked, answer) = match self.wait_for(asker, &key, asked, deadline, is_there).await {
             Some(answered) => answered,
             None => return LockReply::Nil,
@@ -140,20 +140,22 @@ impl Coordinator {
     }
 
     /// The call as its line takes it, and when its wait ends.
-    fn asked_for(&self, args: &AcquireArgs) -> (AskedFor, Option<Moment>) {
+    fn asked_for(&self, args: &AcquireArgs, key: &LockKey, user: &[u8]) -> (AskedFor, Option<Moment>) {
         let wait_ms = args.wait_ms.min(self.settings.max_wait_ms);
         let deadline = (wait_ms > 0).then(|| self.now().plus_ms(wait_ms));
+        let (level, lease_ms, queue_max) = self.settings.lock_keys.read(|rules| {
+            let rule = rules.acting(&key.name, user);
+            let level = args.level.or(rule.and_then(|rule| rule.level)).unwrap_or_default();
+            (level, self.settings.lease_ms_under(rule, args.ttl_ms), rule.and_then(|rule| rule.queue_max))
+        });
         let asked = AskedFor {
             call: self.next_call(),
             actor: Actor::Owner(args.owner.clone()),
-            form: Form::Lock {
-                owner: args.owner.clone(),
-                lease_ms: self.settings.lease_ms(args.ttl_ms),
-                meta: args.meta.clone(),
-            },
-            level: args.level,
+            form: Form::Lock { owner: args.owner.clone(), lease_ms, meta: args.meta.clone() },
+            level,
             may_wait: wait_ms > 0,
             ticket_ms: 0,
+            queue_max,
             place: None,
             deadline,
         };
@@ -220,11 +222,10 @@ fn attempt_once<C: Caller>(
     let (caller, service) = (asker.caller.clone(), asker.service.clone());
     async move {
         let store = &coordinator.store;
-        let (call, sent, offers) = (asked.call, turn.sent(), turn.offers);
-        let sent_us = coordinator.unix_us_at(turn.at);
+        let (call, sent, times, offers) = (asked.call, turn.sent(), coordinator.times(&turn), turn.offers);
         let ask = Ask { call, form: asked.form, level: asked.level, standing };
         let is_rule_key = coordinator.settings.lock_keys.matches(&key.name);
-        let outcome = match store.acquire(&caller, &key, &ask, &offers, sent_us, is_rule_key).await {
+        let outcome = match store.acquire(&caller, &key, &ask, &offers, times, is_rule_key).await {
             Ok(Acquired::Granted(grant, registered)) => Tried::Granted { grant, registered },
             Ok(Acquired::Repeated(grant, before)) => {
                 let was_claim = Fields::read(&before).is_some_and(|fields| fields.is_claim);

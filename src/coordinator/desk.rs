@@ -29,7 +29,7 @@ struct Spots {
     count: usize,
     /// Those to look at, in order. An entry whose spot says otherwise by now is stale.
     to_look: VecDeque<LockKey>,
-    /// Those that could not be looked at, and are tried again with the next heartbeat.
+    /// Those to look at with the next heartbeat.
     put_off: Vec<LockKey>,
     /// As soon as there are so many, those that nobody waits for are forgotten.
     sweep_at: usize,
@@ -39,6 +39,8 @@ struct Spots {
 struct Spot {
     db: Db,
     stage: Stage,
+    /// Its queue has changed since it was looked at, which waits until the next heartbeat.
+    is_queue_stale: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -153,12 +155,14 @@ impl Desk {
         }
     }
 
-    /// What could not be looked at is tried again.
-    pub fn try_again(&self) {
+    /// A heartbeat: what was put off is looked at.
+    pub fn beat(&self) {
         let mut spots = self.lock();
         for key in std::mem::take(&mut spots.put_off) {
-            if let Some(stage @ Stage::PutOff) = spots.stage_mut(&key) {
-                *stage = Stage::ToLook;
+            let Some(spot) = spots.spot_mut(&key) else { continue };
+            let is_queue_stale = std::mem::take(&mut spot.is_queue_stale);
+            if spot.stage == Stage::PutOff || (spot.stage == Stage::Watched && is_queue_stale) {
+                spot.stage = Stage::ToLook;
                 spots.to_look.push_back(key);
             }
         }
@@ -166,12 +170,25 @@ impl Desk {
 
     /// The lock of that name has changed, in some database: it is looked at again wherever it is waited for.
     pub fn lock_changed(&self, name: &[u8]) {
-        self.lock().changed(name, true);
+        self.lock().changed(name);
     }
 
-    /// The queue of the lock of that name has changed. It is read last in a look, so a look under way has yet to read it.
+    /// The queue of the lock of that name has changed. Nearly always that is a node's own doing, or the lock changes with it; so it is
+    /// looked at with the next heartbeat, and nodes that were of two minds about a queue could not drive each other round. It is read
+    /// last in a look, so that a look under way has yet to read it.
     pub fn queue_changed(&self, name: &[u8]) {
-        self.lock().changed(name, false);
+        let mut spots = self.lock();
+        let Spots { by_name, put_off, .. } = &mut *spots;
+        let Some((name, same)) = by_name.get_key_value(name).map(|(name, _)| name.clone()).and_then(|name| {
+            let same = by_name.get_mut(&name)?;
+            Some((name, same))
+        }) else {
+            return;
+        };
+        for spot in same.iter_mut().filter(|spot| spot.stage == Stage::Watched && !spot.is_queue_stale) {
+            spot.is_queue_stale = true;
+            put_off.push(LockKey { db: spot.db, name: name.clone() });
+        }
     }
 
     /// Everything may have changed.
@@ -179,7 +196,7 @@ impl Desk {
         let mut spots = self.lock();
         let names: Vec<Arc<[u8]>> = spots.by_name.keys().cloned().collect();
         for name in names {
-            spots.changed(&name, true);
+            spots.changed(&name);
         }
     }
 
@@ -193,7 +210,7 @@ impl Desk {
         for (name, same) in by_name {
             for spot in same {
                 let key = LockKey { db: spot.db, name: name.clone() };
-                spot.stage = Stage::ToLook;
+                (spot.stage, spot.is_queue_stale) = (Stage::ToLook, false);
                 tell(&key);
                 to_look.push_back(key);
             }
@@ -218,13 +235,20 @@ impl Desk {
 }
 
 impl Spots {
+    fn spot_mut(&mut self, key: &LockKey) -> Option<&mut Spot> {
+        self.by_name.get_mut(&key.name)?.iter_mut().find(|spot| spot.db == key.db)
+    }
+
     fn stage_mut(&mut self, key: &LockKey) -> Option<&mut Stage> {
-        let same = self.by_name.get_mut(&key.name)?;
-        same.iter_mut().find(|spot| spot.db == key.db).map(|spot| &mut spot.stage)
+        self.spot_mut(key).map(|spot| &mut spot.stage)
     }
 
     fn insert(&mut self, key: &LockKey) {
-        self.by_name.entry(key.name.clone()).or_default().push(Spot { db: key.db, stage: Stage::ToLook });
+        self.by_name.entry(key.name.clone()).or_default().push(Spot {
+            db: key.db,
+            stage: Stage::ToLook,
+            is_queue_stale: false,
+        });
         self.count += 1;
         self.to_look.push_back(key.clone());
     }
@@ -239,7 +263,7 @@ impl Spots {
         }
     }
 
-    fn changed(&mut self, name: &[u8], is_lock: bool) {
+    fn changed(&mut self, name: &[u8]) {
         let Some((name, same)) = self.by_name.get_key_value(name).map(|(name, _)| name.clone()).and_then(|name| {
             let same = self.by_name.get_mut(&name)?;
             Some((name, same))
@@ -253,7 +277,7 @@ impl Spots {
                     self.to_look.push_back(LockKey { db: spot.db, name: name.clone() });
                 }
                 // What was told before the lock was read, the look will see.
-                Stage::Looking { is_armed: true, has_changed } => *has_changed |= is_lock,
+                Stage::Looking { is_armed: true, has_changed } => *has_changed = true,
                 Stage::Looking { .. } | Stage::ToLook | Stage::PutOff => {}
             }
         }
@@ -275,7 +299,7 @@ impl Spots {
         to_look.retain(|key| matches!(self.stage_mut(key), Some(Stage::ToLook)));
         self.to_look = to_look;
         let mut put_off = std::mem::take(&mut self.put_off);
-        put_off.retain(|key| matches!(self.stage_mut(key), Some(Stage::PutOff)));
+        put_off.retain(|key| self.spot_mut(key).is_some_and(|spot| spot.stage == Stage::PutOff || spot.is_queue_stale));
         self.put_off = put_off;
     }
 }
@@ -344,11 +368,17 @@ mod tests {
         desk.looked(&k);
         assert!(want(&desk, &k), "both had been told before they were read");
         desk.queue_changed(b"k");
+        desk.queue_changed(b"k");
+        assert_eq!(next(&desk), None, "a queue has time");
+        desk.beat();
         assert_eq!(next(&desk), Some(k.clone()));
         desk.armed(&k);
         desk.all_changed();
         desk.looked(&k);
-        assert_eq!(next(&desk), Some(k));
+        assert_eq!(next(&desk), Some(k.clone()));
+        desk.looked(&k);
+        desk.beat();
+        assert_eq!(next(&desk), None);
     }
 
     #[test]
@@ -378,7 +408,7 @@ mod tests {
             desk.failed(key, try_again);
         }
         assert_eq!(next(&desk), None);
-        desk.try_again();
+        desk.beat();
         assert_eq!((next(&desk), next(&desk)), (Some(passing), None));
         assert!(!want(&desk, &refused));
         assert_eq!(next(&desk), Some(refused));

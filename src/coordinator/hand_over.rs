@@ -57,9 +57,9 @@ async fn hand_on<C: Caller>(coordinator: Arc<Coordinator>, key: LockKey, first: 
     let mut next = Some(first);
     while let Some(HandOver { task, turn }) = next {
         let store = &coordinator.store;
-        let (sent, offers, sent_us) = (turn.sent(), turn.offers, coordinator.unix_us_at(turn.at));
+        let (sent, times, offers) = (turn.sent(), coordinator.times(&turn), turn.offers);
         let is_rule_key = coordinator.settings.lock_keys.matches(&key.name);
-        let handed = store.hand_over(&service, &key, &task, &offers, sent_us, is_rule_key).await;
+        let handed = store.hand_over(&service, &key, &task, &offers, times, is_rule_key).await;
         let outcome = match handed {
             Ok(HandedOver::To(handed, registered)) => Handing::To { handed, registered },
             Ok(HandedOver::Confirmed(grant, registered)) => Handing::Confirmed { grant, registered },

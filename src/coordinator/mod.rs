@@ -9,13 +9,17 @@ mod acquire;
 mod afloat;
 mod bound;
 mod desk;
+mod fallback;
 mod hand_over;
 mod house;
 mod nodes;
+mod pattern;
 mod peers;
+mod plain;
 mod queue;
 mod reply;
 mod rules;
+mod set_nx;
 mod settings;
 mod shards;
 mod watch;
@@ -28,18 +32,20 @@ use tokio::time::Instant;
 
 pub use bound::BoundLocks;
 pub use reply::LockReply;
-pub use rules::LockKeys;
+pub use rules::{LockKeys, Rule, RuleCounts, Rules, Standing};
+pub use set_nx::{SetNx, SetNxAnswer, Terms};
 pub use settings::LockSettings;
 pub use watch::Observed;
 
 use crate::commands::lock_args::LockCommand;
 use crate::domain::{CallId, Db, Fence, LockKey, Moment, OwnerId};
-use crate::locks::{Event, Released, Seen, Sent};
+use crate::locks::{Event, Released, Seen, Turn};
 use crate::store::value::Fields;
-use crate::store::{Held, Outcome, Store, StoreError, companion};
+use crate::store::{Held, Outcome, Store, StoreError, Times, companion};
 use crate::upstream::call::{CallError, Caller};
 use afloat::{Afloat, Errands};
 use desk::Desk;
+use fallback::Fallback;
 use nodes::{Me, Nodes};
 use shards::Shards;
 
@@ -49,6 +55,8 @@ pub struct Asker<C> {
     pub db: Db,
     /// Lockgate's id of the client.
     pub session: u64,
+    /// Who he is to the upstream, for rules that are only for some.
+    pub user: Arc<[u8]>,
     /// The link under the client's own identity, in his database: the upstream's ACL decides what he may.
     pub caller: C,
     /// The link for Lockgate's own work, in the same database.
@@ -63,6 +71,7 @@ pub struct Coordinator {
     store: Store,
     shards: Shards,
     errands: Arc<Errands>,
+    fallback: Fallback,
     last_call: AtomicU64,
     origin: Instant,
     desk: Desk,
@@ -84,6 +93,7 @@ impl Coordinator {
             store: Store::new(node.as_str().into(), now_us, settings.queue_kept_ms()),
             shards: Shards::new(settings.line_rules()),
             errands: Arc::default(),
+            fallback: Fallback::default(),
             last_call: AtomicU64::new(now_us),
             origin: Instant::now(),
             desk: Desk::new(),
@@ -129,6 +139,11 @@ impl Coordinator {
             LockCommand::Position { owner, .. } => self.position(asker, key, owner).await,
             LockCommand::Cancel { owner, .. } => self.cancel(asker, key, owner).await,
         }
+    }
+
+    /// Which keys are lock keys, and what holds for them.
+    pub fn lock_keys(&self) -> &LockKeys {
+        &self.settings.lock_keys
     }
 
     /// The key may have changed around us: looked at once if anybody waits for it.
@@ -205,14 +220,14 @@ impl Coordinator {
         let key = key.clone();
         let work = async move {
             let store = &coordinator.store;
-            let (sent, offers, at) = match turn {
-                Some(turn) => (turn.sent(), turn.offers, turn.at),
-                None => (Sent::default(), Vec::new(), coordinator.now()),
-            };
+            let turn = turn.unwrap_or_else(|| {
+                let now = coordinator.now();
+                Turn { at: now, knows_until: now, ..Turn::default() }
+            });
+            let (sent, times, offers) = (turn.sent(), coordinator.times(&turn), turn.offers);
             let is_rule_key = coordinator.settings.lock_keys.matches(&key.name);
             let name = owner.as_ref().map(OwnerId::as_bytes);
-            let freed =
-                store.release(&caller, &key, name, fence, &offers, coordinator.unix_us_at(at), is_rule_key).await;
+            let freed = store.release(&caller, &key, name, fence, &offers, times, is_rule_key).await;
             let outcome = match &freed {
                 Ok(freed) if freed.outcome == Outcome::HeldByAnother => Released::Kept,
                 Ok(freed) => Released::Freed { handed: freed.handed.clone(), registered: freed.registered },
@@ -246,7 +261,7 @@ impl Coordinator {
         ttl_ms: u64,
         fence: Option<Fence>,
     ) -> LockReply {
-        let lease_ms = self.settings.lease_ms(Some(ttl_ms));
+        let lease_ms = self.settings.lease_ms_at(&key, &asker.user, Some(ttl_ms));
         let (coordinator, caller, service) = (self.clone(), asker.caller.clone(), asker.service.clone());
         let work = async move {
             let is_rule_key = coordinator.settings.lock_keys.matches(&key.name);
@@ -315,6 +330,10 @@ impl Coordinator {
     /// That moment as Unix time in µs; grows steadily, whatever becomes of the system's clock.
     fn unix_us_at(&self, at: Moment) -> u64 {
         self.origin_us.saturating_add(at.0)
+    }
+
+    fn times(&self, turn: &Turn) -> Times {
+        Times { sent_us: self.unix_us_at(turn.at), knows_us: self.unix_us_at(turn.knows_until) }
     }
 
     fn now(&self) -> Moment {

@@ -16,6 +16,7 @@ use crate::domain::{Db, LockKey, Moment};
 use crate::locks::Event;
 use crate::protocol::frame::{Value, decode};
 use crate::store::nodes::registered_call;
+use crate::store::value::Fields;
 use crate::store::{Held, companion};
 use crate::upstream::dial::DialError;
 use crate::upstream::links::Links;
@@ -177,9 +178,14 @@ impl Coordinator {
     /// The watch link has seen `key`. Its next change will be told.
     fn observed(&self, key: &LockKey, observed: Observed) {
         let registered = observed.registered.as_deref().and_then(registered_call);
+        let is_data = observed.is_other_type
+            || observed.value.as_ref().is_some_and(|value| {
+                let is_bare = observed.left_ms.is_none() && Fields::read(value).is_none();
+                is_bare && !self.settings.lock_keys.matches(&key.name)
+            });
         let seen = observed.value.map(|value| seen(&self.store, Held { value, left_ms: observed.left_ms }));
         self.shards.tell(key, Event::Observed { seen, registered }, self.now());
-        if observed.is_other_type {
+        if is_data {
             // Whoever waits for it is told by the script that will now look.
             self.hint(key);
         }
@@ -332,7 +338,7 @@ impl<'a> Watch<'a> {
         self.next_beat = self.coordinator.now().plus_ms(nodes.me.heartbeat_ms);
         self.say("alive");
         self.ask_for_master();
-        self.coordinator.desk.try_again();
+        self.coordinator.desk.beat();
     }
 
     fn say(&mut self, word: &str) {

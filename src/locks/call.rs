@@ -43,6 +43,8 @@ pub struct Call {
     pub is_queued: bool,
     /// It was answered, and waits for the poller's next call.
     pub ticket: Option<Ticket>,
+    /// When its last try was sent.
+    pub sent: Moment,
     /// Its own try is under way.
     pub is_trying: bool,
     /// An older call of this owner has a try under way: two at once could overtake one another on their links, and the older would
@@ -82,6 +84,7 @@ impl Call {
             stage: Stage::Asking,
             is_queued: false,
             ticket: None,
+            sent: Moment::default(),
             is_trying: false,
             is_deferred: false,
             was_lost: false,

@@ -29,11 +29,11 @@ impl Line {
     /// A script has told who is registered after it. Replies overtake one another on their links: where what was known has changed
     /// since the script was sent, nobody can tell which came later.
     pub(super) fn registered(&mut self, registered: Registered, sent: &Sent) {
-        if self.entry == Entry::Known(registered) {
-            return;
+        if self.entry != Entry::Known(registered) {
+            self.entry = if sent.epoch == self.epoch { Entry::Known(registered) } else { Entry::Unsure };
         }
-        self.entry = if sent.epoch == self.epoch { Entry::Known(registered) } else { Entry::Unsure };
         self.epoch += 1;
+        self.entry_awaits_try = !self.tries.is_empty() && self.entry != Entry::Known(self.best());
     }
 
     /// What is registered may have changed, and nobody knows how.
@@ -44,11 +44,7 @@ impl Line {
 
     /// The queue upstream does not say who this node's best waiter is.
     pub(super) fn entry_is_off(&self) -> bool {
-        match self.entry {
-            // Its own try has registered it and will tell.
-            Entry::Known(Some(call)) if self.calls.get(&call).is_some_and(|call| call.is_trying) => false,
-            entry => entry != Entry::Known(self.best()),
-        }
+        !self.entry_awaits_try && self.entry != Entry::Known(self.best())
     }
 
     /// Somebody was given the key by a script of ours.

@@ -81,6 +81,8 @@ pub struct AskedFor {
     pub may_wait: bool,
     /// For how long a refused poller's place is kept, in ms; 0 for not at all.
     pub ticket_ms: u64,
+    /// Most waiters of this key, where it is not the general number.
+    pub queue_max: Option<u64>,
     /// The place it had elsewhere; `None` for a newcomer.
     pub place: Option<Place>,
     /// When the wait ends; for others to see, the call's own timer ends it.
@@ -107,8 +109,10 @@ pub struct Offer {
 pub struct Turn {
     /// This node's best waiters, the best first. The script leaves the best of them who is not granted registered upstream.
     pub offers: Vec<Offer>,
-    /// When it was decided: who is registered by a script that was sent later is not known to it, and stays.
+    /// When it was decided.
     pub at: Moment,
+    /// Tries that were sent later than this had not been answered by then: whom they have registered stays registered.
+    pub knows_until: Moment,
     /// See [`Sent::epoch`].
     pub epoch: u64,
 }

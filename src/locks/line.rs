@@ -90,6 +90,10 @@ pub struct Line {
     pub(super) epoch: u64,
     /// Since when nobody waits while something is still registered upstream.
     pub(super) empty_since: Option<Moment>,
+    /// Tries under way that register their calls, by when they were sent.
+    pub(super) tries: BTreeSet<(Moment, CallId)>,
+    /// A registration that looks wrong may be that of a try under way: its return will tell.
+    pub(super) entry_awaits_try: bool,
     /// The watch link tells of changes around us.
     pub(super) is_watched: bool,
     /// The key may have come free.
@@ -129,6 +133,8 @@ impl Line {
             entry: Entry::Known(None),
             epoch: 0,
             empty_since: None,
+            tries: BTreeSet::new(),
+            entry_awaits_try: false,
             is_watched: false,
             wants_look: false,
             expires: None,
@@ -341,6 +347,10 @@ impl Line {
             claim_ms,
         };
         let turn = self.turn_but(Some(&actor), now);
+        if waits {
+            self.tries.insert((now, id));
+            self.call_mut(id).sent = now;
+        }
         out.push(Action::Try { call: id, standing, turn });
     }
 
@@ -348,7 +358,9 @@ impl Line {
         let call = self.call_mut(id);
         assert!(call.is_trying, "a try returned that never went out");
         call.is_trying = false;
-        let actor = call.asked.actor.clone();
+        let (actor, launched) = (call.asked.actor.clone(), call.sent);
+        self.tries.remove(&(launched, id));
+        self.entry_awaits_try = false;
         self.desk_mut(&actor).trying = None;
         match outcome {
             Tried::Granted { grant, registered } => {
@@ -436,6 +448,7 @@ impl Line {
         call.predecessor = None;
         call.repeats_untold = false;
         let (may_wait, actor) = (call.asked.may_wait, call.asked.actor.clone());
+        let queue_max = call.asked.queue_max.and_then(|most| usize::try_from(most).ok());
         let own_place = call.asked.place.unwrap_or(Place { arrival_us, first_call: id });
         if let Stage::Gone { keeps_place } = call.stage {
             if keeps_place && may_wait && self.waiting_call(&actor).is_none() {
@@ -460,7 +473,7 @@ impl Line {
                 // He looked in without waiting; the place he had is still his.
                 self.keep(actor, place, now);
             }
-        } else if waiting >= self.rules.waiting_max {
+        } else if waiting >= queue_max.unwrap_or(self.rules.waiting_max) {
             let answer = if may_wait { Answer::QueueFull { waiting } } else { Answer::NotGranted };
             self.end_living(id, Some(answer), false, now, out);
         } else {
@@ -805,7 +818,8 @@ impl Line {
             call.offer(rules.promote_after_us, rules.claim_ms)
         });
         let offers = offers.collect();
-        Turn { offers, at: now, epoch: self.epoch }
+        let knows_until = self.tries.first().map_or(now, |(sent, _)| Moment(sent.0.saturating_sub(1)).min(now));
+        Turn { offers, at: now, knows_until, epoch: self.epoch }
     }
 
     pub(super) fn withdraw(&mut self, sent: &Sent) {
@@ -826,6 +840,7 @@ impl Line {
         let call = self.call_mut(id);
         if let Some(rank) = call.rank(promote_after_us).filter(|_| !call.is_queued) {
             call.is_queued = true;
+            self.entry_awaits_try = false;
             self.queue.insert(rank, id);
         }
     }
@@ -835,6 +850,7 @@ impl Line {
         let call = self.call_mut(id);
         if let Some(rank) = call.rank(promote_after_us).filter(|_| call.is_queued) {
             call.is_queued = false;
+            self.entry_awaits_try = false;
             let was_there = self.queue.remove(rank);
             assert!(was_there, "a queued call has no place in the queue");
         }

@@ -67,7 +67,8 @@ mod tests {
         let owner = OwnerId::new(name.as_bytes()).expect("a plain name");
         let form = Form::Lock { owner: owner.clone(), lease_ms: 1000, meta: Arc::from(&b""[..]) };
         let (actor, deadline) = (Actor::Owner(owner), Some(now.plus_ms(500)));
-        let asked = AskedFor { call, actor, form, level, may_wait: true, ticket_ms: 0, place: None, deadline };
+        let (may_wait, ticket_ms, queue_max, place) = (true, 0, None, None);
+        let asked = AskedFor { call, actor, form, level, may_wait, ticket_ms, queue_max, place, deadline };
         line.step(Event::Asks(asked), now);
         let seen = Seen { value: b"stranger"[..].into(), left_ms: None, ours: None };
         let outcome = Tried::Refused { seen, registered: None, arrival_us: number };

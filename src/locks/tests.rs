@@ -225,6 +225,7 @@ fn asked(call: CallId, name: &str, level: Level) -> AskedFor {
         level,
         may_wait: true,
         ticket_ms: 0,
+        queue_max: None,
         place: None,
         deadline: None,
     }

@@ -21,7 +21,7 @@ use self::listener::{Bound, ListenError, bind};
 use self::registry::Registry;
 use self::worker::{Shared, Stop};
 use crate::config::Config;
-use crate::coordinator::{Coordinator, LockKeys, LockSettings};
+use crate::coordinator::{Coordinator, LockKeys, LockSettings, Rules};
 use crate::upstream::links::LinkSettings;
 use crate::upstream::url::Endpoint;
 
@@ -85,6 +85,11 @@ impl Running {
         self.address.clone()
     }
 
+    /// The rules of `config` hold for calls that begin from here on.
+    pub fn set_lock_rules(&self, config: &Config) {
+        self.shared.coordinator.lock_keys().replace(Rules::of(&config.lock_keys));
+    }
+
     /// No new clients; idle ones are closed, running commands end, waiting calls are told. Returns when all clients
     /// have gone, or after `limit`.
     pub fn drain(self, limit: Duration) {
@@ -136,10 +141,8 @@ fn lock_settings(config: &Config, address: &str) -> LockSettings {
         max_wait_ms: ms(config.max_wait),
         max_queue: config.max_queue as u64,
         promote_after_ms: ms(config.promote_after.unwrap_or_default()),
-        lock_keys: match config.lock_keys.is_empty() {
-            true => LockKeys::default(),
-            false => LockKeys::new(config.lock_keys.iter().map(|rule| &rule.pattern)),
-        },
+        lock_keys: LockKeys::of(Rules::of(&config.lock_keys)),
+        fallback: config.fallback,
         heartbeat_ms: ms(config.nodes.heartbeat),
         node_timeout_ms: ms(config.nodes.timeout),
         address: config.nodes.announce.clone().unwrap_or_else(|| address.to_owned()),

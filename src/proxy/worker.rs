@@ -13,7 +13,7 @@ use tokio::task::LocalSet;
 use super::listener::Listener;
 use super::registry::{Profile, Registry};
 use super::session::Session;
-use crate::coordinator::Coordinator;
+use crate::coordinator::{Coordinator, Rules};
 use crate::domain::Resp;
 use crate::upstream::dial::{Identity, LinkKey};
 use crate::upstream::links::{LinkSettings, Links};
@@ -55,6 +55,8 @@ pub struct Shared {
 pub struct Worker {
     shared: Arc<Shared>,
     links: Rc<Links>,
+    /// And the version that they are a copy of.
+    rules: RefCell<(u64, Rc<Rules>)>,
 }
 
 impl Worker {
@@ -71,6 +73,17 @@ impl Worker {
     /// The lock engine.
     pub fn coordinator(&self) -> &Arc<Coordinator> {
         &self.shared.coordinator
+    }
+
+    /// This thread's copy of the rules for lock keys, made anew when they have changed.
+    pub fn rules(&self) -> Rc<Rules> {
+        let keys = self.shared.coordinator.lock_keys();
+        let version = keys.version();
+        let mut copy = self.rules.borrow_mut();
+        if copy.0 != version {
+            *copy = (version, Rc::new(keys.read(Rules::clone)));
+        }
+        copy.1.clone()
     }
 
     /// The process is about to end.
@@ -100,7 +113,9 @@ pub fn run(
         let links = Links::new(shared.endpoint.clone(), shared.links.clone(), scratch, in_use, reached);
         let registry = shared.registry.clone();
         links.on_revoked(move |user| registry.kill_user(user));
-        let worker = Rc::new(Worker { shared, links });
+        let keys = shared.coordinator.lock_keys().clone();
+        let worker =
+            Rc::new(Worker { rules: RefCell::new((keys.version(), Rc::new(keys.read(Rules::clone)))), shared, links });
         let watch = keeps_watch
             .then(|| tokio::task::spawn_local(worker.coordinator().clone().keep_watch(worker.links().clone())));
         let listener = match listener.listen() {

@@ -33,6 +33,21 @@ pub enum StoreError {
     Call(#[from] CallError),
 }
 
+/// When a script was sent, and what its node knew then. Unix time in µs that never goes back.
+#[derive(Debug, Clone, Copy)]
+pub struct Times {
+    /// When it was sent.
+    pub sent_us: u64,
+    /// Until when the node knew what its own tries had come to.
+    pub knows_us: u64,
+}
+
+impl Times {
+    fn texts(self) -> (String, String) {
+        (self.sent_us.to_string(), self.knows_us.to_string())
+    }
+}
+
 /// Who asks for a lock, and for what.
 #[derive(Debug, Clone)]
 pub struct Ask {
@@ -161,7 +176,7 @@ impl Store {
         })
     }
 
-    /// Asks for `key`, at `sent_us` of this node's clock (Unix time); a free lock goes to whoever ranks first of the asker, `others` of this node
+    /// Asks for `key`, a free lock goes to whoever ranks first of the asker, `others` of this node
     /// and the other nodes' best.
     pub async fn acquire<C: Caller>(
         &self,
@@ -169,11 +184,11 @@ impl Store {
         key: &LockKey,
         ask: &Ask,
         others: &[Offer],
-        sent_us: u64,
+        times: Times,
         is_rule_key: bool,
     ) -> Result<Acquired, StoreError> {
         const SEPARATOR: char = FIELD_SEPARATOR as char;
-        let (level, node, call, now_ms) = (ask.level.number(), &self.node, ask.call, sent_us / 1000);
+        let (level, node, call, now_ms) = (ask.level.number(), &self.node, ask.call, times.sent_us / 1000);
         let (script, first, second, tail) = match &ask.form {
             Form::Lock { owner, lease_ms, meta } => {
                 let tail = format!("{SEPARATOR}{level}{SEPARATOR}{now_ms}{SEPARATOR}{node}:{call}{SEPARATOR}");
@@ -188,8 +203,8 @@ impl Store {
         };
         let (tier, ahead, rest) = crate::locks::rank::parts(ask.level, standing.first_call, standing.promote_after_us);
         let arrival = standing.arrival_us.map(|us| us.to_string()).unwrap_or_default();
-        let (floor, now, offers) = (self.floor(), sent_us.to_string(), offers_text(others, sent_us));
-        let mut args = self.head(&floor, &now);
+        let (floor, times_text, offers) = (self.floor(), times.texts(), offers_text(others));
+        let mut args = self.head(&floor, &times_text);
         args.extend([first, second.as_bytes(), &tail, &waiting_part, arrival.as_bytes()]);
         args.extend([tier.as_bytes(), ahead.as_bytes(), rest.as_bytes()]);
         args.extend(offers.iter().map(Vec::as_slice));
@@ -233,7 +248,7 @@ impl Store {
                 Ok(Acquired::Refused(held, registered, time(secs, micros)?))
             }
             [_, _, _, _, Reply::Text(secs), Reply::Text(micros)] => {
-                let (handed, registered) = self.handed(&parts[..4], others, sent_us).ok_or_else(odd_reply)?;
+                let (handed, registered) = self.handed(&parts[..4], others, times.sent_us).ok_or_else(odd_reply)?;
                 Ok(Acquired::HandedOver(handed, registered, time(secs, micros)?))
             }
             _ => Err(odd_reply()),
@@ -247,10 +262,10 @@ impl Store {
         key: &LockKey,
         task: &Task,
         offers: &[Offer],
-        sent_us: u64,
+        times: Times,
         is_rule_key: bool,
     ) -> Result<HandedOver, StoreError> {
-        let (floor, now, texts) = (self.floor(), sent_us.to_string(), offers_text(offers, sent_us));
+        let (floor, times_text, texts) = (self.floor(), times.texts(), offers_text(offers));
         let (what, expected, confirmed, lease, call) = match task {
             Task::Look => ("", &[][..], Arc::default(), String::new(), String::new()),
             Task::TakeBack(value) => ("back", &**value, Arc::default(), String::new(), String::new()),
@@ -259,7 +274,7 @@ impl Store {
                 ("confirm", &**claim, value, lease_text(&offer.form), offer.call.to_string())
             }
         };
-        let mut args = self.head(&floor, &now);
+        let mut args = self.head(&floor, &times_text);
         args.extend([what.as_bytes(), expected, &confirmed, lease.as_bytes(), call.as_bytes()]);
         args.extend(texts.iter().map(Vec::as_slice));
         let Reply::Array(parts) = self.run_on(&script::HAND_OVER, caller, key, &args).await? else {
@@ -281,7 +296,7 @@ impl Store {
                 Ok(HandedOver::Held(held, registered_call(registered)))
             }
             parts => {
-                let (handed, registered) = self.handed(parts, offers, sent_us).ok_or_else(odd_reply)?;
+                let (handed, registered) = self.handed(parts, offers, times.sent_us).ok_or_else(odd_reply)?;
                 Ok(HandedOver::To(handed, registered))
             }
         }
@@ -296,12 +311,12 @@ impl Store {
         owner: Option<&[u8]>,
         fence: Option<Fence>,
         offers: &[Offer],
-        sent_us: u64,
+        times: Times,
         is_rule_key: bool,
     ) -> Result<Freed, StoreError> {
-        let (floor, fence, now) = (self.floor(), fence_arg(fence), sent_us.to_string());
-        let texts = offers_text(offers, sent_us);
-        let mut args = self.head(&floor, &now);
+        let (floor, fence, times_text) = (self.floor(), fence_arg(fence), times.texts());
+        let texts = offers_text(offers);
+        let mut args = self.head(&floor, &times_text);
         args.extend([owner.unwrap_or_default(), fence.as_bytes(), flag(is_rule_key), flag(owner.is_none())]);
         args.extend(texts.iter().map(Vec::as_slice));
         let parts = match self.run_on(&script::RELEASE, caller, key, &args).await? {
@@ -317,7 +332,7 @@ impl Store {
                 Ok(Freed { outcome: outcome_of(*outcome)?, handed: None, registered })
             }
             [Reply::Integer(outcome), handed @ ..] if !handed.is_empty() => {
-                let (handed, registered) = self.handed(handed, offers, sent_us).ok_or_else(odd_reply)?;
+                let (handed, registered) = self.handed(handed, offers, times.sent_us).ok_or_else(odd_reply)?;
                 Ok(Freed { outcome: outcome_of(*outcome)?, handed: Some(handed), registered: Some(registered) })
             }
             _ => Err(data_or_odd(key, &parts)),
@@ -413,8 +428,9 @@ impl Store {
     }
 
     /// What every script that decides whose turn it is begins its arguments with.
-    fn head<'a>(&'a self, floor: &'a str, sent_us: &'a str) -> Vec<&'a [u8]> {
-        vec![floor.as_bytes(), self.node.as_bytes(), sent_us.as_bytes(), self.queue_kept_ms.as_bytes()]
+    fn head<'a>(&'a self, floor: &'a str, (sent, knows): &'a (String, String)) -> Vec<&'a [u8]> {
+        let kept = self.queue_kept_ms.as_bytes();
+        vec![floor.as_bytes(), self.node.as_bytes(), sent.as_bytes(), kept, knows.as_bytes()]
     }
 
     /// `handed | claimed`, fence or value, call, registered call.
@@ -452,14 +468,14 @@ impl Store {
 }
 
 /// A waiter as scripts take him, see `lua/turn.lua`.
-fn offer_text(offer: &Offer, sent_us: u64) -> Vec<u8> {
-    let mut text = format!("{}\x1f{sent_us}", offer.rank.text()).into_bytes();
+fn offer_text(offer: &Offer) -> Vec<u8> {
+    let mut text = format!("{}\x1f0", offer.rank.text()).into_bytes();
     text.extend(after_rank(offer.call, offer.level, &offer.form, offer.claim_ms));
     text
 }
 
-fn offers_text(offers: &[Offer], sent_us: u64) -> Vec<Vec<u8>> {
-    offers.iter().map(|offer| offer_text(offer, sent_us)).collect()
+fn offers_text(offers: &[Offer]) -> Vec<Vec<u8>> {
+    offers.iter().map(offer_text).collect()
 }
 
 /// What follows a waiter's rank and the time.

@@ -11,8 +11,8 @@ const SCAN_COUNT: &[u8] = b"500";
 
 /// The call that a registration names; `None` where it is of no form that this version writes.
 pub fn registered_call(registration: &[u8]) -> Option<CallId> {
-    // Rank, ms of a claim, lease, level, call: see lua/turn.lua.
-    CallId::parse(registration.split(|byte| *byte == FIELD_SEPARATOR).nth(4)?)
+    // Rank, when it was sent, ms of a claim, lease, level, call: see lua/turn.lua.
+    CallId::parse(registration.split(|byte| *byte == FIELD_SEPARATOR).nth(5)?)
 }
 
 /// One step of a scan for queues.
@@ -92,5 +92,25 @@ fn read(raw: &[u8]) -> Result<Value<'_>, StoreError> {
         Ok(Value::Error(line)) => Err(StoreError::Refused(String::from_utf8_lossy(line).into_owned())),
         Ok(reply) => Ok(reply),
         Err(_) => Err(odd_reply()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::{Level, OwnerId};
+    use crate::locks::rank::{Place, Rank};
+    use crate::locks::{Form, Offer};
+
+    #[test]
+    fn a_registration_names_the_call_that_it_was_written_for() {
+        let call = CallId(1_763_740_000_000_123);
+        let rank = Rank::new(Level::High, Place { arrival_us: 17, first_call: call }, 0);
+        let owner = OwnerId::new(b"ann").expect("a plain name");
+        let form = Form::Lock { owner, lease_ms: 1000, meta: b"x"[..].into() };
+        let offer = Offer { call, rank, level: Level::High, form, claim_ms: 1000 };
+        let written = super::super::offers_text(&[offer]);
+        assert_eq!(registered_call(&written[0]), Some(call));
+        assert_eq!(registered_call(b"of another form"), None);
     }
 }

@@ -7,6 +7,7 @@
 pub mod lockgate;
 pub mod meddler;
 pub mod node;
+pub mod relay;
 pub mod reply;
 pub mod server;
 pub mod stage;

@@ -211,7 +211,14 @@ fn items(reply: LockReply) -> Vec<LockReply> {
 fn asker(links: &Rc<Links>, db: u32) -> Asker<LinkCaller> {
     let pool = links.pool(LinkKey { identity: Identity::Service, db, resp: Resp::V2 });
     let caller = links.caller(&pool);
-    Asker { db, session: 1, caller: caller.clone(), service: caller, bound: BoundLocks::default() }
+    Asker {
+        db,
+        session: 1,
+        user: b"default".to_vec().into(),
+        caller: caller.clone(),
+        service: caller,
+        bound: BoundLocks::default(),
+    }
 }
 
 fn link_settings() -> LinkSettings {

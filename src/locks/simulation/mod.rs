@@ -87,7 +87,7 @@ enum Due {
     /// The leader has noticed that a node died, and clears away what it had registered by then.
     Cleans {
         node: usize,
-        died: Moment,
+        last_call: u64,
     },
 }
 
@@ -301,8 +301,9 @@ impl World {
                 }
             }
             Due::Ticks { node, life } if self.is_of(node, life) => self.step(node, Event::Tick),
-            Due::Cleans { node, died } => {
-                if self.upstream.queue.get(&node).is_some_and(|entry| entry.sent <= died) {
+            Due::Cleans { node, last_call } => {
+                let registered = self.upstream.registered(node);
+                if registered.is_some_and(|call| call.0 <= last_call) {
                     self.upstream.queue.remove(&node);
                 }
             }
@@ -446,6 +447,7 @@ impl World {
                         level: client.level,
                         may_wait: true,
                         ticket_ms: 0,
+                        queue_max: None,
                         place: None,
                         deadline: None,
                     };
@@ -598,7 +600,7 @@ impl World {
         self.nodes[node].is_up = false;
         let back = self.dice.u64(1000..5_000_000);
         self.after(back, Due::Restarts { node });
-        self.after(NODE_TIMEOUT_US, Due::Cleans { node, died: self.now });
+        self.after(NODE_TIMEOUT_US, Due::Cleans { node, last_call: self.last_call });
     }
 
     /// By a script that was sent at that moment.
@@ -646,6 +648,7 @@ impl World {
                 level,
                 may_wait,
                 ticket_ms,
+                queue_max: None,
                 place: None,
                 deadline: None,
             }),

@@ -72,7 +72,8 @@ impl Key {
 #[derive(Debug, Clone)]
 pub struct Entry {
     pub offer: Offer,
-    pub sent: Moment,
+    /// When the try was sent that registered it; `None` where its node did, knowing it.
+    pub sent: Option<Moment>,
 }
 
 /// What has just been granted, for the checks.
@@ -175,10 +176,9 @@ impl Upstream {
     }
 
     fn with_newcomer(&self, node: usize, turn: &Turn) -> Vec<Entry> {
-        let mut own: Vec<Entry> =
-            turn.offers.iter().map(|offer| Entry { offer: offer.clone(), sent: turn.at }).collect();
+        let mut own: Vec<Entry> = turn.offers.iter().map(|offer| Entry { offer: offer.clone(), sent: None }).collect();
         if let Some(mine) = self.queue.get(&node)
-            && mine.sent > turn.at
+            && mine.sent.is_some_and(|sent| sent > turn.knows_until)
             && own.iter().all(|entry| entry.offer.call != mine.offer.call)
         {
             own.push(mine.clone());
@@ -220,7 +220,7 @@ impl Upstream {
         Handed::Claimed { call: (node == of).then_some(offer.call), value }
     }
 
-    fn take_turns(&mut self, node: usize, own: Vec<Entry>, now: Moment, sent: Moment) -> Option<(Handed, Registered)> {
+    fn take_turns(&mut self, node: usize, own: Vec<Entry>, now: Moment) -> Option<(Handed, Registered)> {
         let other = self.best_of_others(node);
         let mut own = own.into_iter();
         let (first, second) = (own.next(), own.next());
@@ -232,7 +232,7 @@ impl Upstream {
             (Some(first), other)
                 if other.as_ref().is_none_or(|(of, other)| (first.offer.rank, node) < (other.offer.rank, *of)) =>
             {
-                let handed = self.give(node, node, first, first.sent > sent, now);
+                let handed = self.give(node, node, first, first.sent.is_some(), now);
                 self.register(node, second);
                 handed
             }
@@ -258,7 +258,7 @@ impl Upstream {
                 form: asked.form.clone(),
                 claim_ms: standing.claim_ms,
             },
-            sent: turn.at,
+            sent: Some(turn.at),
         };
         let Some(key) = self.key.clone() else {
             let mut own = self.with_newcomer(node, turn);
@@ -280,7 +280,7 @@ impl Upstream {
                 own.sort_by_key(|entry| entry.offer.rank);
                 own.truncate(2);
             }
-            let Some((handed, registered)) = self.take_turns(node, own, now, turn.at) else {
+            let Some((handed, registered)) = self.take_turns(node, own, now) else {
                 unreachable!("somebody ranks before the asker")
             };
             return Tried::HandedOver { handed, registered, arrival_us };
@@ -341,7 +341,7 @@ impl Upstream {
                 }
             }
         }
-        match self.take_turns(node, own, now, turn.at) {
+        match self.take_turns(node, own, now) {
             Some((handed, registered)) => Handing::To { handed, registered },
             None => Handing::Free { registered: None },
         }
@@ -359,7 +359,7 @@ impl Upstream {
             return Released::Freed { handed: None, registered: None };
         }
         let own = self.with_newcomer(node, turn);
-        match self.take_turns(node, own, now, turn.at) {
+        match self.take_turns(node, own, now) {
             Some((handed, registered)) => Released::Freed { handed: Some(handed), registered: Some(registered) },
             None => Released::Freed { handed: None, registered: Some(None) },
         }

@@ -4,6 +4,7 @@ use std::pin::pin;
 use std::sync::atomic::Ordering;
 use std::task::Poll;
 
+use super::set_nx::user;
 use super::{Gone, Session};
 use crate::commands::lock_args::LockCommand;
 use crate::coordinator::{Asker, LockReply};
@@ -13,8 +14,8 @@ use crate::upstream::caller::LinkCaller;
 use crate::upstream::dial::LinkKey;
 
 /// How a call ended.
-enum Ending {
-    Answered(LockReply),
+pub(super) enum Ending<T> {
+    Answered(T),
     Unblocked(Wish),
 }
 
@@ -56,7 +57,7 @@ impl Session {
         Ok(())
     }
 
-    fn asker(&self) -> Asker<LinkCaller> {
+    pub(super) fn asker(&self) -> Asker<LinkCaller> {
         let links = self.worker.links();
         let db = self.key.db;
         // The script's replies are read here, so that RESP2 serves whatever the client speaks.
@@ -64,6 +65,7 @@ impl Session {
         Asker {
             db,
             session: self.card().id,
+            user: user(&self.key.identity).into(),
             caller: links.caller(&own_kind),
             service: links.caller(&links.service_pool(db)),
             bound: self.bound.clone(),
@@ -72,7 +74,11 @@ impl Session {
 
     /// Waits for the answer, for the client to leave, or for somebody to unblock it. Dropping `call` tells the
     /// coordinator that nobody waits any more.
-    async fn lock_ending(&mut self, call: impl Future<Output = LockReply>, may_wait: bool) -> Result<Ending, Gone> {
+    pub(super) async fn lock_ending<T>(
+        &mut self,
+        call: impl Future<Output = T>,
+        may_wait: bool,
+    ) -> Result<Ending<T>, Gone> {
         let io = self.io.clone();
         let mut call = pin!(call);
         let mut closed = pin!(io.closed_by_peer());
