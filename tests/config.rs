@@ -415,7 +415,7 @@ fn an_open_door_is_noted() {
     assert!(notes("listen = '[::]:1'\nupstream = 'redis://h'\ntrust_clients = true").contains("trust_clients is true"));
     assert_eq!(notes("listen = '[::1]:7379'"), "");
     assert_eq!(notes("listen = 'localhost:7379'"), "");
-    assert!(notes("[nodes]\nannounce = 'h:1'").contains("without effect in this version: nodes.announce"));
+    assert!(notes("[links]\nretries = 1").contains("without effect in this version: links.retries"));
 }
 
 #[test]

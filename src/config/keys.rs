@@ -111,9 +111,9 @@ pub const KEYS: &[Key<Config>] = &[
     key!("links.retry_base", links.retry_base, MS => DAY, "First pause between tries; each next one is twice as long."),
     key!("links.retry_max", links.retry_max, MS => DAY, "Longest pause between tries."),
     key!("nodes.id", nodes.id, "This node's name; empty is the host name and a random part."),
-    key!(later "nodes.heartbeat", nodes.heartbeat, MS => DAY, "How often this node shows that it lives."),
-    key!(later "nodes.timeout", nodes.timeout, MS => DAY, "After which silence the others take it for dead."),
-    key!(later "nodes.announce", nodes.announce, "The address that clients are told; empty is the one they connected to."),
+    key!("nodes.heartbeat", nodes.heartbeat, MS => DAY, "How often this node shows that it lives."),
+    key!("nodes.timeout", nodes.timeout, MS => DAY, "After which silence the others take it for dead."),
+    key!("nodes.announce", nodes.announce, "The address that clients are told; empty is the one they connected to."),
     key!("limits.connections", limits.connections, 1 => 10_000_000, "Client connections at a time."),
     key!(
         later "limits.connections_per_address",

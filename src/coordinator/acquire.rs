@@ -142,6 +142,7 @@ impl Coordinator {
     /// The call as its line takes it, and when its wait ends.
     fn asked_for(&self, args: &AcquireArgs, key: &LockKey, user: &[u8]) -> (AskedFor, Option<Moment>) {
         let wait_ms = args.wait_ms.min(self.settings.max_wait_ms);
+        let deadline = (wait_ms > 0).then(|| self.now().plus_ms(wait_ms));
         let (level, lease_ms, queue_max) = self.settings.lock_keys.read(|rules| {
             let rule = rules.acting(&key.name, user);
             let level = args.level.or(rule.and_then(|rule| rule.level)).unwrap_or_default();
@@ -156,8 +157,9 @@ impl Coordinator {
             ticket_ms: 0,
             queue_max,
             place: None,
+            deadline,
         };
-        (asked, (wait_ms > 0).then(|| self.now().plus_ms(wait_ms)))
+        (asked, deadline)
     }
 
     fn acquire_reply<C: Caller>(

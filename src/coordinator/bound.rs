@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use tokio::sync::oneshot;
 
@@ -38,6 +39,7 @@ struct Tie {
 
 impl Drop for Tie {
     fn drop(&mut self) {
+        self.errands.ties.fetch_sub(1, Ordering::Relaxed);
         if let Some(ending) = self.ending.take() {
             let _ = ending.send(Ending::Closed(self.errands.begin()));
         }
@@ -82,6 +84,7 @@ impl BoundLocks {
     pub(super) fn tie<C: Caller>(&self, coordinator: &Arc<Coordinator>, granted: Granted<C>) {
         self.untie(&granted.key, &granted.owner);
         let (ending, ends) = oneshot::channel();
+        coordinator.errands.ties.fetch_add(1, Ordering::Relaxed);
         let tie = Tie { value: granted.value.clone(), ending: Some(ending), errands: coordinator.errands.clone() };
         self.0.borrow_mut().insert((granted.key.clone(), granted.owner.clone()), tie);
         tokio::task::spawn_local(renew(coordinator.clone(), granted, ends, Rc::downgrade(&self.0)));

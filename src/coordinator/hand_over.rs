@@ -21,6 +21,9 @@ impl Coordinator {
 
     /// Sends what a step decided on, and starts a timer where one is needed. The work goes on by itself.
     pub(super) fn carry_out<C: Caller>(self: &Arc<Self>, fed: Fed, key: &LockKey, service: &C) {
+        if fed.is_awaited {
+            self.want(key);
+        }
         if let Some(bell) = fed.start_timer {
             tokio::task::spawn_local(watch(self.clone(), key.clone(), bell, service.clone()));
         }

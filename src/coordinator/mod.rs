@@ -8,15 +8,21 @@
 mod acquire;
 mod afloat;
 mod bound;
+mod desk;
 mod fallback;
 mod hand_over;
+mod house;
+mod nodes;
 mod pattern;
+mod peers;
 mod plain;
+mod queue;
 mod reply;
 mod rules;
 mod set_nx;
 mod settings;
 mod shards;
+mod watch;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -29,6 +35,7 @@ pub use reply::LockReply;
 pub use rules::{LockKeys, Rule, RuleCounts, Rules, Standing};
 pub use set_nx::{SetNx, SetNxAnswer, Terms};
 pub use settings::LockSettings;
+pub use watch::Observed;
 
 use crate::commands::lock_args::LockCommand;
 use crate::domain::{CallId, Db, Fence, LockKey, Moment, OwnerId};
@@ -37,7 +44,9 @@ use crate::store::value::Fields;
 use crate::store::{Held, Outcome, Store, StoreError, Times, companion};
 use crate::upstream::call::{CallError, Caller};
 use afloat::{Afloat, Errands};
+use desk::Desk;
 use fallback::Fallback;
+use nodes::{Me, Nodes};
 use shards::Shards;
 
 /// Who asks, and how the upstream is reached for him. Cheap to make for each command.
@@ -65,6 +74,8 @@ pub struct Coordinator {
     fallback: Fallback,
     last_call: AtomicU64,
     origin: Instant,
+    desk: Desk,
+    nodes: Nodes,
     /// The same, Unix time in µs.
     origin_us: u64,
 }
@@ -85,6 +96,15 @@ impl Coordinator {
             fallback: Fallback::default(),
             last_call: AtomicU64::new(now_us),
             origin: Instant::now(),
+            desk: Desk::new(),
+            nodes: Nodes::new(Me {
+                id: node.as_str().into(),
+                instance: now_us,
+                started_at_ms: now_us / 1000,
+                address: settings.address.as_str().into(),
+                heartbeat_ms: settings.heartbeat_ms.max(1),
+                timeout_ms: settings.node_timeout_ms.max(1),
+            }),
             origin_us: now_us,
             settings,
         })
@@ -273,7 +293,7 @@ impl Coordinator {
             Ok(held) => held,
             Err(error) => return LockReply::Error(error.into_line()),
         };
-        let waiters = self.shards.read(&key, |line| line.waiting()).unwrap_or(0);
+        let waiters = self.waiters(&key).await;
         let value = held.as_ref().map(|held| &*held.value);
         let fields = value.and_then(Fields::read);
         let bulk = |bytes: &[u8]| LockReply::Bulk(bytes.to_vec());
@@ -288,32 +308,9 @@ impl Coordinator {
             ("priority", field(|fields| LockReply::Bulk(fields.level.name().into()))),
             ("acquired_at", field(|fields| integer(fields.acquired_at_ms))),
             ("meta", field(|fields| LockReply::Bulk(fields.meta.to_vec()))),
-            ("waiters", integer(waiters as u64)),
+            ("waiters", integer(waiters)),
             ("node", field(|fields| LockReply::Bulk(fields.node.to_vec()))),
         ])
-    }
-
-    async fn position<C: Caller>(&self, asker: &Asker<C>, key: LockKey, owner: OwnerId) -> LockReply {
-        match self.look(asker, &key).await {
-            Ok(Some(held)) if holder(&held.value) == owner.as_bytes() => LockReply::Integer(0),
-            Ok(_) => {
-                let place = self.shards.read(&key, |line| line.position(owner.as_bytes())).flatten();
-                place.map_or(LockReply::Nil, |place| integer(place as u64))
-            }
-            Err(error) => LockReply::Error(error.into_line()),
-        }
-    }
-
-    async fn cancel<C: Caller>(self: &Arc<Self>, asker: &Asker<C>, key: LockKey, owner: OwnerId) -> LockReply {
-        // Nothing upstream changes, but its ACL decides who may touch the key.
-        if let Err(error) = self.look(asker, &key).await {
-            return LockReply::Error(error.into_line());
-        }
-        let waits = self.shards.read(&key, |line| line.waits(owner.as_bytes())).unwrap_or(false);
-        if waits {
-            self.fed(&key, Event::Cancels(owner.as_bytes().into()), &asker.service);
-        }
-        LockReply::Integer(i64::from(waits))
     }
 
     /// Who holds the key, as the client may see it. A free key that somebody waits for is handed over at once.

@@ -59,6 +59,12 @@ impl Coordinator {
         let SetNx { key, value, lease, terms } = ask;
         let key = LockKey { db: asker.db, name: key };
         let call = self.next_call();
+        // Nobody waits beyond the time at which his lease would have ended.
+        let useful_ms = match lease {
+            PlainLease::AtMs(at_ms) => at_ms.saturating_sub(unix_us() / 1000),
+            _ => u64::MAX,
+        };
+        let deadline = (terms.wait_ms > 0).then(|| self.now().plus_ms(terms.wait_ms.min(useful_ms)));
         let asked = AskedFor {
             call,
             actor: if terms.ticket_ms > 0 { Actor::Poller(value.clone()) } else { Actor::Call(call) },
@@ -68,13 +74,8 @@ impl Coordinator {
             ticket_ms: terms.ticket_ms,
             queue_max: terms.max_queue,
             place: None,
+            deadline,
         };
-        // Nobody waits beyond the time at which his lease would have ended.
-        let useful_ms = match lease {
-            PlainLease::AtMs(at_ms) => at_ms.saturating_sub(unix_us() / 1000),
-            _ => u64::MAX,
-        };
-        let deadline = (terms.wait_ms > 0).then(|| self.now().plus_ms(terms.wait_ms.min(useful_ms)));
         let answer = match self.wait_for(asker, &key, asked, deadline, is_there).await {
             Some((_, answer)) => answer,
             None => return SetNxAnswer::NotSet,

@@ -32,6 +32,12 @@ pub struct LockSettings {
     pub claim_ms: u64,
     /// Which keys are lock keys by their name, and what holds for them.
     pub lock_keys: LockKeys,
+    /// How often this node tells the others that it lives, and asks the upstream whether it does.
+    pub heartbeat_ms: u64,
+    /// After which silence a node counts as dead.
+    pub node_timeout_ms: u64,
+    /// Where clients connect to this node, for the others to know.
+    pub address: String,
     /// A `SET NX` whose queue cannot be kept passes as the plain command.
     pub fallback: bool,
     /// This node's name as it stands in the values of locks, without control characters. Short ones save memory upstream.
@@ -52,6 +58,9 @@ impl Default for LockSettings {
             retry_max_ms: 2000,
             claim_ms: 1000,
             lock_keys: LockKeys::default(),
+            heartbeat_ms: 1000,
+            node_timeout_ms: 3000,
+            address: String::new(),
             fallback: true,
             node: "lockgate".into(),
         }

@@ -179,6 +179,7 @@ impl Line {
             }
             Event::HandedOver { sent, outcome } => self.handed_over(sent, outcome, now, &mut out),
             Event::Observed { seen, registered } => self.observed(seen, registered, now, &mut out),
+            Event::Watched => self.is_watched = true,
             Event::Unwatched => {
                 self.is_watched = false;
                 self.wants_look = true;
@@ -305,7 +306,7 @@ impl Line {
         let is_deferred = desk.trying.is_some() || desk.living.iter().any(|id| self.calls[id].is_deferred);
         desk.living.push(id);
         desk.calls += 1;
-        let mut call = Call::new(asked);
+        let mut call = Call::new(asked, now);
         call.is_deferred = is_deferred;
         let had = self.calls.insert(id, call);
         assert!(had.is_none(), "a call's number was given twice");

@@ -227,6 +227,7 @@ fn asked(call: CallId, name: &str, level: Level) -> AskedFor {
         ticket_ms: 0,
         queue_max: None,
         place: None,
+        deadline: None,
     }
 }
 

@@ -59,7 +59,7 @@ pub fn start(config: Arc<Config>, endpoint: Endpoint) -> Result<Running, StartEr
         endpoint,
         links: link_settings(&config),
         registry: Registry::new(config.limits.connections),
-        coordinator: Coordinator::new(lock_settings(&config)),
+        coordinator: Coordinator::new(lock_settings(&config, &address)),
         own_in_use: Arc::new(AtomicUsize::new(0)),
         reached: Arc::new(AtomicU64::new(0)),
         trust_clients: config.trust_clients,
@@ -70,7 +70,7 @@ pub fn start(config: Arc<Config>, endpoint: Endpoint) -> Result<Running, StartEr
     let workers = listeners.into_iter().enumerate().map(|(number, listener)| {
         let (shared, stopped) = (shared.clone(), stopped.clone());
         std::thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
-            if let Err(error) = worker::run(shared, listener, stopped) {
+            if let Err(error) = worker::run(shared, listener, stopped, number == 0) {
                 tracing::error!(%error, "a worker ended");
             }
         })
@@ -133,7 +133,7 @@ fn link_settings(config: &Config) -> LinkSettings {
     }
 }
 
-fn lock_settings(config: &Config) -> LockSettings {
+fn lock_settings(config: &Config, address: &str) -> LockSettings {
     let ms = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
     LockSettings {
         default_ttl_ms: ms(config.default_ttl),
@@ -143,6 +143,9 @@ fn lock_settings(config: &Config) -> LockSettings {
         promote_after_ms: ms(config.promote_after.unwrap_or_default()),
         lock_keys: LockKeys::of(Rules::of(&config.lock_keys)),
         fallback: config.fallback,
+        heartbeat_ms: ms(config.nodes.heartbeat),
+        node_timeout_ms: ms(config.nodes.timeout),
+        address: config.nodes.announce.clone().unwrap_or_else(|| address.to_owned()),
         node: config.nodes.id.clone().unwrap_or_else(random_node_id),
         ..LockSettings::default()
     }

@@ -98,8 +98,13 @@ impl Worker {
     }
 }
 
-/// Runs a worker on this thread until `stop` says so.
-pub fn run(shared: Arc<Shared>, listener: Listener, mut stop: watch::Receiver<Stop>) -> std::io::Result<()> {
+/// Runs a worker on this thread until `stop` says so. One of them keeps the process in touch with the upstream and the other nodes.
+pub fn run(
+    shared: Arc<Shared>,
+    listener: Listener,
+    mut stop: watch::Receiver<Stop>,
+    keeps_watch: bool,
+) -> std::io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().event_interval(TASKS_PER_LOOK).build()?;
     let tasks = LocalSet::new();
     tasks.block_on(&runtime, async move {
@@ -111,6 +116,8 @@ pub fn run(shared: Arc<Shared>, listener: Listener, mut stop: watch::Receiver<St
         let keys = shared.coordinator.lock_keys().clone();
         let worker =
             Rc::new(Worker { rules: RefCell::new((keys.version(), Rc::new(keys.read(Rules::clone)))), shared, links });
+        let watch = keeps_watch
+            .then(|| tokio::task::spawn_local(worker.coordinator().clone().keep_watch(worker.links().clone())));
         let listener = match listener.listen() {
             Ok(listener) => listener,
             Err(error) => {
@@ -128,6 +135,10 @@ pub fn run(shared: Arc<Shared>, listener: Listener, mut stop: watch::Receiver<St
         let _ = stop.wait_for(|stop| *stop == Stop::Now).await;
         // Ephemeral locks of those who have just left, and grants on their way to them, are given on first.
         let _ = tokio::time::timeout(SETTLE_MAX, worker.coordinator().settled()).await;
+        if let Some(watch) = watch {
+            worker.coordinator().leaves();
+            let _ = tokio::time::timeout(SETTLE_MAX, watch).await;
+        }
         Ok(())
     })
 }

@@ -70,6 +70,8 @@ script!("Ends a hold and hands over in the same step.", RELEASE, "release.lua");
 script!("Sets the lease of the owner who holds the lock.", EXTEND, "extend.lua");
 script!("Renews the lease of one grant.", RENEW, "renew.lua");
 script!("Who holds a lock, and for how long.", LOOK, "look.lua");
+script!("Takes, keeps or lays down the lead among nodes.", LEAD, "lead.lua");
+script!("Removes registrations that nobody is behind.", CLEAN, "clean.lua");
 
 #[cfg(test)]
 mod tests {
@@ -77,7 +79,7 @@ mod tests {
 
     #[test]
     fn every_include_is_found() {
-        for script in [&ACQUIRE, &SET_NX, &HAND_OVER, &RELEASE, &EXTEND, &RENEW, &LOOK] {
+        for script in [&ACQUIRE, &SET_NX, &HAND_OVER, &RELEASE, &EXTEND, &RENEW, &LOOK, &LEAD, &CLEAN] {
             assert!(!script.text.contains("-- include"), "{}", script.text);
         }
     }

@@ -449,6 +449,7 @@ impl World {
                         ticket_ms: 0,
                         queue_max: None,
                         place: None,
+                        deadline: None,
                     };
                     self.send(node, Script::Acquire { asked, standing, turn }, Tag::Try(call));
                 }
@@ -649,6 +650,7 @@ impl World {
                 ticket_ms,
                 queue_max: None,
                 place: None,
+                deadline: None,
             }),
         );
         if may_wait {
