@@ -190,6 +190,7 @@ impl Store {
         is_rule_key: bool,
     ) -> Result<Acquired, StoreError> {
         const SEPARATOR: char = FIELD_SEPARATOR as char;
+        caller.reach().await?;
         let (level, node, call, now_ms) = (ask.level.number(), &self.node, ask.call, times.sent_us / 1000);
         let (script, first, second, tail) = match &ask.form {
             Form::Lock { owner, lease_ms, meta } => {
@@ -267,6 +268,7 @@ impl Store {
         times: Times,
         is_rule_key: bool,
     ) -> Result<HandedOver, StoreError> {
+        caller.reach().await?;
         let (floor, times_text, texts) = (self.floor(), times.texts(), offers_text(offers));
         let (what, expected, confirmed, lease, call) = match task {
             Task::Look => ("", &[][..], Arc::default(), String::new(), String::new()),
@@ -316,6 +318,7 @@ impl Store {
         times: Times,
         is_rule_key: bool,
     ) -> Result<Freed, StoreError> {
+        caller.reach().await?;
         let (floor, fence, times_text) = (self.floor(), fence_arg(fence), times.texts());
         let texts = offers_text(offers);
         let mut args = self.head(&floor, &times_text);

@@ -27,6 +27,20 @@ impl LinkCaller {
 }
 
 impl Caller for LinkCaller {
+    fn reach(&self) -> impl Future<Output = Result<(), CallError>> + 'static {
+        let ping = (!self.pool.is_open()).then(|| self.call(b"*1\r\n$4\r\nPING\r\n".to_vec()));
+        async move {
+            match ping {
+                None => Ok(()),
+                // Whatever it answers, it is there.
+                Some(ping) => match ping.await {
+                    Ok(_) => Ok(()),
+                    Err(CallError::Unavailable(why) | CallError::Lost(why)) => Err(CallError::Unavailable(why)),
+                },
+            }
+        }
+    }
+
     fn call(&self, request: Vec<u8>) -> impl Future<Output = Result<Vec<u8>, CallError>> + 'static {
         let slot = Rc::new(Slot::default());
         match self.links.pick(&self.pool) {
