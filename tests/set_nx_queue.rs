@@ -117,7 +117,7 @@ fn the_order_is_that_of_arrival_over_two_nodes_as_well() {
     for number in 0..10 {
         let mut waiter = nodes[number % 2].wire();
         waiter.asks_for("lock:1", &format!("w{number}"));
-        await_in_line(&nodes, number as i64 + 1);
+        await_blocked(&nodes, number + 1);
         waiters.push(waiter);
     }
     ann.run("DEL lock:1");
@@ -128,12 +128,14 @@ fn the_order_is_that_of_arrival_over_two_nodes_as_well() {
     }
 }
 
-/// Waits until so many stand in line for `lock:1`, on all nodes together.
+/// Waits until so many clients of these nodes wait for locks.
 #[track_caller]
-fn await_in_line(nodes: &[Lockgate], count: i64) {
-    let mut look = nodes[0].wire();
-    eventually(&format!("{count} wait in line"), || {
-        (look.run("LOCK.INFO lock:1").field("waiters") == Reply::Int(count)).then_some(())
+fn await_blocked(nodes: &[Lockgate], count: usize) {
+    let mut looks: Vec<Wire> = nodes.iter().map(Lockgate::wire).collect();
+    eventually(&format!("{count} clients wait"), || {
+        let lists = looks.iter_mut().map(|look| String::from_utf8_lossy(&look.call(&["CLIENT", "LIST"])).into_owned());
+        let blocked: usize = lists.map(|list| list.matches(" flags=b").count()).sum();
+        (blocked == count).then_some(())
     });
 }
 
@@ -144,9 +146,9 @@ fn a_node_that_dies_with_its_waiters_does_not_hold_up_the_others() {
     nodes[0].wire().takes("lock:1", "ann");
     let (mut bob, mut cat) = (nodes[0].wire(), nodes[1].wire());
     bob.asks_for("lock:1", "bob");
-    await_in_line(&nodes, 1);
+    await_blocked(&nodes, 1);
     cat.asks_for("lock:1", "cat");
-    await_in_line(&nodes, 2);
+    await_blocked(&nodes, 2);
     nodes[0].kill();
     server.wire().run("DEL lock:1");
     cat.has_it();
@@ -279,7 +281,9 @@ fn a_try_that_does_not_wait_passes_no_waiter() {
         server.wire().run("SET lock:1 holder PX 60000");
         let mut bob = queue.wire();
         bob.asks_for("lock:1", "bob");
-        await_in_line(std::slice::from_ref(&queue), 1);
+        eventually("bob waits in line", || {
+            (queue.wire().run("LOCK.INFO lock:1").field("waiters") == Reply::Int(1)).then_some(())
+        });
         let over = AtomicBool::new(false);
         let passed = std::thread::scope(|scope| {
             let polls = scope.spawn(|| {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Asker, Coordinator};
+use super::{Asker, Coordinator, unix_us};
 use crate::domain::{Level, LockKey, PlainLease};
 use crate::locks::{Actor, Answer, AskedFor, Form};
 use crate::upstream::call::Caller;
@@ -59,7 +59,12 @@ impl Coordinator {
         let SetNx { key, value, lease, terms } = ask;
         let key = LockKey { db: asker.db, name: key };
         let call = self.next_call();
-        let deadline = (terms.wait_ms > 0).then(|| self.now().plus_ms(terms.wait_ms));
+        // Nobody waits beyond the time at which his lease would have ended.
+        let useful_ms = match lease {
+            PlainLease::AtMs(at_ms) => at_ms.saturating_sub(unix_us() / 1000),
+            _ => u64::MAX,
+        };
+        let deadline = (terms.wait_ms > 0).then(|| self.now().plus_ms(terms.wait_ms.min(useful_ms)));
         let asked = AskedFor {
             call,
             actor: if terms.ticket_ms > 0 { Actor::Poller(value.clone()) } else { Actor::Call(call) },

@@ -53,7 +53,7 @@ impl Default for LockSettings {
             max_queue: 1000,
             promote_after_ms: 0,
             place_kept_ms: 5000,
-            look_every_ms: 1000,
+            look_every_ms: 500,
             retry_base_ms: 50,
             retry_max_ms: 2000,
             claim_ms: 1000,

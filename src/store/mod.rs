@@ -2,6 +2,8 @@
 //! what the answer says; who is asked for, and when, the layers above decide.
 
 pub mod companion;
+#[cfg(test)]
+mod conformance;
 pub mod nodes;
 mod reply;
 mod script;
