@@ -1,9 +1,9 @@
--- Included, behind turn.lua, by the scripts that ask for a lock. ARGV 9 to 13 tell the asker as a waiter, see acquire.lua.
-local is_waiting = ARGV[9] ~= ''
+-- Included, behind turn.lua, by the scripts that ask for a lock. ARGV 10 to 14 tell the asker as a waiter, see acquire.lua.
+local is_waiting = ARGV[10] ~= ''
 local time = redis.call('TIME')
-local arrival = ARGV[10] == '' and time[1] * 1000000 + time[2] or tonumber(ARGV[10])
-local rank = ARGV[11] .. string.format('%020.0f', math.max(arrival - tonumber(ARGV[12]), 0)) .. ARGV[13]
-local asker = rank .. '\31' .. ARGV[3] .. ARGV[9]
+local arrival = ARGV[11] == '' and time[1] * 1000000 + time[2] or tonumber(ARGV[11])
+local rank = ARGV[12] .. string.format('%020.0f', math.max(arrival - tonumber(ARGV[13]), 0)) .. ARGV[14]
+local asker = rank .. '\31' .. ARGV[3] .. ARGV[10]
 
 -- The lock is free, and somebody waits: `take` gives it to the asker if nobody ranks before him.
 local function ask_free(take, first, second)

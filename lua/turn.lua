@@ -1,5 +1,6 @@
 -- Included where a script decides whose turn it is. Expects KEYS: lock, fence counter, queue; ARGV: fence floor, node, when it was
--- sent (Unix µs of its node), ms to keep a queue, until when the node knew its own tries (likewise), …
+-- sent (Unix µs of its node), ms to keep a queue, until when the node knew its own tries (likewise), µs by which
+-- fences run ahead of the upstream's clock, …
 --
 -- The queue is a hash with one field a node: that node's best waiter. A waiter is one string of fields with 0x1F between them:
 --   rank (42 digits that sort as the rank does), when the try was sent that wrote it (0 if its node did), ms of a claim's lease, lease, level, call,
@@ -15,7 +16,8 @@ local function next_fence()
   local floor = tonumber(ARGV[1])
   if fence < floor then
     local time = redis.call('TIME')
-    fence = math.max(time[1] * 1000000 + time[2], floor)
+    -- After a failover fences run ahead of the clock, and what was given meanwhile may have been flushed with the counter.
+    fence = math.max(time[1] * 1000000 + time[2] + tonumber(ARGV[6]), floor)
     redis.call('SET', KEYS[2], string.format('%.0f', fence))
   end
   return fence

@@ -17,7 +17,7 @@ use crate::locks::Event;
 use crate::protocol::frame::{Value, decode};
 use crate::store::nodes::registered_call;
 use crate::store::value::Fields;
-use crate::store::{Held, companion};
+use crate::store::{Held, companion, replication_id};
 use crate::upstream::dial::DialError;
 use crate::upstream::links::Links;
 use crate::upstream::watch::{Heard, WatchLink};
@@ -57,8 +57,9 @@ enum About {
     Replication {
         asked: Moment,
     },
+    Counter,
     Time {
-        other_history: bool,
+        history: Option<Vec<u8>>,
     },
     Published,
 }
@@ -101,8 +102,6 @@ struct Complaints {
 #[derive(Default)]
 struct Memory {
     complaints: Complaints,
-    /// The history of the master that was met last.
-    replication_id: Option<Vec<u8>>,
 }
 
 impl Coordinator {
@@ -264,6 +263,8 @@ impl<'a> Watch<'a> {
         let coordinator = self.coordinator;
         let nodes = &coordinator.nodes;
         self.link.send(&[b"CLIENT", b"SETNAME", b"lockgate-watch"], About::Nothing);
+        // Fences that run ahead of the clock are to go on above those that others gave.
+        self.link.send(&[b"GET", companion::FENCE_COUNTER], About::Counter);
         self.ask_for_news();
         loop {
             if nodes.is_leaving() {
@@ -549,8 +550,15 @@ impl<'a> Watch<'a> {
             About::Value(key) => self.value_came(key, reply),
             About::Lease => self.lease_came(reply),
             About::Registration => self.registration_came(reply),
+            About::Counter => {
+                let fence =
+                    reply.and_then(Value::as_bytes).and_then(|text| std::str::from_utf8(text).ok()?.parse().ok());
+                if let Some(fence) = fence {
+                    self.coordinator.store.met_fence(fence, super::unix_us());
+                }
+            }
             About::Replication { asked } => self.replication_came(reply, asked),
-            About::Time { other_history } => {
+            About::Time { history } => {
                 let time_us = reply.and_then(Value::as_array).and_then(|time| match time {
                     [seconds, micros] => {
                         let [seconds, micros] = [seconds, micros].map(|part| u64::try_from(part.as_integer()?).ok());
@@ -559,7 +567,7 @@ impl<'a> Watch<'a> {
                     _ => None,
                 });
                 // Whoever does not tell the time is met at this node's own.
-                self.coordinator.met_master(time_us.unwrap_or_else(super::unix_us), other_history);
+                self.coordinator.store.met_history(history.as_deref(), time_us.unwrap_or_else(super::unix_us));
             }
         }
     }
@@ -590,18 +598,10 @@ impl<'a> Watch<'a> {
                 "INFO replication is refused: a failover is noticed only when the link to the old master breaks"
             );
         }
-        let id = text.and_then(|text| {
-            let mut lines = text.split(|byte| *byte == b'\n');
-            lines.find_map(|line| line.trim_ascii().strip_prefix(b"master_replid:"))
-        });
-        let other_history =
-            id.is_some() && self.memory.replication_id.as_deref().is_some_and(|known| Some(known) != id);
-        if other_history || !self.has_met_master {
+        let history = text.and_then(replication_id);
+        if !self.has_met_master || !self.coordinator.store.knows_history(history) {
             self.has_met_master = true;
-            if let Some(id) = id {
-                self.memory.replication_id = Some(id.to_vec());
-            }
-            self.link.send(&[b"TIME"], About::Time { other_history });
+            self.link.send(&[b"TIME"], About::Time { history: history.map(<[u8]>::to_vec) });
         }
     }
 }

@@ -27,14 +27,14 @@ impl LinkCaller {
 }
 
 impl Caller for LinkCaller {
-    fn reach(&self) -> impl Future<Output = Result<(), CallError>> + 'static {
-        let ping = (!self.pool.is_open()).then(|| self.call(b"*1\r\n$4\r\nPING\r\n".to_vec()));
+    fn reach(&self) -> impl Future<Output = Result<Option<Vec<u8>>, CallError>> + 'static {
+        const ASK: &[u8] = b"*2\r\n$4\r\nINFO\r\n$11\r\nreplication\r\n";
+        let info = (!self.pool.is_open()).then(|| self.call(ASK.to_vec()));
         async move {
-            match ping {
-                None => Ok(()),
-                // Whatever it answers, it is there.
-                Some(ping) => match ping.await {
-                    Ok(_) => Ok(()),
+            match info {
+                None => Ok(None),
+                Some(info) => match info.await {
+                    Ok(info) => Ok(Some(info)),
                     Err(CallError::Unavailable(why) | CallError::Lost(why)) => Err(CallError::Unavailable(why)),
                 },
             }

@@ -36,7 +36,7 @@ enum Due {
         script: Script,
         fate: Fate,
         tag: Tag,
-        floor: u64,
+        floor: (u64, u64),
         master: u32,
     },
     Returns {
@@ -130,6 +130,7 @@ struct Node {
     is_armed: bool,
     /// As the store has them.
     floor: u64,
+    ahead: u64,
     fence_max: u64,
     must_dial: bool,
     has_other_history: bool,
@@ -284,7 +285,7 @@ impl World {
                 // What was on its way to a master that is no more is lost.
                 let is_lost = master != self.master && fate != Fate::NeverSent;
                 let fate = if is_lost { Fate::LosesScript } else { fate };
-                self.upstream.floor = floor;
+                (self.upstream.floor, self.upstream.ahead) = floor;
                 self.runs(node, life, script, fate, tag);
             }
             Due::Returns { node, life, reply, sent, tag } if self.is_of(node, life) => {
@@ -299,6 +300,9 @@ impl World {
             }
             Due::Observes { node, life, seen, registered } if self.is_of(node, life) => {
                 self.nodes[node].is_looking = false;
+                if let Some(seen) = &seen {
+                    self.learns(node, &seen.value);
+                }
                 if self.nodes[node].has_watch {
                     self.nodes[node].is_armed = true;
                     self.step(node, Event::Observed { seen, registered });
@@ -338,7 +342,11 @@ impl World {
             Due::Restarts { node } => {
                 let life = self.nodes[node].life + 1;
                 self.say(|| format!("node {node} begins anew"));
+                // Its watch link reads the counter. That this was flushed after a failover and before this node's begin is not
+                // played: nobody could tell it how far fences had come.
+                let ahead = self.nodes[node].ahead.max(self.upstream.counter.saturating_sub(self.now.0));
                 self.nodes[node] = Node::new(self.rules, life, self.now);
+                self.nodes[node].ahead = ahead;
             }
             _ => {}
         }
@@ -456,9 +464,10 @@ impl World {
         let delay = if fate == Fate::NeverSent { 0 } else { self.delay() };
         let life = self.nodes[node].life;
         if std::mem::take(&mut self.nodes[node].must_dial) {
-            self.met_master(node, false);
+            let other_history = std::mem::take(&mut self.nodes[node].has_other_history);
+            self.met_master(node, other_history);
         }
-        let (floor, master) = (self.nodes[node].floor, self.master);
+        let (floor, master) = ((self.nodes[node].floor, self.nodes[node].ahead), self.master);
         self.after(delay, Due::Runs { node, life, script, fate, tag, floor, master });
     }
 
@@ -524,6 +533,25 @@ impl World {
     }
 
     fn returns(&mut self, node: usize, reply: Answered, sent: Sent, tag: Tag) {
+        let (Answered::Acquire(Tried::HandedOver { handed, .. })
+        | Answered::HandOver(Handing::To { handed, .. })
+        | Answered::Release(Released::Freed { handed: Some(handed), .. })) = &reply
+        else {
+            if let Answered::Acquire(Tried::Refused { seen, .. }) | Answered::HandOver(Handing::Held { seen, .. }) =
+                &reply
+            {
+                self.learns(node, &seen.value.clone());
+            }
+            return self.returned(node, reply, sent, tag);
+        };
+        match handed {
+            Handed::To { grant, .. } => self.learns(node, &grant.value.clone()),
+            Handed::Claimed { value, .. } => self.learns(node, &value.clone()),
+        }
+        self.returned(node, reply, sent, tag);
+    }
+
+    fn returned(&mut self, node: usize, reply: Answered, sent: Sent, tag: Tag) {
         match (reply, tag) {
             (Answered::Acquire(outcome), Tag::Try(call)) => {
                 if let Some((_, known)) = self.waiting.get_mut(&call.0) {
@@ -662,11 +690,25 @@ impl World {
         }
     }
 
+    /// As `Store::met_fence` does it, for every value that this node sees.
+    fn learns(&mut self, node: usize, value: &[u8]) {
+        let text = String::from_utf8_lossy(value);
+        let Some(fence) = text.split(' ').nth(1).and_then(|fence| fence.parse::<u64>().ok()) else { return };
+        let state = &mut self.nodes[node];
+        let ahead = fence.saturating_sub(self.now.0);
+        if ahead > 60_000_000 && ahead < state.ahead + (2 << 32) + 60_000_000 {
+            state.ahead = state.ahead.max(ahead);
+        }
+        state.fence_max = state.fence_max.max(fence);
+    }
+
     /// As `Store::met_master` does it.
     fn met_master(&mut self, node: usize, other_history: bool) {
-        let gap = if other_history { 1 << 32 } else { 1 };
         let state = &mut self.nodes[node];
-        state.floor = state.floor.max(self.now.0.max(state.fence_max) + gap);
+        if other_history {
+            state.ahead += 1 << 32;
+        }
+        state.floor = state.floor.max((self.now.0 + state.ahead).max(state.fence_max + 1));
     }
 
     fn forget_waits(&mut self, node: usize, is_meant: impl Fn(&Client) -> bool) {
@@ -839,6 +881,7 @@ impl Node {
             is_looking: false,
             is_armed: false,
             floor: now.0,
+            ahead: 0,
             fence_max: 0,
             must_dial: false,
             has_other_history: false,

@@ -99,6 +99,8 @@ pub struct Upstream {
     pub counter: u64,
     /// The lowest fence that the script under way may give.
     pub floor: u64,
+    /// By how much its node lets fences run ahead of the clock.
+    pub ahead: u64,
     /// The highest fence that was ever given: unlike the rest, no failover takes it back.
     pub fence_max: u64,
     /// Nodes that are told of the next change of the key.
@@ -158,7 +160,7 @@ impl Upstream {
         if !is_plain {
             self.counter += 1;
             if self.counter < self.floor {
-                self.counter = now.0.max(self.floor);
+                self.counter = (now.0 + self.ahead).max(self.floor);
             }
             fence = self.counter;
             assert!(fence > self.fence_max, "the fence {fence} comes after {}", self.fence_max);
