@@ -210,7 +210,7 @@ impl Coordinator {
 
     pub(super) fn load(&self) -> Load {
         let locks = self.errands.ties.load(Ordering::Relaxed);
-        Load { waiters: self.shards.waiting(), locks: locks as u64 }
+        Load { waiters: self.shards.waiting(), locks: locks as u64, ahead_us: self.store.ahead_us() }
     }
 }
 
@@ -487,10 +487,13 @@ impl<'a> Watch<'a> {
             }
             Heard::AllChanged => desk.all_changed(),
             Heard::Message { channel, payload } if channel == nodes::CHANNEL => {
-                if self.coordinator.nodes.heard(&payload, self.coordinator.now()) == News::Joined {
+                let news = self.coordinator.nodes.heard(&payload, self.coordinator.now());
+                if news == News::Joined {
                     // The newcomer has not heard of this node yet.
                     self.say("alive");
                 }
+                // Who began after a failover, or heard of it later, goes on above what the others gave since.
+                self.coordinator.store.met_ahead(self.coordinator.nodes.ahead_us(), super::unix_us());
             }
             Heard::Message { payload, .. } => self.message_came(&payload),
         }

@@ -205,6 +205,19 @@ impl Store {
         Ok(())
     }
 
+    /// By how many µs this node's fences run ahead of the upstream's clock.
+    pub fn ahead_us(&self) -> u64 {
+        self.ahead_us.load(Ordering::Relaxed)
+    }
+
+    /// Another node lets its fences run so far ahead.
+    pub fn met_ahead(&self, ahead_us: u64, now_us: u64) {
+        if ahead_us > self.ahead_us() && ahead_us < FENCE_MAX / 4 {
+            self.ahead_us.fetch_max(ahead_us, Ordering::Relaxed);
+            self.met_master(now_us, false);
+        }
+    }
+
     /// A fence that was given by whichever node: where they run ahead of the clock, this node's do so as well.
     pub fn met_fence(&self, fence: u64, now_us: u64) {
         self.fence_max.fetch_max(fence, Ordering::Relaxed);
