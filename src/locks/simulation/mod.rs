@@ -123,6 +123,8 @@ enum Told {
 
 struct Node {
     line: Line,
+    /// By how much its steady clock is ahead of the world's, in µs; it drifts.
+    skew_us: u64,
     /// Grows with every restart.
     life: u32,
     is_up: bool,
@@ -209,7 +211,7 @@ impl World {
         let is_orderly = dice.u8(..2) == 0;
         let crashes = dice.u8(..3) == 0;
         let failovers = dice.u8(..4) == 0;
-        let nodes = (0..dice.usize(1..4)).map(|_| Node::new(rules, 0, BEGINS)).collect();
+        let nodes = (0..dice.usize(1..4)).map(|_| Node::new(rules, 0, BEGINS, dice.u64(..3_000_000))).collect();
         World {
             seed,
             dice,
@@ -358,7 +360,8 @@ impl World {
                 self.disaster = self.now;
                 let known = self.nodes.iter().map(|node| node.ahead).max().unwrap_or(0);
                 let ahead = known.max(self.upstream.counter.saturating_sub(self.now.0));
-                self.nodes[node] = Node::new(self.rules, life, self.now);
+                let skew_us = self.dice.u64(..3_000_000);
+                self.nodes[node] = Node::new(self.rules, life, self.now, skew_us);
                 self.nodes[node].ahead = ahead;
                 self.met_master(node, false);
             }
@@ -441,6 +444,7 @@ impl World {
             self.holds.insert(key.fence, key.hold);
         }
         for given in std::mem::take(&mut self.upstream.given) {
+            let at = self.nodes[node].world(at);
             self.nobody_is_overtaken(&given, at);
         }
         let reply = reply.filter(|_| fate == Fate::Arrives).unwrap_or_else(|| match (&script, fate) {
@@ -498,7 +502,8 @@ impl World {
             _ => NOBODY,
         };
         self.say(|| format!("node {node}: {event:?}"));
-        for action in self.nodes[node].line.step(event, self.now) {
+        let at = self.nodes[node].clock(self.now);
+        for action in self.nodes[node].line.step(event, at) {
             self.say(|| format!("    {action:?}"));
             match action {
                 Action::Try { call, standing, turn } => {
@@ -531,6 +536,7 @@ impl World {
         {
             // A tick too many does no harm, one too few would.
             let life = *life;
+            let at = self.nodes[node].world(at);
             self.at(at.max(Moment(self.now.0 + 1)), Due::Ticks { node, life });
         }
         self.watch(node);
@@ -902,10 +908,21 @@ impl World {
 }
 
 impl Node {
-    fn new(rules: LineRules, life: u32, now: Moment) -> Self {
-        let line = Line::new(rules, now);
+    /// What its clock shows: it is as much ahead as it is, and a thousandth fast.
+    fn clock(&self, now: Moment) -> Moment {
+        Moment(now.0 + self.skew_us + now.0 / 1000)
+    }
+
+    /// When its clock shows that; a moment too late rather than too early.
+    fn world(&self, at: Moment) -> Moment {
+        Moment((at.0.saturating_sub(self.skew_us)) * 1000 / 1001 + 2)
+    }
+
+    fn new(rules: LineRules, life: u32, now: Moment, skew_us: u64) -> Self {
+        let line = Line::new(rules, Moment(now.0 + skew_us + now.0 / 1000));
         Node {
             line,
+            skew_us,
             life,
             is_up: true,
             has_watch: true,
