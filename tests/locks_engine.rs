@@ -431,7 +431,8 @@ fn data_is_no_lock_and_a_lock_taken_around_us_is_anothers() {
 #[test]
 fn leases_and_waits_are_cut_at_their_maximum() {
     story(async |server| {
-        let settings = LockSettings { default_ttl_ms: 7000, max_ttl_ms: 9000, max_wait_ms: 30, ..settings() };
+        let settings =
+            LockSettings { default_ttl_ms: 7000.into(), max_ttl_ms: 9000.into(), max_wait_ms: 30.into(), ..settings() };
         let node = Node::with(server, settings);
         let mut side = server.side_wire();
         let mut lease = |line: &str| (side.run(line).int() + 999) / 1000;

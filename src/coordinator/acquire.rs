@@ -140,8 +140,8 @@ impl Coordinator {
     }
 
     /// The call as its line takes it, and when its wait ends.
-    fn asked_for(&self, args: &AcquireArgs) -> (AskedFor, Option<Moment>) {
-        let wait_ms = args.wait_ms.min(self.settings.max_wait_ms);
+    pub(super) fn asked_for(&self, args: &AcquireArgs) -> (AskedFor, Option<Moment>) {
+        let wait_ms = args.wait_ms.min(self.settings.max_wait_ms.get());
         let asked = AskedFor {
             call: self.next_call(),
             actor: Actor::Owner(args.owner.clone()),
@@ -150,7 +150,7 @@ impl Coordinator {
                 lease_ms: self.settings.lease_ms(args.ttl_ms),
                 meta: args.meta.clone(),
             },
-            level: args.level,
+            level: args.level.unwrap_or_default(),
             may_wait: wait_ms > 0,
             ticket_ms: 0,
             place: None,
@@ -158,7 +158,7 @@ impl Coordinator {
         (asked, (wait_ms > 0).then(|| self.now().plus_ms(wait_ms)))
     }
 
-    fn acquire_reply<C: Caller>(
+    pub(super) fn acquire_reply<C: Caller>(
         self: &Arc<Self>,
         asker: &Asker<C>,
         key: &LockKey,

@@ -7,7 +7,7 @@ use tokio::sync::Notify;
 use super::shards::{Fed, HandOver};
 use super::{Coordinator, seen};
 use crate::domain::LockKey;
-use crate::locks::{Event, Handing};
+use crate::locks::{Event, Handed, Handing};
 use crate::store::{HandedOver, StoreError};
 use crate::upstream::call::{CallError, Caller};
 
@@ -56,7 +56,11 @@ async fn hand_on<C: Caller>(coordinator: Arc<Coordinator>, key: LockKey, first: 
         let store = &coordinator.store;
         let (sent, times, offers) = (turn.sent(), coordinator.times(&turn), turn.offers);
         let is_rule_key = coordinator.settings.lock_keys.matches(&key.name);
+        let since = coordinator.now();
         let handed = store.hand_over(&service, &key, &task, &offers, times, is_rule_key).await;
+        if matches!(handed, Ok(HandedOver::To(Handed::To { .. }, _))) {
+            coordinator.handed_over_since(since);
+        }
         let outcome = match handed {
             Ok(HandedOver::To(handed, registered)) => Handing::To { handed, registered },
             Ok(HandedOver::Confirmed(grant, registered)) => Handing::Confirmed { grant, registered },

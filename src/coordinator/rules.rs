@@ -1,10 +1,12 @@
 //! Which keys are lock keys by their name.
 
+use std::sync::Arc;
+
 use crate::commands::glob;
 
 /// Globs over key names, as Redis' `KEYS` understands them.
 #[derive(Debug, Clone)]
-pub struct LockKeys(Vec<Vec<u8>>);
+pub struct LockKeys(Vec<Arc<str>>);
 
 impl Default for LockKeys {
     fn default() -> Self {
@@ -14,13 +16,18 @@ impl Default for LockKeys {
 
 impl LockKeys {
     /// The keys that match one of `globs`.
-    pub fn new<T: AsRef<[u8]>>(globs: impl IntoIterator<Item = T>) -> Self {
-        LockKeys(globs.into_iter().map(|glob| glob.as_ref().to_vec()).collect())
+    pub fn new<T: AsRef<str>>(globs: impl IntoIterator<Item = T>) -> Self {
+        LockKeys(globs.into_iter().map(|glob| glob.as_ref().into()).collect())
     }
 
     /// `true` where a rule takes the key of that name for a lock.
     pub fn matches(&self, name: &[u8]) -> bool {
-        self.0.iter().any(|glob| glob::matches(glob, name))
+        self.0.iter().any(|glob| glob::matches(glob.as_bytes(), name))
+    }
+
+    /// The first rule that takes the key of that name for a lock, as it was written.
+    pub fn rule_for(&self, name: &[u8]) -> Option<Arc<str>> {
+        self.0.iter().find(|glob| glob::matches(glob.as_bytes(), name)).cloned()
     }
 }
 

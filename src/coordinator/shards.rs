@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
@@ -80,6 +80,9 @@ pub struct Shards {
     shards: Vec<Mutex<HashMap<LockKey, Seat>>>,
     hasher: RandomState,
     rules: LineRules,
+    /// The two of the rules that can change.
+    waiting_max: AtomicUsize,
+    promote_after_us: AtomicU64,
     is_closing: AtomicBool,
 }
 
@@ -87,14 +90,39 @@ impl Shards {
     /// No line anywhere.
     pub fn new(rules: LineRules) -> Self {
         let shards = (0..SHARDS).map(|_| Mutex::default()).collect();
-        Shards { shards, hasher: RandomState::new(), rules, is_closing: AtomicBool::new(false) }
+        Shards {
+            shards,
+            hasher: RandomState::new(),
+            waiting_max: AtomicUsize::new(rules.waiting_max),
+            promote_after_us: AtomicU64::new(rules.promote_after_us),
+            rules,
+            is_closing: AtomicBool::new(false),
+        }
+    }
+
+    /// From here on lines take so many waiters, those that stand too; new lines rank by `promote_after_us`.
+    pub fn change_rules(&self, waiting_max: usize, promote_after_us: u64) {
+        self.waiting_max.store(waiting_max, Ordering::Relaxed);
+        self.promote_after_us.store(promote_after_us, Ordering::Relaxed);
+        for shard in &self.shards {
+            let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+            shard.values_mut().for_each(|seat| seat.line.set_waiting_max(waiting_max));
+        }
+    }
+
+    fn rules(&self) -> LineRules {
+        LineRules {
+            waiting_max: self.waiting_max.load(Ordering::Relaxed),
+            promote_after_us: self.promote_after_us.load(Ordering::Relaxed),
+            ..self.rules
+        }
     }
 
     /// A call arrives. Returns the bell that rings when it is told something.
     pub fn enter(&self, key: &LockKey, mut event: Event, now: Moment) -> (Arc<Notify>, Fed) {
         let mut shard = self.shard(key);
         let bell = Arc::new(Notify::new());
-        let seat = shard.entry(key.clone()).or_insert_with(|| Seat::new(self.rules, now));
+        let seat = shard.entry(key.clone()).or_insert_with(|| Seat::new(self.rules(), now));
         let mut asker = None;
         if let Event::Asks(asked) = &mut event {
             // Read under the shard's lock: `close` has either not come to this shard yet, or is seen here.
@@ -120,7 +148,7 @@ impl Shards {
     /// As [`Shards::feed`], and a line is made where there is none.
     pub fn feed_always(&self, key: &LockKey, event: Event, now: Moment) -> Fed {
         let mut shard = self.shard(key);
-        let fed = shard.entry(key.clone()).or_insert_with(|| Seat::new(self.rules, now)).feed(event, None, true, now);
+        let fed = shard.entry(key.clone()).or_insert_with(|| Seat::new(self.rules(), now)).feed(event, None, true, now);
         Self::tidy(&mut shard, key);
         fed
     }
@@ -207,6 +235,15 @@ impl Shards {
     /// How many keys have a line.
     pub fn len(&self) -> usize {
         self.shards.iter().map(|shard| shard.lock().unwrap_or_else(PoisonError::into_inner).len()).sum()
+    }
+
+    /// How many calls wait, over all keys.
+    pub fn waiting(&self) -> usize {
+        let of_shard = |shard: &Mutex<HashMap<LockKey, Seat>>| {
+            let shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+            shard.values().map(|seat| seat.line.waiting()).sum::<usize>()
+        };
+        self.shards.iter().map(of_shard).sum()
     }
 
     fn shard(&self, key: &LockKey) -> MutexGuard<'_, HashMap<LockKey, Seat>> {

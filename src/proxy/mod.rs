@@ -20,8 +20,8 @@ use tokio::sync::watch;
 use self::listener::{Bound, ListenError, bind};
 use self::registry::Registry;
 use self::worker::{Shared, Stop};
-use crate::config::Config;
-use crate::coordinator::{Coordinator, LockKeys, LockSettings};
+use crate::config::{Config, LiveConfig};
+use crate::coordinator::{Coordinator, LockKeys, LockLimits, LockSettings};
 use crate::upstream::links::LinkSettings;
 use crate::upstream::url::Endpoint;
 
@@ -49,17 +49,22 @@ pub struct Running {
 }
 
 /// Binds the listener and starts the workers. Returns at once, whether or not the upstream is there.
-pub fn start(config: Arc<Config>, endpoint: Endpoint) -> Result<Running, StartError> {
+/// `live` is what is in force while it runs.
+pub fn start(config: Arc<Config>, live: Arc<LiveConfig>, endpoint: Endpoint) -> Result<Running, StartError> {
     let count = match config.workers {
         0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
         workers => workers,
     };
     let Bound { address, listeners, path } = bind(&config.listen, count)?;
+    let coordinator = Coordinator::new(lock_settings(&config));
+    let heeding = coordinator.clone();
+    live.on_change(move |config| heeding.change_limits(&lock_limits(config)));
     let shared = Arc::new(Shared {
         endpoint,
+        live,
         links: link_settings(&config),
         registry: Registry::new(config.limits.connections),
-        coordinator: Coordinator::new(lock_settings(&config)),
+        coordinator,
         own_in_use: Arc::new(AtomicUsize::new(0)),
         reached: Arc::new(AtomicU64::new(0)),
         trust_clients: config.trust_clients,
@@ -128,14 +133,25 @@ fn link_settings(config: &Config) -> LinkSettings {
     }
 }
 
-fn lock_settings(config: &Config) -> LockSettings {
+fn lock_limits(config: &Config) -> LockLimits {
     let ms = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
-    LockSettings {
+    LockLimits {
         default_ttl_ms: ms(config.default_ttl),
         max_ttl_ms: ms(config.max_ttl),
         max_wait_ms: ms(config.max_wait),
         max_queue: config.max_queue as u64,
         promote_after_ms: ms(config.promote_after.unwrap_or_default()),
+    }
+}
+
+fn lock_settings(config: &Config) -> LockSettings {
+    let LockLimits { default_ttl_ms, max_ttl_ms, max_wait_ms, max_queue, promote_after_ms } = lock_limits(config);
+    LockSettings {
+        default_ttl_ms: default_ttl_ms.into(),
+        max_ttl_ms: max_ttl_ms.into(),
+        max_wait_ms: max_wait_ms.into(),
+        max_queue,
+        promote_after_ms,
         lock_keys: match config.lock_keys.is_empty() {
             true => LockKeys::default(),
             false => LockKeys::new(config.lock_keys.iter().map(|rule| &rule.pattern)),

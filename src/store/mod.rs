@@ -1,9 +1,11 @@
 //! The shared truth: every transition of a lock is one script on the upstream. This layer knows how to ask for a transition and
 //! what the answer says; who is asked for, and when, the layers above decide.
 
+mod acquire_all;
 pub mod companion;
 mod reply;
 mod script;
+mod transfer;
 pub mod value;
 
 use std::sync::Arc;
@@ -12,8 +14,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crate::domain::{CallId, FIELD_SEPARATOR, Fence, Level, LockKey, PlainLease};
 use crate::locks::{Form, Grant, Handed, Named, Offer, Registered, Standing, Task};
 use crate::upstream::call::{CallError, Caller};
+pub use acquire_all::{AllAcquired, AllAsked, Taken};
 use reply::Reply;
 use script::Script;
+pub use transfer::Transfer;
 use value::{FENCE_MAX, Fields};
 
 /// Why a transition has no outcome.
