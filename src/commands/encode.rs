@@ -25,13 +25,26 @@ impl Shape {
 
     /// The shape of one entry of `COMMAND` or `COMMAND INFO`, at the front of `entry`.
     pub fn of_info(resp: Resp, entry: &[u8]) -> Result<Shape, Malformed> {
-        let mut cursor = Cursor::new(entry);
-        let fields = cursor.values()?;
-        for _ in 1..fields {
+        Shape::of_infos(resp, entry, 1)
+    }
+
+    /// The shape of `count` such entries. How an empty list of subcommands looks, only a command without subcommands tells.
+    pub fn of_infos(resp: Resp, entries: &[u8], count: usize) -> Result<Shape, Malformed> {
+        let mut cursor = Cursor::new(entries);
+        let mut shape = Shape::newest(resp);
+        for _ in 0..count {
+            shape.fields = cursor.values()?;
+            for _ in 1..shape.fields {
+                cursor.skip()?;
+            }
+            let last = &entries[cursor.position()..];
+            if last.starts_with(b"~0\r") || last.starts_with(b"*0\r") {
+                shape.has_subcommand_set = last[0] == b'~';
+                break;
+            }
             cursor.skip()?;
         }
-        let has_subcommand_set = entry.get(cursor.position()) == Some(&b'~');
-        Ok(Shape { fields, has_subcommand_set, ..Shape::newest(resp) })
+        Ok(shape)
     }
 
     /// The shape of the entries of `COMMAND DOCS`.

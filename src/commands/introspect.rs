@@ -42,8 +42,12 @@ enum Kind {
     DocsOf(Vec<Asked>),
     /// The upstream was asked about a command of its own, and did not refuse.
     Instead(Vec<u8>),
-    /// The elements of a guarded command's keys behind that of the lock.
-    KeysBehind(Vec<u8>),
+    /// A guarded command's keys behind this element, that of the lock.
+    KeysBehind {
+        lock: Vec<u8>,
+        /// The command has no arguments, for which the upstream would refuse to answer; it was asked with one.
+        is_padded: bool,
+    },
 }
 
 #[derive(Debug)]
@@ -108,6 +112,8 @@ fn list(args: &[&[u8]], resp: Resp) -> Plan {
     if ours.is_empty() { Plan::Forward } else { ask(args, resp, Kind::List(ours)) }
 }
 
+/// What Redis says where a command cannot have so many arguments.
+const WRONG_NUMBER: &[u8] = b"-ERR Invalid number of arguments specified for command\r\n";
 /// What Redis says where a command has no keys.
 const NO_KEYS: &[u8] = b"-ERR The command has no key arguments\r\n";
 
@@ -121,7 +127,7 @@ fn keys(args: &[&[u8]], spec: &'static LockSpec, inner: &[&[u8]], resp: Resp) ->
     let is_right_number = spec.takes(inner.len() + 1);
     let answer = match spec.keys {
         Keys::None => NO_KEYS.to_vec(),
-        _ if !is_right_number => b"-ERR Invalid number of arguments specified for command\r\n".to_vec(),
+        _ if !is_right_number => WRONG_NUMBER.to_vec(),
         Keys::First(flags) => list(&inner[..1], flags),
         Keys::Counted(flags) => match counted_keys(inner) {
             Some(keys) => list(keys, flags),
@@ -129,8 +135,12 @@ fn keys(args: &[&[u8]], spec: &'static LockSpec, inner: &[&[u8]], resp: Resp) ->
         },
         Keys::FirstAndInner(flags) => {
             // Whatever stands behind key and fence the upstream knows.
-            let request = [&args[..2], &inner[2..]].concat();
-            return ask(&request, resp, Kind::KeysBehind(elements(&inner[..1], flags)));
+            let mut request = [&args[..2], &inner[2..]].concat();
+            let is_padded = inner.len() == 3;
+            if is_padded {
+                request.push(b"k");
+            }
+            return ask(&request, resp, Kind::KeysBehind { lock: elements(&inner[..1], flags), is_padded });
         }
     };
     ask(&[args[0], args[1], SAMPLE, b"k"], resp, Kind::Instead(answer))
@@ -146,7 +156,7 @@ impl Merge {
     /// The client's reply, made from the upstream's raw one, which is one whole frame. An error, and whatever is not understood, passes
     /// through as it is.
     pub fn apply(self, upstream: Vec<u8>) -> Vec<u8> {
-        if let (Kind::KeysBehind(lock), NO_KEYS) = (&self.kind, upstream.as_slice()) {
+        if let (Kind::KeysBehind { lock, .. }, NO_KEYS) = (&self.kind, upstream.as_slice()) {
             return [encode::head(1, false, self.resp), lock.clone()].concat();
         }
         if matches!(upstream.first(), None | Some(b'-' | b'!')) {
@@ -160,7 +170,8 @@ impl Merge {
             Kind::InfoOf(asked) => info_of(&upstream, &asked, self.resp),
             Kind::DocsOf(asked) => docs_of(&upstream, &asked, self.resp),
             Kind::Instead(answer) => Ok(answer),
-            Kind::KeysBehind(lock) => keys_behind(&lock, &upstream, self.resp),
+            Kind::KeysBehind { is_padded: true, .. } => Ok(WRONG_NUMBER.to_vec()),
+            Kind::KeysBehind { lock, .. } => keys_behind(&lock, &upstream, self.resp),
         };
         merged.unwrap_or(upstream)
     }
@@ -180,7 +191,7 @@ fn info_of_all(upstream: &[u8], resp: Resp) -> Result<Vec<u8>, Malformed> {
         return Ok(upstream.to_vec());
     }
     let entries = &upstream[cursor.position()..];
-    let shape = Shape::of_info(resp, entries)?;
+    let shape = Shape::of_infos(resp, entries, theirs)?;
     let mut reply = encode::head(theirs + LOCK_COMMANDS.len(), false, resp);
     reply.extend_from_slice(entries);
     reply.extend(LOCK_COMMANDS.iter().flat_map(|spec| encode::info(spec, shape)));
@@ -377,6 +388,8 @@ mod tests {
         let args: Vec<&[u8]> = guard.split(' ').map(str::as_bytes).collect();
         let Plan::Ask { request, .. } = plan(&args, Resp::V2) else { panic!("passed as it is") };
         assert!(request.starts_with(b"*7\r\n$7\r\nCOMMAND\r\n$7\r\nGETKEYS\r\n$4\r\nmset\r\n"));
+        let lone = answered("COMMAND GETKEYS lock.guard K 7 get", Resp::V2, "*1 $1 k ");
+        assert_eq!(lone.as_bytes(), WRONG_NUMBER);
         let theirs = "*2 $1 a $1 b ";
         assert_eq!(answered(guard, Resp::V2, theirs), "*3\r\n$1\r\nK\r\n$1\r\na\r\n$1\r\nb\r\n");
         let Plan::Ask { merge, .. } = plan(&args, Resp::V2) else { panic!("passed as it is") };
