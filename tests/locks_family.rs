@@ -273,6 +273,30 @@ fn a_transferred_lock_is_renewed_and_released_for_its_old_holder_no_more() {
     ann.assert_nothing_waits();
 }
 
+// ---- LOCK.FORCE
+
+#[test]
+fn a_forced_lock_goes_to_the_next_in_line_and_its_holder_is_told() {
+    let stage = Stage::new();
+    let (mut ann, mut admin, mut waiter) = (stage.client3(), stage.client(), stage.client());
+    let fence = ann.run("LOCK.ACQUIRE orders:1 ann TTL 300 KEEPALIVE").int();
+    waiter.waits_for("orders:1", "eve");
+    stage.await_waiters("orders:1", 1);
+    assert_eq!(admin.run("LOCK.FORCE orders:1"), Reply::Int(1));
+    assert!(waiter.is_granted() > fence);
+    assert_eq!(told_of_loss(&mut ann), ("orders:1".into(), "ann".into(), "taken".into()));
+    assert_eq!(ann.run("LOCK.RELEASE orders:1 ann"), Reply::Int(0));
+    waiter.releases("orders:1", "eve");
+    assert_eq!(admin.run("LOCK.FORCE orders:1"), Reply::Int(0));
+    stage.bypass().run("SET lock:1 somebody NX");
+    stage.bypass().run("SET data something");
+    stage.bypass().run("LPUSH list a");
+    assert_eq!(admin.run("LOCK.FORCE lock:1"), Reply::Int(1));
+    assert_eq!(admin.run("LOCK.FORCE data"), Reply::Error("ERR 'data' is not a lock".into()));
+    assert!(admin.run("LOCK.FORCE list").is_error("WRONGTYPE"));
+    assert_eq!(stage.bypass().run("EXISTS lock:1 data list"), Reply::Int(2));
+}
+
 // ---- LOCK.LIST
 
 /// Every page of it.
