@@ -788,6 +788,26 @@ fn every_command_refuses_a_wrong_number_of_arguments_and_lockgates_own_keys() {
     }
 }
 
+#[test]
+fn who_may_not_rule_the_upstream_does_not_rule_lockgate() {
+    let stage = Stage::new();
+    stage.bypass().run("ACL SETUSER worker on >pw ~* +@all -@dangerous");
+    stage.bypass().run("ACL SETUSER admin on >pw ~* +@all");
+    let (mut worker, mut admin) = (stage.client(), stage.client());
+    worker.run("AUTH worker pw");
+    admin.run("AUTH admin pw");
+    worker.acquires("orders:1", "ann");
+    for line in ["LOCK.CONFIG GET *", "LOCK.CONFIG SET max_wait 5s", "LOCK.FORCE orders:1", "LOCK.CLEANUP"] {
+        assert!(worker.run(line).is_error("NOPERM"), "{line}");
+    }
+    assert_eq!(stage.holder("orders:1").as_deref(), Some("ann"));
+    assert_eq!(admin.run("LOCK.CONFIG SET max_wait 5s"), Reply::Simple("OK".into()));
+    assert_eq!(admin.run("LOCK.FORCE orders:1"), Reply::Int(1));
+    for line in ["LOCK.STATS", "LOCK.LIST 0", "LOCK.SLOWLOG GET", "LOCK.HELP"] {
+        assert!(!matches!(worker.run(line), Reply::Error(_)), "{line}");
+    }
+}
+
 // ---- `lock.lost`
 
 /// The push that tells of a lost lock.

@@ -9,10 +9,11 @@ use super::conversation::Stream;
 use super::lock_help;
 use super::own::OwnMode;
 use super::{Gone, Session};
-use crate::commands::glob;
+use crate::commands::{glob, lock_command};
 use crate::commands::lock_args::{ConfigArgs, LockCommand, LockRequest};
 use crate::coordinator::{Asker, LockReply, LostLock};
 use crate::domain::Resp;
+use crate::protocol::args::encode_command;
 use crate::protocol::frame;
 use crate::proxy::registry::Wish;
 use crate::upstream::caller::LinkCaller;
@@ -38,6 +39,11 @@ impl Session {
             self.answer_line("-NOAUTH Authentication required.");
             return Ok(());
         }
+        let is_ruling = lock_command(args[0]).is_some_and(|spec| spec.categories.contains(&"@admin"));
+        if is_ruling && let Err(refusal) = self.may_rule().await? {
+            self.answer(&refusal);
+            return Ok(());
+        }
         match request {
             LockRequest::Engine(command) => self.lock_call(command).await?,
             LockRequest::Guard(guard) => self.guarded(guard).await?,
@@ -57,6 +63,18 @@ impl Session {
             LockRequest::Help => self.answer_lock(&lock_help::lines()),
         }
         Ok(())
+    }
+
+    /// Whether the upstream lets this client run CONFIG. Who may not rule there is not to rule here: neither keys nor scripts give
+    /// that away. The error is the reply.
+    async fn may_rule(&mut self) -> Result<Result<(), Vec<u8>>, Gone> {
+        let mut question = Vec::new();
+        encode_command(&[&b"CONFIG"[..], b"GET", b"lockgate"], &mut question);
+        Ok(match self.ask(question).await? {
+            Ok(reply) if reply.starts_with(b"-NOPERM") || reply.starts_with(b"-NOAUTH") => Err(reply),
+            Ok(_) => Ok(()),
+            Err(error) => Err(format!("-UNAVAILABLE {error}; try again\r\n").into_bytes()),
+        })
     }
 
     async fn lock_call(&mut self, command: LockCommand) -> Result<(), Gone> {
