@@ -9,8 +9,10 @@ use crate::domain::{Fence, LockKey, Moment};
 
 /// Enough that workers seldom meet at one.
 const SHARDS: usize = 32;
-/// Most locks that are noted in one shard; 40 MB in all. What is granted beyond them is not measured.
-const HOLDS_MAX: usize = 32_768;
+/// Most locks that are noted in one shard; 35 MB in all. What is granted beyond them is not measured.
+const HOLDS_MAX: usize = 28_672;
+/// A full shard is swept so often at most, in ms.
+const SWEEP_EVERY_MS: u64 = 1000;
 /// From here on a shard is swept when it has grown to twice what the last sweep left.
 const SWEEP_FROM: usize = 64;
 
@@ -26,11 +28,13 @@ struct Shard {
     /// By the key's hash: two keys of one hash would only spoil a figure.
     held: HashMap<u64, Hold>,
     sweep_at: usize,
+    /// A full shard is not swept before then.
+    rests_until: Moment,
 }
 
 impl Default for Shard {
     fn default() -> Self {
-        Shard { held: HashMap::new(), sweep_at: SWEEP_FROM }
+        Shard { held: HashMap::new(), sweep_at: SWEEP_FROM, rests_until: Moment::default() }
     }
 }
 
@@ -38,7 +42,8 @@ impl Shard {
     /// Forgets what has expired.
     fn sweep(&mut self, now: Moment) {
         self.held.retain(|_, hold| hold.until > now);
-        self.sweep_at = (self.held.len() * 2).max(SWEEP_FROM);
+        self.sweep_at = (self.held.len() * 2).clamp(SWEEP_FROM, HOLDS_MAX);
+        self.rests_until = now.plus_ms(SWEEP_EVERY_MS);
         self.held.shrink_to(self.sweep_at);
     }
 }
@@ -66,7 +71,8 @@ impl Holds {
             *hold = Hold { fence, since, until };
             return;
         }
-        if shard.held.len() >= shard.sweep_at {
+        let is_full = shard.held.len() >= HOLDS_MAX;
+        if shard.held.len() >= shard.sweep_at && (!is_full || now >= shard.rests_until) {
             shard.sweep(now);
         }
         if shard.held.len() < HOLDS_MAX {
@@ -140,5 +146,20 @@ mod tests {
         }
         let kept: usize = holds.shards.iter().map(|shard| open(shard).held.len()).sum();
         assert!(kept <= SHARDS * (SWEEP_FROM + 1), "{kept}");
+    }
+
+    #[test]
+    fn what_is_noted_has_a_bound_and_room_again_when_leases_end() {
+        let holds = Holds::default();
+        let most = SHARDS * HOLDS_MAX;
+        let grant = |number: usize, now: Moment| {
+            holds.granted(&LockKey::new(0, &number.to_le_bytes()), Fence(1), 10_000, now);
+        };
+        (0..most + most / 10).for_each(|number| grant(number, Moment::default()));
+        let full = holds.count(Moment::default());
+        assert!(full <= most && full > most * 9 / 10, "{full}");
+        let later = Moment::default().plus_ms(20_000);
+        (0..1000).for_each(|number| grant(most * 2 + number, later));
+        assert_eq!(holds.count(later), 1000);
     }
 }

@@ -296,17 +296,13 @@ impl Coordinator {
 
 /// Runs all of them side by side; what they came to, in their order.
 async fn join_all<F: Future>(futures: impl IntoIterator<Item = F>) -> Vec<F::Output> {
-    let mut running: Vec<(Option<Pin<Box<F>>>, Option<F::Output>)> =
-        futures.into_iter().map(|future| (Some(Box::pin(future)), None)).collect();
+    let mut running: Vec<Running<F>> = futures.into_iter().map(|future| Running::On(Box::pin(future))).collect();
     std::future::poll_fn(|cx| {
         let mut is_done = true;
-        for (future, outcome) in &mut running {
-            if let Some(polled) = future {
+        for future in &mut running {
+            if let Running::On(polled) = future {
                 match polled.as_mut().poll(cx) {
-                    Poll::Ready(ready) => {
-                        *outcome = Some(ready);
-                        *future = None;
-                    }
+                    Poll::Ready(outcome) => *future = Running::Done(outcome),
                     Poll::Pending => is_done = false,
                 }
             }
@@ -314,5 +310,15 @@ async fn join_all<F: Future>(futures: impl IntoIterator<Item = F>) -> Vec<F::Out
         if is_done { Poll::Ready(()) } else { Poll::Pending }
     })
     .await;
-    running.into_iter().filter_map(|(_, outcome)| outcome).collect()
+    let outcome = |future| match future {
+        Running::On(_) => None,
+        Running::Done(outcome) => Some(outcome),
+    };
+    running.into_iter().filter_map(outcome).collect()
+}
+
+/// One of several futures.
+enum Running<F: Future> {
+    On(Pin<Box<F>>),
+    Done(F::Output),
 }

@@ -1,7 +1,7 @@
 //! Carries out what the lines decide: one coordinator for all workers of the process. It brings the pure state machine its clock,
 //! its scripts and its clients.
 //!
-//! A held lock that nobody waits for costs nothing here. A call is a future that its session awaits; dropping the future means that
+//! A held lock that nobody waits for costs nothing here but a note for the statistics. A call is a future that its session awaits; dropping the future means that
 //! the client has left, and is safe at any moment. Whoever feeds an event to a line carries out what follows, on his own links; what
 //! concerns a call of another worker reaches it by its door.
 

@@ -44,14 +44,17 @@ impl AcquireAllArgs {
 }
 
 /// Reads `numkeys key… owner`, with nothing behind it.
-pub(super) fn release_all(args: &[&[u8]]) -> Result<(Vec<Arc<[u8]>>, OwnerId), String> {
+pub(super) fn release_all(args: &[&[u8]]) -> Result<(Keys, OwnerId), String> {
     match keys_and_owner(args)? {
         (keys, owner, []) => Ok((keys, owner)),
         _ => Err(syntax_error()),
     }
 }
 
-type KeysAndOwner<'a, 'b> = (Vec<Arc<[u8]>>, OwnerId, &'b [&'a [u8]]);
+type Keys = Vec<Arc<[u8]>>;
+
+/// With what follows them.
+type KeysAndOwner<'a, 'b> = (Keys, OwnerId, &'b [&'a [u8]]);
 
 fn keys_and_owner<'a, 'b>(args: &'b [&'a [u8]]) -> Result<KeysAndOwner<'a, 'b>, String> {
     let (count, rest) = args.split_first().ok_or_else(syntax_error)?;
