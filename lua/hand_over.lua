@@ -23,8 +23,16 @@ if value then
   mine = redis.call('HGET', KEYS[3], node) or nil
   first, second = with_newcomer(first, second, mine)
 end
+local kind, time = lease:sub(1, 1), lease:sub(2)
+if what == 'confirm' and value == expected and kind == 'A' then
+  local now = redis.call('TIME')
+  if tonumber(time) <= now[1] * 1000 + math.floor(now[2] / 1000) then
+    -- The moment until which he wanted it is over: it goes to the next.
+    what = 'back'
+    if call_of(first) == confirmed_call then first, second = second, nil end
+  end
+end
 if what == 'confirm' and value == expected then
-  local kind, time = lease:sub(1, 1), lease:sub(2)
   local written
   if kind == 'N' then
     written = redis.pcall('SET', lock, confirmed)

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::Duration;
 
-use lockgate::config::{self, ByteSize, Config, Flags, KEYS, Loaded, LogFormat, LogLevel, RULE_KEYS, Sources};
+use lockgate::config::{self, ByteSize, Config, Flags, KEYS, Loaded, LogFormat, LogLevel, Mode, RULE_KEYS, Sources};
 use lockgate::domain::Level;
 use lockgate::upstream::url::{Address, Upstream};
 
@@ -105,7 +105,7 @@ fn every_key_of_a_whole_file_is_read() {
         max_queue = 17
         promote_after = "2s"
         wait_replicas = 0
-        fallback = true
+        fallback = false
         drain_timeout = "0s"
         trust_clients = true
         client_timeout = "0s"
@@ -114,6 +114,13 @@ fn every_key_of_a_whole_file_is_read() {
         wait = "5s"
         priority = "HIGH"
         percent = 50
+        mode = "shadow"
+        poll_ticket = "500ms"
+        wait_while_holding = true
+        barge = true
+        max_ttl = "1m"
+        default_ttl = "30s"
+        max_queue = 9
         users = ["forgeflow"]
         [[lock_keys]]
         match = "*"
@@ -154,6 +161,12 @@ fn every_key_of_a_whole_file_is_read() {
     assert_eq!(config.lock_keys[0].wait, Some(Duration::from_secs(5)));
     assert_eq!(config.lock_keys[0].priority, Some(Level::High));
     assert_eq!(config.lock_keys[0].users, ["forgeflow"]);
+    let rule = &config.lock_keys[0];
+    assert_eq!((rule.percent, rule.mode, rule.max_queue), (50, Mode::Shadow, 9));
+    assert_eq!((rule.poll_ticket, rule.wait_while_holding, rule.barge), (Some(Duration::from_millis(500)), true, true));
+    let lease = |seconds| Some(Duration::from_secs(seconds));
+    assert_eq!((rule.max_ttl, rule.default_ttl), (lease(60), lease(30)));
+    assert!(!config.fallback);
     assert_eq!((config.links.shared, config.links.own_max, config.links.idle_timeout), (3, 77, None));
     assert_eq!(config.nodes.id.as_deref(), Some("north"));
     assert_eq!(config.limits.connections, 42);
@@ -246,6 +259,10 @@ fn an_error_names_file_line_column_key_and_the_fix() {
             "[[lock_keys]]\nmacth = 'x'",
             "lockgate.toml:2:1: lock_keys.macth: is no key of Lockgate; did you mean match?",
         ),
+        (
+            "[[lock_keys]]\nmatch = 'x'\nmax_ttl = '1m'\ndefault_ttl = '2m'",
+            "lock_keys.default_ttl: default_ttl (2m) is longer than max_ttl (1m); lower default_ttl or raise max_ttl",
+        ),
         ("[[lock_keys]]\nmatch = 'x'\npercent = 101", "lock_keys.percent: 101 is out of range; write 0 to 100"),
         ("[[lock_keys]]\nmatch = 'x'\npriority = 'top'", "lock_keys.priority: 'top' does not fit; write \"low\""),
         ("upstream_password_file = '/x'", "upstream_password_file: is set, but the embedded upstream has no password"),
@@ -319,7 +336,6 @@ fn what_this_version_does_not_do_is_refused_and_not_ignored() {
         "mode = 'shadow'",
         "wait_replicas = 1",
         "wait_replicas = 'majority'",
-        "fallback = false",
         "[limits]\nproxy_protocol = true",
         "[tls]\ncert = 'x'",
         "[upstream_tls]\nca = 'x'",
@@ -340,7 +356,7 @@ fn what_this_version_does_not_do_is_refused_and_not_ignored() {
         .is_refused("LOCKGATE_TLS__CERT: tls.cert: TLS for clients comes");
     Said::nothing().in_variable("DISABLE_ENHANCED_LOCKING", "true").is_refused("DISABLE_ENHANCED_LOCKING: ");
     // And what asks for nothing more than this version does is fine.
-    file("admin = 'off'\nmode = 'on'\nwait_replicas = 0\nfallback = true\n[deadlock]\nmode = 'off'").loads();
+    file("admin = 'off'\nmode = 'on'\nwait_replicas = 0\n[deadlock]\nmode = 'off'").loads();
     Said::nothing().in_variable("LOCKGATE_ADMIN_TOKEN", "x").in_variable("DISABLE_ENHANCED_LOCKING", "false").loads();
 }
 
@@ -384,6 +400,8 @@ fn a_reload_tells_what_changes_at_once_from_what_needs_a_restart() {
     assert_eq!(changes.at_run_time, ["log.level"]);
     assert_eq!(changes.after_restart, ["upstream", "workers"]);
     assert_eq!(config::changes(&after, &after), config::Changes::default());
+    let ruled = file("[[lock_keys]]\nmatch = 'orders:*'").loads().config;
+    assert_eq!(config::changes(&before, &ruled).at_run_time, ["lock_keys"]);
     // A password is masked wherever it is shown, and still seen to change.
     let one = file("upstream = 'redis://:a@h'").loads().config;
     let two = file("upstream = 'redis://:b@h'").loads().config;
@@ -397,7 +415,7 @@ fn an_open_door_is_noted() {
     assert!(notes("listen = '[::]:1'\nupstream = 'redis://h'\ntrust_clients = true").contains("trust_clients is true"));
     assert_eq!(notes("listen = '[::1]:7379'"), "");
     assert_eq!(notes("listen = 'localhost:7379'"), "");
-    assert!(notes("[nodes]\nannounce = 'h:1'").contains("without effect in this version: nodes.announce"));
+    assert!(notes("[links]\nretries = 1").contains("without effect in this version: links.retries"));
 }
 
 #[test]

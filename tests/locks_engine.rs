@@ -214,7 +214,7 @@ impl Client {
         };
         let bound = self.bound.borrow().clone().expect("the connection is open");
         let (caller, service) = (self.node.caller.clone(), self.node.service.clone());
-        let asker = Asker { db: 0, session: self.session, caller, service, bound };
+        let asker = Asker { db: 0, session: self.session, user: (*b"default").into(), caller, service, bound };
         let reply = tokio::time::timeout(PATIENCE, self.node.engine.run(&asker, command)).await;
         reply.unwrap_or_else(|_| panic!("no answer: {words:?}"))
     }
@@ -482,7 +482,7 @@ fn scripts_that_the_server_lost_are_sent_again() {
 fn the_smallest_acl_suffices_and_without_it_nobody_elses_wait_is_touched() {
     story(async |server| {
         let mut side = server.side_wire();
-        let least = "+evalsha +eval +exists +get +set +incr +del +pexpire +pttl +time ~lock:* ~lockgate:*";
+        let least = "+evalsha +eval +exists +get +set +incr +del +pexpire +pttl +time +hget +hset +hdel +hgetall ~lock:* ~lockgate:*";
         side.run(&format!("ACL SETUSER some on >pw {least}"));
         let full = Node::new(server);
         let link = Link::after(server, common::command(&["AUTH", "some", "pw"]));
@@ -719,7 +719,8 @@ fn a_grant_whose_client_is_gone_when_it_comes_goes_on_unless_another_call_was_to
             let words: Vec<&[u8]> = line.split(' ').map(str::as_bytes).collect();
             let command = LockCommand::parse(&words).expect("a command");
             let (caller, service) = (node.caller.clone(), node.service.clone());
-            let asker = Asker { db: 0, session: 1, caller, service, bound: BoundLocks::default() };
+            let asker =
+                Asker { db: 0, session: 1, user: (*b"default").into(), caller, service, bound: BoundLocks::default() };
             node.engine.run_while(&asker, command, || is_there).await
         };
         assert_eq!(is_there("LOCK.ACQUIRE k ann TTL 60000", false).await, LockReply::Nil);
@@ -983,7 +984,7 @@ fn eight_workers_on_two_threads_lose_no_update() {
             threads.spawn(move || {
                 let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
                 LocalSet::new().block_on(&runtime, async {
-                    let node = Node::of(engine, server);
+                    let node = Node::of(engine.clone(), server);
                     let data = Link::new(server, 0);
                     let workers: Vec<_> = (0..4)
                         .map(|worker| spawn_local(count(node.clone(), data.clone(), format!("w{thread}{worker}"))))
@@ -991,6 +992,8 @@ fn eight_workers_on_two_threads_lose_no_update() {
                     for worker in workers {
                         worker.await.unwrap();
                     }
+                    // What this thread began for the other's calls it has to end.
+                    engine.settled().await;
                 });
             });
         }

@@ -273,6 +273,52 @@ fn a_transferred_lock_is_renewed_and_released_for_its_old_holder_no_more() {
     ann.assert_nothing_waits();
 }
 
+// ---- LOCK.QUEUE and LOCK.PROMOTE, on one node
+
+#[test]
+fn the_queue_is_told_in_grant_order_and_a_promotion_changes_it() {
+    let stage = Stage::new();
+    let mut ann = stage.client();
+    ann.acquires("orders:1", "ann");
+    let mut waiters: Vec<Wire> = Vec::new();
+    for (owner, level) in [("bob", "normal"), ("cat", "normal"), ("dan", "high")] {
+        let mut client = stage.client();
+        client.ask_line(&format!("LOCK.PRIORITY orders:1 {owner} {level} WAIT 60000"));
+        waiters.push(client);
+        stage.await_waiters("orders:1", waiters.len() as i64);
+    }
+    let mut look = stage.client3();
+    let owners = |look: &mut Wire, line: &str| -> Vec<String> {
+        look.run(line).items().iter().map(|waiter| waiter.field("owner").text()).collect()
+    };
+    assert_eq!(owners(&mut look, "LOCK.QUEUE orders:1"), ["dan", "bob", "cat"]);
+    assert_eq!(owners(&mut look, "LOCK.QUEUE orders:1 COUNT 2"), ["dan", "bob"]);
+    assert_eq!(look.run("LOCK.PROMOTE orders:1 cat critical"), Reply::Int(1));
+    assert_eq!(look.run("LOCK.PROMOTE orders:1 dan low"), Reply::Int(3));
+    assert_eq!(look.run("LOCK.PROMOTE orders:1 eve high"), Reply::Nil);
+    let queue = look.run("LOCK.QUEUE orders:1");
+    let first = &queue.items()[0];
+    assert_eq!((first.field("owner").text(), first.field("priority").text()), ("cat".into(), "critical".into()));
+    assert!(first.field("waited").int() >= 0 && first.field("deadline").int() > 30_000, "{first:?}");
+    assert!(!first.field("node").text().is_empty());
+    ann.releases("orders:1", "ann");
+    for (index, owner) in [(1, "cat"), (0, "bob"), (2, "dan")] {
+        waiters[index].is_granted();
+        waiters[index].releases("orders:1", owner);
+    }
+    assert_eq!(look.run("LOCK.QUEUE orders:1"), Reply::Array(vec![]));
+    assert!(look.run("LOCK.PROMOTE orders:1 ann urgent").is_error("ERR PRIORITY"));
+}
+
+#[test]
+fn a_lone_node_is_told_of_and_has_nothing_to_clean() {
+    let stage = Stage::new();
+    let mut client = stage.client3();
+    let nodes = client.run("LOCK.NODES");
+    assert_eq!((nodes.items().len(), nodes.items()[0].field("is_self")), (1, Reply::Int(1)));
+    assert_eq!(client.run("LOCK.CLEANUP"), Reply::Int(0));
+}
+
 // ---- LOCK.FORCE
 
 #[test]
@@ -620,6 +666,14 @@ fn the_statistics_count_what_happened() {
         };
         assert!(number("p50") <= number("p95") && number("p95") <= number("p99") && number("p99") <= number("max"));
         assert!(number("average") > 0.0 && number("average") <= number("max"), "{spread:?}");
+    }
+    // SET NX on a lock key counts as well.
+    for reply in [Reply::Simple("OK".into()), Reply::Nil] {
+        assert_eq!(ann.run("SET lock:2 token NX PX 60000"), reply);
+    }
+    let after = three.run("LOCK.STATS");
+    for (field, count) in [("total_requests", 7), ("successful_acquires", 4), ("refused", 2), ("active_locks", 1)] {
+        assert_eq!(after.field(field), Reply::Int(count), "{field}: {after:?}");
     }
     let rule = stats.field("rules").items()[0].clone();
     assert_eq!((rule.field("match").text(), rule.field("requests").int()), ("lock:*".into(), 4));

@@ -72,4 +72,5 @@ conversations! {
     tracking: "tracking.talk",
     scripts: "scripts.talk",
     protocol: "protocol.talk",
+    set_nx: "set_nx.talk",
 }

@@ -20,6 +20,8 @@ pub fn resolve(look: Look, args: &[&[u8]]) -> (Treatment, Effect) {
         Look::Flush if args.last().is_some_and(|last| last.eq_ignore_ascii_case(b"async")) => SHARE,
         Look::Flush => own(Why::Blocking),
         Look::Cluster => cluster(args),
+        // For who knows no rules. Sessions ask theirs first.
+        Look::Set | Look::SetNx => SHARE,
         Look::Module if subcommand_is(args, &["list", "help"]) => SHARE,
         Look::Module => own(Why::Admin),
     }

@@ -8,6 +8,7 @@ pub mod introspect;
 pub mod lock_args;
 pub mod lock_spec;
 mod look;
+pub mod set_nx;
 mod table;
 mod treatment;
 mod wire;

@@ -142,6 +142,10 @@ pub enum Look {
     Cluster,
     /// `MODULE`: what only looks is shared.
     Module,
+    /// `SET`: with `NX`, on a lock key, it queues.
+    Set,
+    /// `SETNX`: on a lock key it queues.
+    SetNx,
 }
 
 /// What a command does to the state of the connection that runs it, for the session's bookkeeping on an own link.

@@ -95,6 +95,11 @@ pub const KEYS: &[Key<Config>] = &[
         promote_after,
         "A waiter beats one of the next level that came more than this later; 0s is never."
     ),
+    key!(
+        "fallback",
+        fallback,
+        "Where the queue cannot be kept, a SET NX passes as the plain command (true) or is refused (false)."
+    ),
     key!("drain_timeout", drain_timeout, Duration::ZERO => DAY, "How long a shutdown waits for running commands."),
     key!("trust_clients", trust_clients, "Clients act with the upstream URL's credentials without giving any."),
     key!(
@@ -112,9 +117,9 @@ pub const KEYS: &[Key<Config>] = &[
     key!("links.retry_base", links.retry_base, MS => DAY, "First pause between tries; each next one is twice as long."),
     key!("links.retry_max", links.retry_max, MS => DAY, "Longest pause between tries."),
     key!("nodes.id", nodes.id, "This node's name; empty is the host name and a random part."),
-    key!(later "nodes.heartbeat", nodes.heartbeat, MS => DAY, "How often this node shows that it lives."),
-    key!(later "nodes.timeout", nodes.timeout, MS => DAY, "After which silence the others take it for dead."),
-    key!(later "nodes.announce", nodes.announce, "The address that clients are told; empty is the one they connected to."),
+    key!("nodes.heartbeat", nodes.heartbeat, MS => DAY, "How often this node shows that it lives."),
+    key!("nodes.timeout", nodes.timeout, MS => DAY, "After which silence the others take it for dead."),
+    key!("nodes.announce", nodes.announce, "The address that clients are told; empty is the one they connected to."),
     key!("limits.connections", limits.connections, 1 => 10_000_000, "Client connections at a time."),
     key!(
         later "limits.connections_per_address",
@@ -136,17 +141,17 @@ pub const KEYS: &[Key<Config>] = &[
 /// The keys of a `[[lock_keys]]` rule.
 pub const RULE_KEYS: &[Key<Rule>] = &[
     key!("match", pattern, "Which keys: a glob as in KEYS."),
-    key!(later "wait", wait, "How long a refused SET NX queues before it answers nil; 0s is not at all."),
-    key!(later "priority", priority, "The level that its calls wait at: low, normal, high or critical."),
-    key!(later "mode", mode, "Whether the rule acts (on), only counts (shadow) or rests (off)."),
-    key!(later "percent", percent, 0 => 100, "The share of matching keys, by hash, for which it acts."),
-    key!(later "poll_ticket", poll_ticket, "How long a refused poller's place is kept; 0s is not at all."),
-    key!(later "wait_while_holding", wait_while_holding, "Lets a connection that holds a lock wait for another."),
-    key!(later "barge", barge, "Lets a SET NX pass waiters."),
-    key!(later "users", users, "Whose calls it is for; empty is everybody's."),
-    key!(later "max_ttl", max_ttl, "Longer leases are cut to this; 0s is the general max_ttl."),
-    key!(later "default_ttl", default_ttl, "The lease of a SET NX without expiry; 0s is none."),
-    key!(later "max_queue", max_queue, "Waiters per key and node; 0 is the general max_queue."),
+    key!("wait", wait, "How long a refused SET NX queues before it answers nil; 0s is not at all."),
+    key!("priority", priority, "The level that its calls wait at: low, normal, high or critical."),
+    key!("mode", mode, "Whether the rule acts (on), only counts (shadow) or rests (off)."),
+    key!("percent", percent, 0 => 100, "The share of matching keys, by hash, for which it acts."),
+    key!("poll_ticket", poll_ticket, "How long a refused poller's place is kept; 0s is not at all."),
+    key!("wait_while_holding", wait_while_holding, "Lets a connection that holds a lock wait for another."),
+    key!("barge", barge, "Lets a SET NX pass waiters."),
+    key!("users", users, "Whose calls it is for; empty is everybody's."),
+    key!("max_ttl", max_ttl, "Longer leases are cut to this; 0s is the general max_ttl."),
+    key!("default_ttl", default_ttl, "The lease of a SET NX without expiry; 0s is none."),
+    key!("max_queue", max_queue, "Waiters per key and node; 0 is the general max_queue."),
 ];
 
 /// The variable that sets `key`: LOCKGATE_LINKS__SHARED for links.shared.

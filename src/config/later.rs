@@ -32,11 +32,6 @@ pub(super) const LATER: &[Later] = &[
         says: "waiting for replicas comes in a later version; write 0 or leave it out",
     },
     Later {
-        name: "fallback",
-        fits: |value| matches!(value, Value::Bool(true)) || is_word(value, "true"),
-        says: "SET NX always passes as the plain command in this version; write true or leave it out",
-    },
-    Later {
         name: "limits.proxy_protocol",
         fits: |value| matches!(value, Value::Bool(false)) || is_word(value, "false"),
         says: "the PROXY protocol comes in a later version; write false or leave it out",

@@ -64,6 +64,7 @@ impl LiveConfig {
         for key in KEYS.iter().filter(|key| key.applies == Applies::AtRunTime) {
             (key.copy)(&mut config, wanted);
         }
+        config.lock_keys.clone_from(&wanted.lock_keys);
         self.tell(&config);
         changes
     }

@@ -230,6 +230,14 @@ impl Reader {
                 }
             }
         }
+        if let (Some(small), Some(large)) = (rule.default_ttl, rule.max_ttl)
+            && small > large
+        {
+            let (small, large) = (units::show_duration(small), units::show_duration(large));
+            let says =
+                format!("default_ttl ({small}) is longer than max_ttl ({large}); lower default_ttl or raise max_ttl");
+            self.problem(&node.origin, "lock_keys.default_ttl", says);
+        }
         // A match that was misspelt or wrong has been named already.
         if rule.pattern.is_empty() && self.problems.len() == problems_before {
             let says = "is missing or empty; say which keys the rule is for, as in match = \"orders:*\"".to_owned();
@@ -320,13 +328,6 @@ impl Reader {
             .collect();
         if !early.is_empty() {
             self.notes.push(format!("set, but without effect in this version: {}", early.join(", ")));
-        }
-        if self.origins.contains_key("lock_keys") {
-            self.notes.push(
-                "lock_keys: this version checks the rules and passes SET NX and SETNX on as the plain commands; the rules \
-                 begin to act in a later version"
-                    .to_owned(),
-            );
         }
     }
 

@@ -51,6 +51,8 @@ pub struct Config {
     pub max_queue: usize,
     /// After this much longer a waiter beats one of the next level.
     pub promote_after: Option<Duration>,
+    /// Where the queue cannot be kept, a `SET NX` passes as the plain command; else it is refused.
+    pub fallback: bool,
     /// How long a shutdown waits for running commands.
     pub drain_timeout: Duration,
     /// `true`: clients act with the credentials of the upstream URL without giving any.
@@ -230,6 +232,7 @@ impl Default for Config {
             max_wait: Duration::from_secs(600),
             max_queue: 1000,
             promote_after: None,
+            fallback: true,
             drain_timeout: Duration::from_secs(5),
             trust_clients: false,
             client_timeout: Some(Duration::from_secs(15)),

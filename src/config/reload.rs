@@ -15,6 +15,9 @@ pub struct Changes {
 /// Compares what runs with what was read anew.
 pub fn changes(running: &Config, wanted: &Config) -> Changes {
     let mut changes = Changes::default();
+    if running.lock_keys != wanted.lock_keys {
+        changes.at_run_time.push("lock_keys");
+    }
     for key in KEYS.iter().filter(|key| !(key.same)(running, wanted)) {
         match key.applies {
             Applies::AtRunTime => changes.at_run_time.push(key.name),

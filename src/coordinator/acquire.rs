@@ -71,7 +71,7 @@ impl Coordinator {
         args: AcquireArgs,
         is_there: impl Fn() -> bool,
     ) -> LockReply {
-        let (asked, deadline) = self.asked_for(&args);
+        let (asked, deadline) = self.asked_for(&args, &key, &asker.user);
         let (asked, answer) = match self.wait_for(asker, &key, asked, deadline, is_there).await {
             Some(answered) => answered,
             None => return LockReply::Nil,
@@ -140,22 +140,26 @@ impl Coordinator {
     }
 
     /// The call as its line takes it, and when its wait ends.
-    pub(super) fn asked_for(&self, args: &AcquireArgs) -> (AskedFor, Option<Moment>) {
+    pub(super) fn asked_for(&self, args: &AcquireArgs, key: &LockKey, user: &[u8]) -> (AskedFor, Option<Moment>) {
         let wait_ms = args.wait_ms.min(self.settings.max_wait_ms.get());
+        let deadline = (wait_ms > 0).then(|| self.now().plus_ms(wait_ms));
+        let (level, lease_ms, queue_max) = self.settings.lock_keys.read(|rules| {
+            let rule = rules.acting(&key.name, user);
+            let level = args.level.or(rule.and_then(|rule| rule.level)).unwrap_or_default();
+            (level, self.settings.lease_ms_under(rule, args.ttl_ms), rule.and_then(|rule| rule.queue_max))
+        });
         let asked = AskedFor {
             call: self.next_call(),
             actor: Actor::Owner(args.owner.clone()),
-            form: Form::Lock {
-                owner: args.owner.clone(),
-                lease_ms: self.settings.lease_ms(args.ttl_ms),
-                meta: args.meta.clone(),
-            },
-            level: args.level.unwrap_or_default(),
+            form: Form::Lock { owner: args.owner.clone(), lease_ms, meta: args.meta.clone() },
+            level,
             may_wait: wait_ms > 0,
             ticket_ms: 0,
+            queue_max,
             place: None,
+            deadline,
         };
-        (asked, (wait_ms > 0).then(|| self.now().plus_ms(wait_ms)))
+        (asked, deadline)
     }
 
     pub(super) fn acquire_reply<C: Caller>(

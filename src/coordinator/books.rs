@@ -1,13 +1,15 @@
 //! The books of this node: what was asked, granted, held and handed over. Kept around the commands, not within them.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::holds::Holds;
 use super::slow_log::{Slow, SlowLog};
 use super::tally::{End, Share, Span, Spread, Sum, Tally};
-use super::{Asker, Coordinator, LockReply, integer};
+use super::{Asker, Coordinator, LockReply, SetNxAnswer, integer};
 use crate::commands::lock_args::{AcquireArgs, SlowLogArgs};
-use crate::domain::{Fence, LockKey, Moment, OwnerId};
+use crate::domain::{Fence, LockKey, Moment, OwnerId, PlainLease};
+use crate::locks::Handed;
 use crate::upstream::call::Caller;
 
 /// All books.
@@ -16,13 +18,21 @@ pub(super) struct Books {
     pub tally: Tally,
     pub slow_log: SlowLog,
     pub holds: Holds,
+    /// Since when the locks of claims of this node are being handed over; told when the claim is confirmed.
+    claimed: Mutex<HashMap<LockKey, Moment>>,
 }
 
-/// A call for locks while it is under way; dropping it says that its client has left.
-pub(super) struct Asking<'a> {
+/// Claims whose hand-over is measured at a time; the others are left out.
+const CLAIMED_MAX: usize = 1024;
+/// A claim that is older was never confirmed, in µs.
+const CLAIMED_MAX_US: u64 = 10_000_000;
+
+/// A call for locks while it is under way; dropping it says that its client has left, or was unblocked.
+pub struct Asking<'a> {
     coordinator: &'a Coordinator,
     keys: &'a [LockKey],
     owner: &'a [u8],
+    user: &'a [u8],
     wait_ms: u64,
     since: Moment,
     has_ended: bool,
@@ -32,20 +42,55 @@ impl Asking<'_> {
     /// It was answered.
     pub fn ends(mut self, reply: &LockReply, lease_ms: u64) {
         let now = self.coordinator.now();
+        let is_granted = matches!(reply, LockReply::Integer(_) | LockReply::Array(_));
+        self.coordinator.books.tally.by_role(self.user, is_granted);
         match reply {
             LockReply::Integer(fence) => self.is_granted(&[*fence], lease_ms, now),
             LockReply::Array(fences) => {
                 let fences: Vec<i64> = fences.iter().filter_map(LockReply::as_integer).collect();
                 self.is_granted(&fences, lease_ms, now);
             }
-            LockReply::Nil if self.wait_ms == 0 => self.end(End::Refused, now),
-            LockReply::Nil if now.since_us(self.since) >= self.wait_ms.saturating_mul(1000) => {
-                self.end(End::TimedOut, now);
-            }
-            LockReply::Nil => self.end(End::Cancelled, now),
-            LockReply::Error(line) if line.starts_with("QUEUEFULL") => self.end(End::Refused, now),
+            LockReply::Nil => self.end_without(now),
+            LockReply::Error(line) => self.end_in_error(line, now),
             _ => self.end(End::Failed, now),
         }
+    }
+
+    /// It was a `SET NX`, and is answered.
+    pub fn ends_plainly(mut self, answer: &SetNxAnswer, lease: PlainLease) {
+        let now = self.coordinator.now();
+        let is_granted = *answer == SetNxAnswer::Set;
+        self.coordinator.books.tally.by_role(self.user, is_granted);
+        match answer {
+            SetNxAnswer::Set => {
+                let lease_ms = match lease {
+                    PlainLease::Ms(ms) => Some(ms),
+                    PlainLease::AtMs(at_ms) => Some(at_ms.saturating_sub(self.coordinator.unix_us_at(now) / 1000)),
+                    // Its end is seldom seen here, and would never be forgotten.
+                    PlainLease::Forever => None,
+                };
+                if let (Some(lease_ms), [key]) = (lease_ms, self.keys) {
+                    // It has no fence; each of them begins a hold.
+                    self.coordinator.books.holds.granted(key, Fence(now.0), lease_ms, now);
+                }
+                self.end(End::Granted, now);
+            }
+            SetNxAnswer::NotSet | SetNxAnswer::PassOn => self.end_without(now),
+            SetNxAnswer::Error(line) => self.end_in_error(line, now),
+        }
+    }
+
+    fn end_without(&mut self, now: Moment) {
+        let end = match self.wait_ms {
+            0 => End::Refused,
+            wait_ms if now.since_us(self.since) >= wait_ms.saturating_mul(1000) => End::TimedOut,
+            _ => End::Cancelled,
+        };
+        self.end(end, now);
+    }
+
+    fn end_in_error(&mut self, line: &str, now: Moment) {
+        self.end(if line.starts_with("QUEUEFULL") { End::Refused } else { End::Failed }, now);
     }
 
     fn is_granted(&mut self, fences: &[i64], lease_ms: u64, now: Moment) {
@@ -60,7 +105,7 @@ impl Asking<'_> {
         self.has_ended = true;
         let books = &self.coordinator.books;
         let Some(key) = self.keys.first() else { return };
-        books.tally.ended(self.coordinator.settings.lock_keys.rule_for(&key.name).as_deref(), end);
+        books.tally.ended(self.coordinator.settings.lock_keys.rule_for(&key.name, self.user).as_deref(), end);
         if self.wait_ms > 0 {
             let us = now.since_us(self.since);
             books.tally.took(Span::Wait, us);
@@ -79,11 +124,11 @@ impl Drop for Asking<'_> {
 
 impl Coordinator {
     /// Somebody asks for locks. With several keys, the first stands for all of them.
-    pub(super) fn asks<'a>(&'a self, keys: &'a [LockKey], owner: &'a OwnerId, wait_ms: u64) -> Asking<'a> {
-        let rule = keys.first().and_then(|key| self.settings.lock_keys.rule_for(&key.name));
+    pub fn asks<'a>(&'a self, keys: &'a [LockKey], owner: &'a [u8], user: &'a [u8], wait_ms: u64) -> Asking<'a> {
+        let rule = keys.first().and_then(|key| self.settings.lock_keys.rule_for(&key.name, user));
         self.books.tally.asked(rule.as_deref());
         let wait_ms = wait_ms.min(self.settings.max_wait_ms.get());
-        Asking { coordinator: self, keys, owner: owner.as_bytes(), wait_ms, since: self.now(), has_ended: false }
+        Asking { coordinator: self, keys, owner, user, wait_ms, since: self.now(), has_ended: false }
     }
 
     /// `LOCK.ACQUIRE`, written down.
@@ -95,8 +140,8 @@ impl Coordinator {
         is_there: impl Fn() -> bool,
     ) -> LockReply {
         let (keys, owner) = ([key.clone()], args.owner.clone());
-        let asking = self.asks(&keys, &owner, args.wait_ms);
-        let lease_ms = self.settings.lease_ms(args.ttl_ms);
+        let asking = self.asks(&keys, owner.as_bytes(), &asker.user, args.wait_ms);
+        let lease_ms = self.settings.lease_ms_at(&key, &asker.user, args.ttl_ms);
         let reply = self.acquire(asker, key, args, is_there).await;
         asking.ends(&reply, lease_ms);
         reply
@@ -141,15 +186,31 @@ impl Coordinator {
         }
     }
 
-    /// A waiter was granted what was let go of, or found free, at `since`.
-    pub(super) fn handed_over_since(&self, since: Moment) {
-        self.books.tally.took(Span::HandOver, self.now().since_us(since));
+    /// What was let go of, or found free, at `since` has gone to `handed`.
+    pub(super) fn handed_over(&self, key: &LockKey, handed: &Handed, since: Moment) {
+        match handed {
+            Handed::To { .. } => self.books.tally.took(Span::HandOver, self.now().since_us(since)),
+            Handed::Claimed { call: Some(_), .. } => {
+                let mut claimed = self.books.claimed.lock().unwrap_or_else(PoisonError::into_inner);
+                if claimed.len() >= CLAIMED_MAX {
+                    // Some are never confirmed: they were declined, or lapsed.
+                    let now = self.now();
+                    claimed.retain(|_, since| now.since_us(*since) < CLAIMED_MAX_US);
+                }
+                if claimed.len() < CLAIMED_MAX {
+                    claimed.insert(key.clone(), since);
+                }
+            }
+            // The other node measures it.
+            Handed::Claimed { call: None, .. } => {}
+        }
     }
 
-    /// A user's call for a lock was answered.
-    pub fn count_role(&self, role: &[u8], reply: &LockReply) {
-        let is_granted = matches!(reply, LockReply::Integer(_) | LockReply::Array(_));
-        self.books.tally.by_role(role, is_granted);
+    /// A claim of this node was confirmed; `since` is when it was first seen, where this node did not make it itself.
+    pub(super) fn confirmed(&self, key: &LockKey, since: Moment) {
+        let (now, known) = (self.now(), self.books.claimed.lock().unwrap_or_else(PoisonError::into_inner).remove(key));
+        let since = known.filter(|known| now.since_us(*known) < CLAIMED_MAX_US).unwrap_or(since);
+        self.books.tally.took(Span::HandOver, now.since_us(since));
     }
 
     /// `LOCK.SLOWLOG`
@@ -197,7 +258,7 @@ impl Coordinator {
             ("failed", ends(End::Failed)),
             ("expired", integer(counts.expired)),
             ("deadlocks", LockReply::Integer(0)),
-            ("queue_depth", integer(self.shards.waiting() as u64)),
+            ("queue_depth", integer(self.shards.waiting())),
             ("bound_locks", integer(self.tied.count() as u64)),
             ("wait_ms", wait),
             ("hold_ms", hold),

@@ -7,7 +7,7 @@ use tokio::sync::Notify;
 use super::shards::{Fed, HandOver};
 use super::{Coordinator, seen};
 use crate::domain::LockKey;
-use crate::locks::{Event, Handed, Handing};
+use crate::locks::{Event, Handing};
 use crate::store::{HandedOver, StoreError};
 use crate::upstream::call::{CallError, Caller};
 
@@ -21,6 +21,9 @@ impl Coordinator {
 
     /// Sends what a step decided on, and starts a timer where one is needed. The work goes on by itself.
     pub(super) fn carry_out<C: Caller>(self: &Arc<Self>, fed: Fed, key: &LockKey, service: &C) {
+        if fed.is_awaited {
+            self.want(key);
+        }
         if let Some(bell) = fed.start_timer {
             tokio::task::spawn_local(watch(self.clone(), key.clone(), bell, service.clone()));
         }
@@ -58,8 +61,10 @@ async fn hand_on<C: Caller>(coordinator: Arc<Coordinator>, key: LockKey, first: 
         let is_rule_key = coordinator.settings.lock_keys.matches(&key.name);
         let since = coordinator.now();
         let handed = store.hand_over(&service, &key, &task, &offers, times, is_rule_key).await;
-        if matches!(handed, Ok(HandedOver::To(Handed::To { .. }, _))) {
-            coordinator.handed_over_since(since);
+        match &handed {
+            Ok(HandedOver::To(handed, _)) => coordinator.handed_over(&key, handed, since),
+            Ok(HandedOver::Confirmed(..)) => coordinator.confirmed(&key, since),
+            _ => {}
         }
         let outcome = match handed {
             Ok(HandedOver::To(handed, registered)) => Handing::To { handed, registered },

@@ -1,6 +1,7 @@
 //! `LOCK.LIST`: all locks of a database, a page at a time, as `SCAN` goes through keys. Everything is asked under the client's own
 //! identity, so that nobody sees a key that he may not read.
 
+use super::info::told;
 use super::{Asker, Coordinator, LockReply, holder};
 use crate::commands::lock_args::ListArgs;
 use crate::domain::LockKey;
@@ -59,7 +60,7 @@ impl Coordinator {
             let key = LockKey { db: asker.db, name: name.into() };
             let Some(held) = self.held(&key, &value, &left)? else { continue };
             if args.owner.as_ref().is_none_or(|owner| holder(&held.value) == &**owner) {
-                locks.push(self.told(&key, Some(&held)));
+                locks.push(told(&key, Some(&held), self.waiting_here(&key)));
             }
         }
         Ok((cursor, locks))

@@ -89,8 +89,10 @@ impl Coordinator {
         args: AcquireAllArgs,
         is_there: impl Fn() -> bool,
     ) -> LockReply {
-        let lease_ms = self.settings.lease_ms(args.ttl_ms);
-        let asking = self.asks(&keys, &args.owner, args.wait_ms);
+        // One lease for all of them: what the strictest of their rules allows.
+        let leases = keys.iter().map(|key| self.settings.lease_ms_at(key, &asker.user, args.ttl_ms));
+        let lease_ms = leases.min().unwrap_or_else(|| self.settings.lease_ms(args.ttl_ms));
+        let asking = self.asks(&keys, args.owner.as_bytes(), &asker.user, args.wait_ms);
         let reply = self.take_all(asker, &keys, &args, lease_ms, is_there).await;
         asking.ends(&reply, lease_ms);
         reply
@@ -182,7 +184,7 @@ impl Coordinator {
             meta: Arc::default(),
             bond: Bond::None,
         };
-        let (asked, deadline) = self.asked_for(&for_one);
+        let (asked, deadline) = self.asked_for(&for_one, key, &asker.user);
         match self.wait_for(asker, key, asked, deadline, is_there).await {
             None => Err(LockReply::Nil),
             Some((_, Answer::Granted { grant, is_new })) => Ok(is_new.then(|| Bridge {

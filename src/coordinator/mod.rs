@@ -9,21 +9,29 @@ mod acquire;
 mod afloat;
 mod books;
 mod bound;
+mod desk;
+mod fallback;
 mod hand_over;
 mod holds;
+mod house;
 mod info;
 mod list;
 mod many;
 mod nodes;
+mod pattern;
+mod peers;
+mod plain;
 mod queue;
 mod reply;
 mod rules;
+mod set_nx;
 mod settings;
 mod shards;
 mod slow_log;
 mod tally;
 mod tied;
 mod transfer;
+mod watch;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -31,19 +39,25 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::time::Instant;
 
+pub use books::Asking;
 pub use bound::{BoundLocks, LostLock};
 pub use reply::LockReply;
-pub use rules::LockKeys;
+pub use rules::{LockKeys, Rule, RuleCounts, Rules, Standing};
+pub use set_nx::{SetNx, SetNxAnswer, Terms};
 pub use settings::{Live, LockLimits, LockSettings};
+pub use watch::Observed;
 
 use crate::commands::lock_args::LockCommand;
 use crate::domain::{CallId, Db, Fence, LockKey, Moment, OwnerId};
-use crate::locks::{Event, Handed, Released, Seen, Turn};
+use crate::locks::{Event, Released, Seen, Turn};
 use crate::store::value::Fields;
 use crate::store::{Freed, Held, Outcome, Store, StoreError, Times, companion};
 use crate::upstream::call::{CallError, Caller};
 use afloat::{Afloat, Errands};
 use books::Books;
+use desk::Desk;
+use fallback::Fallback;
+use nodes::{Me, Nodes};
 use shards::Shards;
 use tied::Tied;
 
@@ -53,6 +67,8 @@ pub struct Asker<C> {
     pub db: Db,
     /// Lockgate's id of the client.
     pub session: u64,
+    /// Who he is to the upstream, for rules that are only for some.
+    pub user: Arc<[u8]>,
     /// The link under the client's own identity, in his database: the upstream's ACL decides what he may.
     pub caller: C,
     /// The link for Lockgate's own work, in the same database.
@@ -69,8 +85,11 @@ pub struct Coordinator {
     books: Books,
     tied: Tied,
     errands: Arc<Errands>,
+    fallback: Fallback,
     last_call: AtomicU64,
     origin: Instant,
+    desk: Desk,
+    nodes: Nodes,
     /// The same, Unix time in µs.
     origin_us: u64,
 }
@@ -93,8 +112,18 @@ impl Coordinator {
             books: Books::default(),
             tied: Tied::default(),
             errands: Arc::default(),
+            fallback: Fallback::default(),
             last_call: AtomicU64::new(now_us),
             origin: Instant::now(),
+            desk: Desk::new(),
+            nodes: Nodes::new(Me {
+                id: node.as_str().into(),
+                instance: now_us,
+                started_at_ms: now_us / 1000,
+                address: settings.address.as_str().into(),
+                heartbeat_ms: settings.heartbeat_ms.max(1),
+                timeout_ms: settings.node_timeout_ms.max(1),
+            }),
             origin_us: now_us,
             settings,
         })
@@ -142,7 +171,7 @@ impl Coordinator {
             }
             LockCommand::SlowLog(args) => self.slow_log(args),
             LockCommand::Stats => self.stats(),
-            LockCommand::Nodes => self.nodes(asker).await,
+            LockCommand::Nodes => self.nodes(),
             LockCommand::Cleanup => self.cleanup(asker).await,
         }
     }
@@ -154,6 +183,11 @@ impl Coordinator {
         self.settings.max_wait_ms.set(limits.max_wait_ms);
         let waiting_max = usize::try_from(limits.max_queue).unwrap_or(usize::MAX);
         self.shards.change_rules(waiting_max, limits.promote_after_ms.saturating_mul(1000));
+    }
+
+    /// Which keys are lock keys, and what holds for them.
+    pub fn lock_keys(&self) -> &LockKeys {
+        &self.settings.lock_keys
     }
 
     /// `true` where a rule takes the key for a lock by its name.
@@ -244,8 +278,8 @@ impl Coordinator {
             let is_rule_key = coordinator.settings.lock_keys.matches(&key.name);
             let name = owner.as_ref().map(OwnerId::as_bytes);
             let freed = store.release(&caller, &key, name, fence, &offers, times, is_rule_key).await;
-            if let Ok(Freed { handed: Some(Handed::To { .. }), .. }) = &freed {
-                coordinator.handed_over_since(since);
+            if let Ok(Freed { handed: Some(handed), .. }) = &freed {
+                coordinator.handed_over(&key, handed, since);
             }
             let outcome = match &freed {
                 Ok(freed) if freed.outcome == Outcome::HeldByAnother => Released::Kept,
@@ -280,7 +314,7 @@ impl Coordinator {
         ttl_ms: u64,
         fence: Option<Fence>,
     ) -> LockReply {
-        let lease_ms = self.settings.lease_ms(Some(ttl_ms));
+        let lease_ms = self.settings.lease_ms_at(&key, &asker.user, Some(ttl_ms));
         let (coordinator, caller, service) = (self.clone(), asker.caller.clone(), asker.service.clone());
         let work = async move {
             let is_rule_key = coordinator.settings.lock_keys.matches(&key.name);
@@ -308,29 +342,6 @@ impl Coordinator {
             Ok(Outcome::HeldByAnother | Outcome::HeldByNobody) => LockReply::Integer(0),
             Err(error) => LockReply::Error(error.into_line()),
         }
-    }
-
-    async fn position<C: Caller>(&self, asker: &Asker<C>, key: LockKey, owner: OwnerId) -> LockReply {
-        match self.look(asker, &key).await {
-            Ok(Some(held)) if holder(&held.value) == owner.as_bytes() => LockReply::Integer(0),
-            Ok(_) => {
-                let place = self.shards.read(&key, |line| line.position(owner.as_bytes())).flatten();
-                place.map_or(LockReply::Nil, |place| integer(place as u64))
-            }
-            Err(error) => LockReply::Error(error.into_line()),
-        }
-    }
-
-    async fn cancel<C: Caller>(self: &Arc<Self>, asker: &Asker<C>, key: LockKey, owner: OwnerId) -> LockReply {
-        // Nothing upstream changes, but its ACL decides who may touch the key.
-        if let Err(error) = self.look(asker, &key).await {
-            return LockReply::Error(error.into_line());
-        }
-        let waits = self.shards.read(&key, |line| line.waits(owner.as_bytes())).unwrap_or(false);
-        if waits {
-            self.fed(&key, Event::Cancels(owner.as_bytes().into()), &asker.service);
-        }
-        LockReply::Integer(i64::from(waits))
     }
 
     /// Who holds the key, as the client may see it. A free key that somebody waits for is handed over at once.

@@ -2,7 +2,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::rules::LockKeys;
+use super::rules::{LockKeys, Rule};
+use crate::domain::LockKey;
 use crate::locks::LineRules;
 
 /// A queue upstream outlives the longest wait by so much, in ms.
@@ -31,8 +32,16 @@ pub struct LockSettings {
     pub retry_max_ms: u64,
     /// How long another node has to confirm what it was handed; a node that has died costs its waiters so much.
     pub claim_ms: u64,
-    /// Which keys are lock keys by their name.
+    /// Which keys are lock keys by their name, and what holds for them.
     pub lock_keys: LockKeys,
+    /// How often this node tells the others that it lives, and asks the upstream whether it does.
+    pub heartbeat_ms: u64,
+    /// After which silence a node counts as dead.
+    pub node_timeout_ms: u64,
+    /// Where clients connect to this node, for the others to know.
+    pub address: String,
+    /// A `SET NX` whose queue cannot be kept passes as the plain command.
+    pub fallback: bool,
     /// This node's name as it stands in the values of locks, without control characters. Short ones save memory upstream.
     pub node: String,
 }
@@ -46,11 +55,15 @@ impl Default for LockSettings {
             max_queue: 1000,
             promote_after_ms: 0,
             place_kept_ms: 5000,
-            look_every_ms: 1000,
+            look_every_ms: 500,
             retry_base_ms: 50,
             retry_max_ms: 2000,
             claim_ms: 1000,
             lock_keys: LockKeys::default(),
+            heartbeat_ms: 1000,
+            node_timeout_ms: 3000,
+            address: String::new(),
+            fallback: true,
             node: "lockgate".into(),
         }
     }
@@ -85,9 +98,21 @@ impl Clone for Live {
 }
 
 impl LockSettings {
-    /// The lease that a client gets who asks for `ttl_ms`.
+    /// The lease that a client gets who asks for `ttl_ms`, where no rule says otherwise.
     pub fn lease_ms(&self, ttl_ms: Option<u64>) -> u64 {
-        ttl_ms.unwrap_or_else(|| self.default_ttl_ms.get()).clamp(1, self.max_ttl_ms.get().max(1))
+        self.lease_ms_under(None, ttl_ms)
+    }
+
+    /// The lease that `user` gets at `key` who asks for `ttl_ms`, under the rule for that key.
+    pub fn lease_ms_at(&self, key: &LockKey, user: &[u8], ttl_ms: Option<u64>) -> u64 {
+        self.lock_keys.read(|rules| self.lease_ms_under(rules.acting(&key.name, user), ttl_ms))
+    }
+
+    /// As [`LockSettings::lease_ms`]; what the rule says goes before the general settings.
+    pub fn lease_ms_under(&self, rule: Option<&Rule>, ttl_ms: Option<u64>) -> u64 {
+        let default_ms = rule.and_then(|rule| rule.default_ttl_ms).unwrap_or_else(|| self.default_ttl_ms.get());
+        let max_ms = rule.and_then(|rule| rule.max_ttl_ms).unwrap_or_else(|| self.max_ttl_ms.get());
+        ttl_ms.unwrap_or(default_ms).clamp(1, max_ms.max(1))
     }
 
     /// How long a queue upstream outlives its last change: longer than anybody waits.

@@ -39,6 +39,8 @@ struct Seat {
     timer: Option<Arc<Notify>>,
     /// When the timer will look by itself.
     timer_at: Option<Moment>,
+    /// How many wait, for all keys.
+    waiting: Arc<AtomicU64>,
 }
 
 /// What the call whose event was fed does next.
@@ -72,6 +74,8 @@ pub struct Fed {
     pub hand_over: Option<HandOver>,
     /// A timer to start, and the bell that wakes it.
     pub start_timer: Option<Arc<Notify>>,
+    /// Somebody waits, and nobody did before.
+    pub is_awaited: bool,
 }
 
 /// The lines of all keys.
@@ -84,6 +88,8 @@ pub struct Shards {
     waiting_max: AtomicUsize,
     promote_after_us: AtomicU64,
     is_closing: AtomicBool,
+    /// How many wait, for all keys.
+    waiting: Arc<AtomicU64>,
 }
 
 impl Shards {
@@ -97,6 +103,7 @@ impl Shards {
             promote_after_us: AtomicU64::new(rules.promote_after_us),
             rules,
             is_closing: AtomicBool::new(false),
+            waiting: Arc::default(),
         }
     }
 
@@ -122,7 +129,7 @@ impl Shards {
     pub fn enter(&self, key: &LockKey, mut event: Event, now: Moment) -> (Arc<Notify>, Fed) {
         let mut shard = self.shard(key);
         let bell = Arc::new(Notify::new());
-        let seat = shard.entry(key.clone()).or_insert_with(|| Seat::new(self.rules(), now));
+        let seat = shard.entry(key.clone()).or_insert_with(|| self.new_seat(now));
         let mut asker = None;
         if let Event::Asks(asked) = &mut event {
             // Read under the shard's lock: `close` has either not come to this shard yet, or is seen here.
@@ -148,7 +155,7 @@ impl Shards {
     /// As [`Shards::feed`], and a line is made where there is none.
     pub fn feed_always(&self, key: &LockKey, event: Event, now: Moment) -> Fed {
         let mut shard = self.shard(key);
-        let fed = shard.entry(key.clone()).or_insert_with(|| Seat::new(self.rules(), now)).feed(event, None, true, now);
+        let fed = shard.entry(key.clone()).or_insert_with(|| self.new_seat(now)).feed(event, None, true, now);
         Self::tidy(&mut shard, key);
         fed
     }
@@ -232,24 +239,24 @@ impl Shards {
         self.is_closing.load(Ordering::SeqCst)
     }
 
+    /// How many wait, for all keys.
+    pub fn waiting(&self) -> u64 {
+        self.waiting.load(Ordering::Relaxed)
+    }
+
     /// How many keys have a line.
     pub fn len(&self) -> usize {
         self.shards.iter().map(|shard| shard.lock().unwrap_or_else(PoisonError::into_inner).len()).sum()
-    }
-
-    /// How many calls wait, over all keys.
-    pub fn waiting(&self) -> usize {
-        let of_shard = |shard: &Mutex<HashMap<LockKey, Seat>>| {
-            let shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
-            shard.values().map(|seat| seat.line.waiting()).sum::<usize>()
-        };
-        self.shards.iter().map(of_shard).sum()
     }
 
     fn shard(&self, key: &LockKey) -> MutexGuard<'_, HashMap<LockKey, Seat>> {
         let number = self.hasher.hash_one(key) as usize % SHARDS;
         // A panic while a step ran has been reported; the lines of other keys are as good as before.
         self.shards[number].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn new_seat(&self, now: Moment) -> Seat {
+        Seat::new(self.rules(), self.waiting.clone(), now)
     }
 
     fn tidy(shard: &mut HashMap<LockKey, Seat>, key: &LockKey) {
@@ -260,8 +267,8 @@ impl Shards {
 }
 
 impl Seat {
-    fn new(rules: LineRules, now: Moment) -> Self {
-        Seat { line: Line::new(rules, now), doors: HashMap::new(), timer: None, timer_at: None }
+    fn new(rules: LineRules, waiting: Arc<AtomicU64>, now: Moment) -> Self {
+        Seat { line: Line::new(rules, now), doors: HashMap::new(), timer: None, timer_at: None, waiting }
     }
 
     fn is_idle(&self) -> bool {
@@ -270,6 +277,7 @@ impl Seat {
 
     fn feed(&mut self, event: Event, caller: Option<CallId>, can_send: bool, now: Moment) -> Fed {
         let mut fed = Fed::default();
+        let waited = self.line.waiting();
         for action in self.line.step(event, now) {
             match action {
                 Action::Try { call, standing, turn } => {
@@ -293,6 +301,10 @@ impl Seat {
                 }
             }
         }
+        let waiting = self.line.waiting();
+        fed.is_awaited = waited == 0 && waiting > 0;
+        // Wraps downwards as well: the sum is right again once the step is counted.
+        self.waiting.fetch_add((waiting as u64).wrapping_sub(waited as u64), Ordering::Relaxed);
         self.wind_timer(&mut fed, can_send);
         fed
     }

@@ -24,8 +24,8 @@ impl Coordinator {
     ) -> LockReply {
         let (coordinator, caller, service) = (self.clone(), asker.caller.clone(), asker.service.clone());
         let (lock, from, call) = (key.clone(), args.from.clone(), self.next_call());
+        let lease_ms = args.ttl_ms.map(|ttl_ms| self.settings.lease_ms_at(&key, &asker.user, Some(ttl_ms)));
         let work = async move {
-            let lease_ms = args.ttl_ms.map(|ttl_ms| coordinator.settings.lease_ms(Some(ttl_ms)));
             let TransferArgs { from, to, fence, .. } = args;
             let (from, to) = (from.as_bytes(), to.as_bytes());
             let transfer =

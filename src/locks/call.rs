@@ -36,6 +36,7 @@ pub struct Ticket {
 #[derive(Debug)]
 pub struct Call {
     pub asked: AskedFor,
+    pub asked_at: Moment,
     pub stage: Stage,
     /// When it came, once that is known.
     pub place: Option<Place>,
@@ -75,10 +76,11 @@ pub struct Call {
 }
 
 impl Call {
-    pub fn new(asked: AskedFor) -> Self {
+    pub fn new(asked: AskedFor, asked_at: Moment) -> Self {
         Call {
             place: asked.place,
             asked,
+            asked_at,
             stage: Stage::Asking,
             is_queued: false,
             ticket: None,

@@ -81,8 +81,12 @@ pub struct AskedFor {
     pub may_wait: bool,
     /// For how long a refused poller's place is kept, in ms; 0 for not at all.
     pub ticket_ms: u64,
+    /// Most waiters of this key, where it is not the general number.
+    pub queue_max: Option<u64>,
     /// The place it had elsewhere; `None` for a newcomer.
     pub place: Option<Place>,
+    /// When the wait ends; for others to see, the call's own timer ends it.
+    pub deadline: Option<Moment>,
 }
 
 /// A waiter whom a script may grant the lock to.
@@ -371,6 +375,8 @@ pub enum Event {
         /// The call of this node that is registered upstream.
         registered: Registered,
     },
+    /// The watch link tells of changes around us, as it did before anybody waited here.
+    Watched,
     /// Nobody tells of changes around us any more.
     Unwatched,
     /// The key may have changed around us.

@@ -162,5 +162,5 @@ impl Line {
 
 /// Events after which [`Line::step`] sends nothing.
 pub(super) fn may_send_after(event: &Event) -> bool {
-    !matches!(event, Event::Hint | Event::Observed { .. } | Event::Unwatched | Event::ShutsDown)
+    !matches!(event, Event::Hint | Event::Observed { .. } | Event::Watched | Event::Unwatched | Event::ShutsDown)
 }

@@ -179,6 +179,7 @@ impl Line {
             }
             Event::HandedOver { sent, outcome } => self.handed_over(sent, outcome, now, &mut out),
             Event::Observed { seen, registered } => self.observed(seen, registered, now, &mut out),
+            Event::Watched => self.is_watched = true,
             Event::Unwatched => {
                 self.is_watched = false;
                 self.wants_look = true;
@@ -310,7 +311,7 @@ impl Line {
         let is_deferred = desk.trying.is_some() || desk.living.iter().any(|id| self.calls[id].is_deferred);
         desk.living.push(id);
         desk.calls += 1;
-        let mut call = Call::new(asked);
+        let mut call = Call::new(asked, now);
         call.is_deferred = is_deferred;
         let had = self.calls.insert(id, call);
         assert!(had.is_none(), "a call's number was given twice");
@@ -452,6 +453,7 @@ impl Line {
         call.predecessor = None;
         call.repeats_untold = false;
         let (may_wait, actor) = (call.asked.may_wait, call.asked.actor.clone());
+        let queue_max = call.asked.queue_max.and_then(|most| usize::try_from(most).ok());
         let own_place = call.asked.place.unwrap_or(Place { arrival_us, first_call: id });
         if let Stage::Gone { keeps_place } = call.stage {
             if keeps_place && may_wait && self.waiting_call(&actor).is_none() {
@@ -476,7 +478,7 @@ impl Line {
                 // He looked in without waiting; the place he had is still his.
                 self.keep(actor, place, now);
             }
-        } else if waiting >= self.rules.waiting_max {
+        } else if waiting >= queue_max.unwrap_or(self.rules.waiting_max) {
             let answer = if may_wait { Answer::QueueFull { waiting } } else { Answer::NotGranted };
             self.end_living(id, Some(answer), false, now, out);
         } else {

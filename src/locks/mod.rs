@@ -5,6 +5,7 @@ mod claim;
 pub mod event;
 mod hand_on;
 pub mod line;
+mod look;
 pub mod rank;
 mod ranking;
 
@@ -13,6 +14,7 @@ pub use event::{
     Sent, Standing, Task, Tried, Turn,
 };
 pub use line::{Line, LineRules};
+pub use look::Waiter;
 
 #[cfg(test)]
 mod simulation;

@@ -218,7 +218,17 @@ fn owner(name: &str) -> OwnerId {
 
 fn asked(call: CallId, name: &str, level: Level) -> AskedFor {
     let form = Form::Lock { owner: owner(name), lease_ms: LEASE_MS, meta: Arc::from(&b""[..]) };
-    AskedFor { call, actor: Actor::Owner(owner(name)), form, level, may_wait: true, ticket_ms: 0, place: None }
+    AskedFor {
+        call,
+        actor: Actor::Owner(owner(name)),
+        form,
+        level,
+        may_wait: true,
+        ticket_ms: 0,
+        queue_max: None,
+        place: None,
+        deadline: None,
+    }
 }
 
 fn released_by(name: &str, sent: Sent, outcome: Released) -> Event {

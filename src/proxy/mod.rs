@@ -10,8 +10,8 @@ use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
 use std::io;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -21,7 +21,7 @@ use self::listener::{Bound, ListenError, bind};
 use self::registry::Registry;
 use self::worker::{Shared, Stop};
 use crate::config::{Config, LiveConfig};
-use crate::coordinator::{Coordinator, LockKeys, LockLimits, LockSettings};
+use crate::coordinator::{Coordinator, LockKeys, LockLimits, LockSettings, Rules};
 use crate::upstream::links::LinkSettings;
 use crate::upstream::url::Endpoint;
 
@@ -56,9 +56,18 @@ pub fn start(config: Arc<Config>, live: Arc<LiveConfig>, endpoint: Endpoint) -> 
         workers => workers,
     };
     let Bound { address, listeners, path } = bind(&config.listen, count)?;
-    let coordinator = Coordinator::new(lock_settings(&config));
+    let coordinator = Coordinator::new(lock_settings(&config, &address));
     let heeding = coordinator.clone();
-    live.on_change(move |config| heeding.change_limits(&lock_limits(config)));
+    let rules = Mutex::new(config.lock_keys.clone());
+    live.on_change(move |config| {
+        heeding.change_limits(&lock_limits(config));
+        let mut rules = rules.lock().unwrap_or_else(PoisonError::into_inner);
+        // Rules that stay keep their counts.
+        if *rules != config.lock_keys {
+            heeding.lock_keys().replace(Rules::of(&config.lock_keys));
+            rules.clone_from(&config.lock_keys);
+        }
+    });
     let shared = Arc::new(Shared {
         endpoint,
         live,
@@ -75,7 +84,7 @@ pub fn start(config: Arc<Config>, live: Arc<LiveConfig>, endpoint: Endpoint) -> 
     let workers = listeners.into_iter().enumerate().map(|(number, listener)| {
         let (shared, stopped) = (shared.clone(), stopped.clone());
         std::thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
-            if let Err(error) = worker::run(shared, listener, stopped) {
+            if let Err(error) = worker::run(shared, listener, stopped, number == 0) {
                 tracing::error!(%error, "a worker ended");
             }
         })
@@ -144,7 +153,8 @@ fn lock_limits(config: &Config) -> LockLimits {
     }
 }
 
-fn lock_settings(config: &Config) -> LockSettings {
+fn lock_settings(config: &Config, address: &str) -> LockSettings {
+    let ms = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
     let LockLimits { default_ttl_ms, max_ttl_ms, max_wait_ms, max_queue, promote_after_ms } = lock_limits(config);
     LockSettings {
         default_ttl_ms: default_ttl_ms.into(),
@@ -152,10 +162,11 @@ fn lock_settings(config: &Config) -> LockSettings {
         max_wait_ms: max_wait_ms.into(),
         max_queue,
         promote_after_ms,
-        lock_keys: match config.lock_keys.is_empty() {
-            true => LockKeys::default(),
-            false => LockKeys::new(config.lock_keys.iter().map(|rule| &rule.pattern)),
-        },
+        lock_keys: LockKeys::of(Rules::of(&config.lock_keys)),
+        fallback: config.fallback,
+        heartbeat_ms: ms(config.nodes.heartbeat),
+        node_timeout_ms: ms(config.nodes.timeout),
+        address: config.nodes.announce.clone().unwrap_or_else(|| address.to_owned()),
         node: config.nodes.id.clone().unwrap_or_else(random_node_id),
         ..LockSettings::default()
     }

@@ -14,7 +14,7 @@ use super::listener::Listener;
 use super::registry::{Profile, Registry};
 use super::session::Session;
 use crate::config::LiveConfig;
-use crate::coordinator::Coordinator;
+use crate::coordinator::{Coordinator, Rules};
 use crate::domain::Resp;
 use crate::upstream::dial::{Identity, LinkKey};
 use crate::upstream::links::{LinkSettings, Links};
@@ -58,6 +58,8 @@ pub struct Shared {
 pub struct Worker {
     shared: Arc<Shared>,
     links: Rc<Links>,
+    /// And the version that they are a copy of.
+    rules: RefCell<(u64, Rc<Rules>)>,
 }
 
 impl Worker {
@@ -81,6 +83,17 @@ impl Worker {
         &self.shared.live
     }
 
+    /// This thread's copy of the rules for lock keys, made anew when they have changed.
+    pub fn rules(&self) -> Rc<Rules> {
+        let keys = self.shared.coordinator.lock_keys();
+        let version = keys.version();
+        let mut copy = self.rules.borrow_mut();
+        if copy.0 != version {
+            *copy = (version, Rc::new(keys.read(Rules::clone)));
+        }
+        copy.1.clone()
+    }
+
     /// The process is about to end.
     pub fn is_draining(&self) -> bool {
         self.shared.is_draining.load(Ordering::Relaxed)
@@ -93,8 +106,13 @@ impl Worker {
     }
 }
 
-/// Runs a worker on this thread until `stop` says so.
-pub fn run(shared: Arc<Shared>, listener: Listener, mut stop: watch::Receiver<Stop>) -> std::io::Result<()> {
+/// Runs a worker on this thread until `stop` says so. One of them keeps the process in touch with the upstream and the other nodes.
+pub fn run(
+    shared: Arc<Shared>,
+    listener: Listener,
+    mut stop: watch::Receiver<Stop>,
+    keeps_watch: bool,
+) -> std::io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().event_interval(TASKS_PER_LOOK).build()?;
     let tasks = LocalSet::new();
     tasks.block_on(&runtime, async move {
@@ -103,7 +121,11 @@ pub fn run(shared: Arc<Shared>, listener: Listener, mut stop: watch::Receiver<St
         let links = Links::new(shared.endpoint.clone(), shared.links.clone(), scratch, in_use, reached);
         let registry = shared.registry.clone();
         links.on_revoked(move |user| registry.kill_user(user));
-        let worker = Rc::new(Worker { shared, links });
+        let keys = shared.coordinator.lock_keys().clone();
+        let worker =
+            Rc::new(Worker { rules: RefCell::new((keys.version(), Rc::new(keys.read(Rules::clone)))), shared, links });
+        let watch = keeps_watch
+            .then(|| tokio::task::spawn_local(worker.coordinator().clone().keep_watch(worker.links().clone())));
         let listener = match listener.listen() {
             Ok(listener) => listener,
             Err(error) => {
@@ -121,6 +143,10 @@ pub fn run(shared: Arc<Shared>, listener: Listener, mut stop: watch::Receiver<St
         let _ = stop.wait_for(|stop| *stop == Stop::Now).await;
         // Ephemeral locks of those who have just left, and grants on their way to them, are given on first.
         let _ = tokio::time::timeout(SETTLE_MAX, worker.coordinator().settled()).await;
+        if let Some(watch) = watch {
+            worker.coordinator().leaves();
+            let _ = tokio::time::timeout(SETTLE_MAX, watch).await;
+        }
         Ok(())
     })
 }

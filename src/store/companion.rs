@@ -20,3 +20,14 @@ pub fn queue(key: &LockKey) -> Vec<u8> {
 pub fn is_own(name: &[u8]) -> bool {
     name.starts_with(PREFIX)
 }
+
+/// What the keys of queues begin with.
+pub const QUEUE_PREFIX: &[u8] = b"lockgate:q:";
+
+/// The name of the lock whose queue this key is.
+pub fn queued_name(queue: &[u8]) -> Option<&[u8]> {
+    queue.strip_prefix(QUEUE_PREFIX)
+}
+
+/// The lock on leading the nodes of an upstream, in the database of its URL.
+pub const LEADER: &[u8] = b"lockgate:leader";

@@ -3,6 +3,7 @@
 
 mod acquire_all;
 pub mod companion;
+pub mod nodes;
 mod reply;
 mod script;
 mod transfer;
@@ -10,6 +11,8 @@ pub mod value;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+
+use tokio::sync::Notify;
 
 use crate::domain::{CallId, FIELD_SEPARATOR, Fence, Level, LockKey, PlainLease};
 use crate::locks::{Form, Grant, Handed, Named, Offer, Registered, Standing, Task};
@@ -131,6 +134,8 @@ pub struct Store {
     floor: AtomicU64,
     /// The highest fence that this node has seen.
     fence_max: AtomicU64,
+    /// Rings when the upstream has called itself a replica: its master is to be met anew.
+    pub master_doubted: Notify,
     /// How long a queue upstream outlives its last change, in ms.
     queue_kept_ms: String,
 }
@@ -142,8 +147,13 @@ impl Store {
     /// The store of `node`, which begins at `now_us` (Unix time in µs): no fence below that is given out, so a counter that was
     /// flushed while no node ran does not begin anew.
     pub fn new(node: Arc<str>, now_us: u64, queue_kept_ms: u64) -> Self {
-        let queue_kept_ms = queue_kept_ms.to_string();
-        Store { node, floor: AtomicU64::new(now_us.min(FENCE_MAX / 2)), fence_max: AtomicU64::new(0), queue_kept_ms }
+        Store {
+            node,
+            floor: AtomicU64::new(now_us.min(FENCE_MAX / 2)),
+            fence_max: AtomicU64::new(0),
+            queue_kept_ms: queue_kept_ms.to_string(),
+            master_doubted: Notify::new(),
+        }
     }
 
     /// This node's name as it stands in values.
@@ -395,7 +405,12 @@ impl Store {
     ) -> Result<Reply, StoreError> {
         let raw = script.run(caller, keys, args).await?;
         match Reply::read(&raw) {
-            Some(Reply::Error(line)) => Err(StoreError::Refused(line)),
+            Some(Reply::Error(line)) => {
+                if line.starts_with("READONLY") {
+                    self.master_doubted.notify_one();
+                }
+                Err(StoreError::Refused(line))
+            }
             Some(reply) => Ok(reply),
             None => Err(odd_reply()),
         }

@@ -73,6 +73,8 @@ script!("Renews the lease of one grant.", RENEW, "renew.lua");
 script!("Gives a lock to another owner.", TRANSFER, "transfer.lua");
 script!("Takes several locks, all or none.", ACQUIRE_ALL, "acquire_all.lua");
 script!("Who holds a lock, and for how long.", LOOK, "look.lua");
+script!("Takes, keeps or lays down the lead among nodes.", LEAD, "lead.lua");
+script!("Removes registrations that nobody is behind.", CLEAN, "clean.lua");
 
 #[cfg(test)]
 mod tests {
@@ -80,7 +82,9 @@ mod tests {
 
     #[test]
     fn every_include_is_found() {
-        for script in [&ACQUIRE, &SET_NX, &HAND_OVER, &RELEASE, &EXTEND, &RENEW, &LOOK, &TRANSFER, &ACQUIRE_ALL] {
+        for script in
+            [&ACQUIRE, &SET_NX, &HAND_OVER, &RELEASE, &EXTEND, &RENEW, &LOOK, &TRANSFER, &ACQUIRE_ALL, &LEAD, &CLEAN]
+        {
             assert!(!script.text.contains("-- include"), "{}", script.text);
         }
     }

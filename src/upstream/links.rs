@@ -269,6 +269,17 @@ impl Links {
         outcome
     }
 
+    /// A connected link for [`super::watch::WatchLink`], under Lockgate's own identity.
+    pub async fn dial_watch(self: &Rc<Self>) -> Result<Dialled, DialError> {
+        let key = LinkKey { resp: Resp::V3, ..self.service_pool(self.endpoint.db).key.clone() };
+        self.dial(&key).await
+    }
+
+    /// How links are made and kept.
+    pub fn settings(&self) -> &LinkSettings {
+        &self.settings
+    }
+
     fn came_up(self: &Rc<Self>) {
         self.reached.fetch_add(1, Ordering::AcqRel);
         if self.down.take().is_some() {

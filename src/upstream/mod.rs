@@ -11,3 +11,4 @@ pub mod links;
 pub mod own;
 pub mod socket;
 pub mod url;
+pub mod watch;

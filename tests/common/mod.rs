@@ -6,6 +6,8 @@
 
 pub mod lockgate;
 pub mod meddler;
+pub mod node;
+pub mod relay;
 pub mod reply;
 pub mod server;
 pub mod stage;
@@ -14,6 +16,7 @@ pub mod wait;
 pub mod wire;
 
 pub use lockgate::Lockgate;
+pub use node::Node;
 pub use reply::Reply;
 pub use server::{RedisServer, ServerKind};
 pub use stage::Stage;

@@ -447,7 +447,9 @@ impl World {
                         level: client.level,
                         may_wait: true,
                         ticket_ms: 0,
+                        queue_max: None,
                         place: None,
+                        deadline: None,
                     };
                     self.send(node, Script::Acquire { asked, standing, turn }, Tag::Try(call));
                 }
@@ -639,7 +641,17 @@ impl World {
         self.calls.insert(call, Client { node, owner, told, form: form.clone(), level, has_ticket });
         self.step(
             node,
-            Event::Asks(AskedFor { call: CallId(call), actor, form, level, may_wait, ticket_ms, place: None }),
+            Event::Asks(AskedFor {
+                call: CallId(call),
+                actor,
+                form,
+                level,
+                may_wait,
+                ticket_ms,
+                queue_max: None,
+                place: None,
+                deadline: None,
+            }),
         );
         if may_wait {
             let wait_us = self.dice.u64(1000..4_000_000);

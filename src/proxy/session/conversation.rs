@@ -177,6 +177,11 @@ impl Conversation {
         !std::mem::replace(&mut self.has_waited, true)
     }
 
+    /// The client wrote over another link: the next `WAIT` on this one has to cover that, too.
+    pub fn wrote_elsewhere(&mut self) {
+        self.has_waited = false;
+    }
+
     /// The client's command went out: `args` are its arguments after the name where the effect asks for them.
     pub fn sent(&mut self, effect: Effect, is_blocking: bool, args: &[&[u8]]) {
         if self.stream != Stream::Counted {

@@ -8,6 +8,7 @@ use std::task::Poll;
 use super::conversation::Stream;
 use super::lock_help;
 use super::own::OwnMode;
+use super::set_nx::user;
 use super::{Gone, Session};
 use crate::commands::lock_args::{ConfigArgs, LockCommand, LockRequest};
 use crate::commands::{glob, lock_command};
@@ -17,12 +18,12 @@ use crate::protocol::args::encode_command;
 use crate::protocol::frame;
 use crate::proxy::registry::Wish;
 use crate::upstream::caller::LinkCaller;
-use crate::upstream::dial::{Identity, LinkKey};
+use crate::upstream::dial::LinkKey;
 use crate::upstream::link::Sink;
 
 /// How a call ended.
-enum Ending {
-    Answered(LockReply),
+pub(super) enum Ending<T> {
+    Answered(T),
     Unblocked(Wish),
 }
 
@@ -78,7 +79,6 @@ impl Session {
     }
 
     async fn lock_call(&mut self, command: LockCommand) -> Result<(), Gone> {
-        let is_asking = matches!(command, LockCommand::Acquire(_) | LockCommand::AcquireAll(_));
         let may_wait = command.may_wait();
         let asker = self.asker();
         let coordinator = self.worker.coordinator().clone();
@@ -93,12 +93,7 @@ impl Session {
         self.card().waits_for_lock.store(false, Ordering::Release);
         let mut out = Vec::new();
         match ending? {
-            Ending::Answered(reply) => {
-                if is_asking {
-                    self.worker.coordinator().count_role(self.user(), &reply);
-                }
-                reply.encode(self.resp(), &mut out);
-            }
+            Ending::Answered(reply) => reply.encode(self.resp(), &mut out),
             Ending::Unblocked(Wish::UnblockError) => {
                 out.extend_from_slice(b"-UNBLOCKED client unblocked via CLIENT UNBLOCK\r\n");
             }
@@ -113,14 +108,6 @@ impl Session {
         let mut out = Vec::new();
         reply.encode(self.resp(), &mut out);
         self.answer(&out);
-    }
-
-    /// Whom the upstream knows on this connection.
-    fn user(&self) -> &[u8] {
-        match &self.key.identity {
-            Identity::Named(credentials) => credentials.user.as_deref().unwrap_or(b"default"),
-            _ => b"default",
-        }
     }
 
     /// Tells of renewed locks that were lost, unless a frame is half out. Only RESP3 has frames that nobody asked for.
@@ -151,7 +138,7 @@ impl Session {
         self.io.owed() == 0 && self.own.as_deref().is_none_or(own_is)
     }
 
-    fn asker(&self) -> Asker<LinkCaller> {
+    pub(super) fn asker(&self) -> Asker<LinkCaller> {
         let links = self.worker.links();
         let db = self.key.db;
         // The script's replies are read here, so that RESP2 serves whatever the client speaks.
@@ -159,6 +146,7 @@ impl Session {
         Asker {
             db,
             session: self.card().id,
+            user: user(&self.key.identity).into(),
             caller: links.caller(&own_kind),
             service: links.caller(&links.service_pool(db)),
             bound: self.bound.clone(),
@@ -167,7 +155,11 @@ impl Session {
 
     /// Waits for the answer, for the client to leave, or for somebody to unblock it. Dropping `call` tells the
     /// coordinator that nobody waits any more.
-    async fn lock_ending(&mut self, call: impl Future<Output = LockReply>, may_wait: bool) -> Result<Ending, Gone> {
+    pub(super) async fn lock_ending<T>(
+        &mut self,
+        call: impl Future<Output = T>,
+        may_wait: bool,
+    ) -> Result<Ending<T>, Gone> {
         let io = self.io.clone();
         let mut call = pin!(call);
         let mut closed = pin!(io.closed_by_peer());

@@ -6,6 +6,7 @@
 
 mod client_command;
 mod conversation;
+mod grants;
 mod guard;
 mod handshake;
 mod io;
@@ -13,6 +14,7 @@ mod lock_command;
 mod lock_help;
 mod outbox;
 mod own;
+mod set_nx;
 mod step;
 
 use std::rc::Rc;
@@ -20,11 +22,13 @@ use std::task::{Context, Poll};
 
 use bytes::{Buf, BytesMut};
 
+use self::grants::Grants;
 use self::io::ClientIo;
 use self::own::{BIG_REPLIES_KEEP, OwnMode};
+use self::set_nx::{Gate, Verdict};
 use super::registry::{Card, Member, Wish};
 use super::worker::Worker;
-use crate::commands::{CommandTable, Treatment, Why, resolve};
+use crate::commands::{self, CommandTable, Treatment, Why, resolve};
 use crate::coordinator::BoundLocks;
 use crate::domain::Resp;
 use crate::protocol::args::args;
@@ -100,6 +104,8 @@ pub struct Session {
     big_replies: u32,
     has_ended: bool,
     bound: BoundLocks,
+    /// What it took by `SET NX`.
+    grants: Grants,
 }
 
 impl Session {
@@ -123,6 +129,7 @@ impl Session {
             big_replies: 0,
             has_ended: false,
             bound: BoundLocks::default(),
+            grants: Grants::default(),
             worker,
         };
         let _ = session.run().await;
@@ -262,6 +269,7 @@ impl Session {
         }
         let limits = self.request_limits();
         let facts = self.worker.links().facts();
+        let gate = self.gate();
         let is_paused = self.worker.registry().is_paused();
         let (mut start, mut at, mut count) = (0, 0, 0u32);
         let mut name = 0..0;
@@ -280,7 +288,7 @@ impl Session {
                 continue;
             }
             let command = &bytes[at..at + frame.len];
-            match treatment(&facts.table, command, &frame) {
+            match treatment(&facts.table, &gate, command, &frame) {
                 Treatment::Share if frame.is_multibulk && !frame.has_odd_end && !is_paused => {
                     name = at + frame.name.start..at + frame.name.end;
                     at += frame.len;
@@ -428,9 +436,16 @@ impl Session {
 }
 
 /// How the whole command `command` is treated by a session in its default state.
-fn treatment(table: &CommandTable, command: &[u8], frame: &RequestFrame) -> Treatment {
+fn treatment(table: &CommandTable, gate: &Gate, command: &[u8], frame: &RequestFrame) -> Treatment {
     match table.find(&command[frame.name.clone()]).map(|entry| entry.treatment) {
         None => Treatment::Own(Why::Unknown),
+        Some(look @ Treatment::Look(kind @ (commands::Look::Set | commands::Look::SetNx))) => {
+            match gate.judge_set(kind, command, frame.args) {
+                Verdict::Pass => Treatment::Share,
+                // A step: taken, or counted.
+                Verdict::Shadow | Verdict::Take => look,
+            }
+        }
         Some(Treatment::Look(look)) => resolve(look, &args(command).collect::<Vec<_>>()).0,
         Some(treatment) => treatment,
     }

@@ -4,6 +4,7 @@ use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 
 use super::conversation::{Conversation, Fate, Stream};
+use super::set_nx::Verdict;
 use super::{BIG_REQUEST, Gone, HELD_REQUEST_MAX, Look, Pause, Session};
 use crate::commands::{CommandTable, Effect, Here, Treatment, Why, client_effect, resolve};
 use crate::domain::Resp;
@@ -198,6 +199,7 @@ impl Session {
         let limits = self.request_limits();
         let facts = self.worker.links().facts();
         let resp = self.resp();
+        let gate = self.gate();
         let Some(own) = self.own.as_mut() else { return (0, Look::Wait) };
         let mut at = 0;
         let look = loop {
@@ -221,6 +223,14 @@ impl Session {
                             break Look::Used;
                         }
                         let name = self.scanner.pending_name().and_then(|range| rest.get(range)).unwrap_or_default();
+                        let count = self.scanner.pending_args();
+                        if own.may_intercept()
+                            && rest.len() <= HELD_REQUEST_MAX
+                            && gate.may_take(&facts.table, name, count, rest)
+                        {
+                            // Whether NX follows is told behind the value.
+                            break Look::Used;
+                        }
                         let plan = plan(&facts.table, name, &[]);
                         if let Plan::Here(_) = plan {
                             break if rest.len() > HELD_REQUEST_MAX { Look::Pause(Pause::TooLong) } else { Look::Used };
@@ -246,6 +256,13 @@ impl Session {
                     }
                     if !frame.is_multibulk {
                         break Look::Pause(Pause::Step(frame));
+                    }
+                    if own.may_intercept() {
+                        match gate.judge(&facts.table, command, &frame) {
+                            Verdict::Pass => {}
+                            Verdict::Shadow => gate.note_shadow(command),
+                            Verdict::Take => break Look::Pause(Pause::Step(frame)),
+                        }
                     }
                     self.member.card.touch(&command[frame.name.clone()]);
                     match own.forward(&facts.table, command, &frame, resp) {
@@ -317,12 +334,21 @@ enum Onward {
 }
 
 impl OwnMode {
+    /// Lockgate may answer a command in the upstream's place: no transaction is open, and none can be without being seen.
+    pub(super) fn may_intercept(&self) -> bool {
+        !self.talk.is_multi() && self.talk.stream() == Stream::Counted
+    }
+
+    /// Under RESP2 a subscriber may do little else.
+    pub(super) fn is_pubsub_only(&self, resp: Resp) -> bool {
+        resp == Resp::V2 && (self.talk.is_subscribed() || self.talk.subscriptions().iter().any(|count| *count > 0))
+    }
+
     fn forward(&mut self, table: &CommandTable, command: &[u8], frame: &RequestFrame, resp: Resp) -> Onward {
         let name = &command[frame.name.clone()];
         let all: Vec<&[u8]> = args(command).collect();
         let plan = plan(table, name, &all);
-        let is_pubsub_only =
-            resp == Resp::V2 && (self.talk.is_subscribed() || self.talk.subscriptions().iter().any(|count| *count > 0));
+        let is_pubsub_only = self.is_pubsub_only(resp);
         match plan {
             Plan::Hang => return Onward::Hang,
             Plan::Here(Here::Quit | Here::Reset) => return Onward::Step,

@@ -5,6 +5,7 @@ use std::pin::pin;
 use std::task::Poll;
 
 use super::conversation::Stream;
+use super::set_nx::Verdict;
 use super::{Gone, HELD_REQUEST_MAX, Session, treatment};
 use crate::commands::{Here, Plan, Treatment, Why, plan};
 use crate::protocol::args::{args, encode_command};
@@ -35,6 +36,18 @@ impl Session {
             }
         };
         self.card().touch(&command[frame.name.clone()]);
+        let facts = self.worker.links().facts();
+        let gate = self.gate();
+        match gate.judge(&facts.table, &command, &frame) {
+            Verdict::Pass => {}
+            Verdict::Shadow if self.own.as_ref().is_some_and(|own| !own.may_intercept()) => {}
+            Verdict::Shadow => gate.note_shadow(&command),
+            Verdict::Take => {
+                if self.intercept(&gate, &command, &frame).await? {
+                    return Ok(());
+                }
+            }
+        }
         if self.own.is_some() {
             if self.forward_own(&command, &frame) {
                 return Ok(());
@@ -47,8 +60,7 @@ impl Session {
         if self.is_held_back(&command, &frame) {
             return self.run_on_own(Why::Blocking, &command, &frame).await;
         }
-        let facts = self.worker.links().facts();
-        match treatment(&facts.table, &command, &frame) {
+        match treatment(&facts.table, &gate, &command, &frame) {
             Treatment::Hang => Err(Gone),
             Treatment::Here(here) if frame.has_odd_end => {
                 // Read as Redis reads it; what is relayed of it must not break a shared link.

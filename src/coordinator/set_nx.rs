@@ -1,0 +1,104 @@
+//! `SET … NX` and `SETNX` on a lock key: what a session asks for, and how it is answered.
+
+use std::sync::Arc;
+
+use super::{Asker, Coordinator, unix_us};
+use crate::domain::{Level, LockKey, PlainLease};
+use crate::locks::{Actor, Answer, AskedFor, Form};
+use crate::upstream::call::Caller;
+
+/// A `SET … NX` or `SETNX` on a lock key, in the database of its asker.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SetNx {
+    /// The key.
+    pub key: Arc<[u8]>,
+    /// What the key is to hold: the owner for others to see. Any bytes.
+    pub value: Arc<[u8]>,
+    /// For how long, counted from the grant.
+    pub lease: PlainLease,
+    /// What the rule for the key says.
+    pub terms: Terms,
+}
+
+/// What a rule says about one call. Times are in milliseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Terms {
+    /// How long it queues; 0 for an answer at once.
+    pub wait_ms: u64,
+    /// How urgently.
+    pub level: Level,
+    /// How long its place is kept when it is refused; 0 for not at all.
+    pub ticket_ms: u64,
+    /// Most waiters of the key on this node, where it is not the general number.
+    pub max_queue: Option<u64>,
+}
+
+/// How a `SET NX` ends.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SetNxAnswer {
+    /// The key holds the value.
+    Set,
+    /// Somebody else's value was there, until the end of the wait.
+    NotSet,
+    /// A whole error line, without its `-`.
+    Error(String),
+    /// The queue cannot be kept: the plain command decides, see [`Coordinator::pass_on`].
+    PassOn,
+}
+
+impl Coordinator {
+    /// Runs one `SET NX`. Dropping the future means that the client has left, or was unblocked: safe at any moment, nothing leaks.
+    /// `is_there` is asked at the moment when a grant becomes the answer; a grant that meets nobody goes on to the next. To be
+    /// awaited inside a `LocalSet`.
+    pub async fn set_nx<C: Caller>(
+        self: &Arc<Self>,
+        asker: &Asker<C>,
+        ask: SetNx,
+        is_there: impl Fn() -> bool,
+    ) -> SetNxAnswer {
+        let SetNx { key, value, lease, terms } = ask;
+        let key = LockKey { db: asker.db, name: key };
+        let call = self.next_call();
+        // Nobody waits beyond the time at which his lease would have ended.
+        let useful_ms = match lease {
+            PlainLease::AtMs(at_ms) => at_ms.saturating_sub(unix_us() / 1000),
+            _ => u64::MAX,
+        };
+        let deadline = (terms.wait_ms > 0).then(|| self.now().plus_ms(terms.wait_ms.min(useful_ms)));
+        let asked = AskedFor {
+            call,
+            actor: if terms.ticket_ms > 0 { Actor::Poller(value.clone()) } else { Actor::Call(call) },
+            form: Form::Plain { value, lease },
+            level: terms.level,
+            may_wait: terms.wait_ms > 0,
+            ticket_ms: terms.ticket_ms,
+            queue_max: terms.max_queue,
+            place: None,
+            deadline,
+        };
+        let answer = match self.wait_for(asker, &key, asked, deadline, is_there).await {
+            Some((_, answer)) => answer,
+            None => return SetNxAnswer::NotSet,
+        };
+        match answer {
+            Answer::Granted { .. } => SetNxAnswer::Set,
+            // It could not wait as it wished to.
+            Answer::NotGranted if terms.wait_ms > 0 && self.shards.is_closing() => shutting_down(),
+            Answer::NotGranted => SetNxAnswer::NotSet,
+            Answer::QueueFull { waiting } => SetNxAnswer::Error(format!(
+                "QUEUEFULL '{key}' already has {waiting} waiters; raise max_queue or lower the load"
+            )),
+            // The client may not run scripts, or not touch what is kept beside locks: SET itself may be allowed to him.
+            Answer::Failed(line) if line.starts_with("NOPERM") => SetNxAnswer::PassOn,
+            Answer::Failed(line) => SetNxAnswer::Error(line.to_string()),
+            Answer::Unavailable(why) => {
+                SetNxAnswer::Error(format!("UNAVAILABLE {why}; whether the key was set is unknown, look at its value"))
+            }
+            Answer::ShuttingDown => shutting_down(),
+        }
+    }
+}
+
+fn shutting_down() -> SetNxAnswer {
+    SetNxAnswer::Error("UNAVAILABLE shutting down".into())
+}

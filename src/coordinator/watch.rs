@@ -1,0 +1,605 @@
+//! Drives the watch link: looks at the keys that somebody waits for, hears when they change, and hears the other nodes.
+//!
+//! A look is `GET`, `PTTL` and `HGET` in one go; the `GET` makes the upstream tell, once, when the key changes, and then the key is
+//! looked at again. What is told is at most a hint that saves time: a key that cannot be watched is looked at now and then by its
+//! line, and the timer at the known end of the lease runs in any case.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::nodes::{self, News};
+use super::peers::{Message, channel_of};
+use super::{Coordinator, nodes::Load, seen};
+use crate::domain::{Db, LockKey, Moment};
+use crate::locks::Event;
+use crate::protocol::frame::{Value, decode};
+use crate::store::nodes::registered_call;
+use crate::store::value::Fields;
+use crate::store::{Held, companion};
+use crate::upstream::dial::DialError;
+use crate::upstream::links::Links;
+use crate::upstream::watch::{Heard, WatchLink};
+
+/// Looks under way at a time; the others wait for their turn.
+const LOOKS_MAX: usize = 512;
+/// What is heard in one go before anything else is done.
+const HEARD_AT_ONCE: usize = 1024;
+/// The longest pause between two attempts to connect.
+const REDIAL_MAX: Duration = Duration::from_secs(1);
+/// After how long a refused CLIENT TRACKING or SUBSCRIBE is tried again: an ACL may have changed.
+const REFUSED_FOR_MS: u64 = 60_000;
+
+/// A key as the watch link saw it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Observed {
+    /// The whole value; `None` where the key is free, or holds no string.
+    pub value: Option<Arc<[u8]>>,
+    /// It holds something else than a string, which is no lock.
+    pub is_other_type: bool,
+    /// The rest of its lease in ms; `None` where it has no expiry.
+    pub left_ms: Option<u64>,
+    /// What this node has registered in the key's queue.
+    pub registered: Option<Vec<u8>>,
+}
+
+/// What the replies on the link are about.
+enum About {
+    /// Nothing that matters.
+    Nothing,
+    Tracking,
+    Subscription,
+    Database(Db),
+    Value(LockKey),
+    Lease,
+    Registration,
+    Replication {
+        asked: Moment,
+    },
+    Time {
+        other_history: bool,
+    },
+    Published,
+}
+
+/// A look whose first reply has come.
+struct Look {
+    key: LockKey,
+    observed: Observed,
+    /// Why it is of no use; `true`: that will pass.
+    trouble: Option<bool>,
+}
+
+/// Tells everybody, when dropped, that nothing is told any more.
+struct OnLoss<'a>(&'a Coordinator);
+
+impl Drop for OnLoss<'_> {
+    fn drop(&mut self) {
+        self.0.watch_lost();
+    }
+}
+
+/// How the link ended.
+enum End {
+    Lost(String),
+    /// The node leaves, and has said so.
+    Left,
+}
+
+/// What is told once, and again only after it was otherwise.
+#[derive(Default)]
+struct Complaints {
+    away: bool,
+    tracking: bool,
+    talking: bool,
+    looking: bool,
+    replication: bool,
+}
+
+/// What goes on over several links.
+#[derive(Default)]
+struct Memory {
+    complaints: Complaints,
+    /// The history of the master that was met last.
+    replication_id: Option<Vec<u8>>,
+}
+
+impl Coordinator {
+    /// Keeps a watch link to the upstream, and this node in touch with the others, until [`Coordinator::leaves`]. One worker runs it,
+    /// in its `LocalSet`; if that ends, so does it.
+    pub async fn keep_watch(self: Arc<Self>, links: Rc<Links>) {
+        let house = tokio::task::spawn_local(self.clone().keep_house(links.clone()));
+        let (mut memory, mut pause) = (Memory::default(), Duration::ZERO);
+        while !self.nodes.is_leaving() {
+            match links.dial_watch().await {
+                Ok(dialled) => {
+                    let watch = Watch::new(&self, &links, WatchLink::new(dialled), &mut memory);
+                    let begun = self.now();
+                    // However the link ends, a panic or the end of this worker's runtime included.
+                    let on_loss = OnLoss(&self);
+                    let end = watch.run().await;
+                    drop(on_loss);
+                    match end {
+                        End::Left => break,
+                        End::Lost(why) => {
+                            tracing::debug!(%why, "the watch link was lost");
+                            if self.now().since_us(begun) > 1_000_000 {
+                                pause = Duration::ZERO;
+                            }
+                        }
+                    }
+                }
+                // The links have said so, and try again as well.
+                Err(why @ DialError::Unreachable(_)) => tracing::debug!(%why, "no watch link"),
+                Err(why) => {
+                    if !std::mem::replace(&mut memory.complaints.away, true) {
+                        tracing::warn!(%why, "nobody tells of changes to lock keys: waiting ones are looked at each second");
+                    }
+                }
+            }
+            // Between half and the whole pause, so that the nodes do not come back as one.
+            let sleep = tokio::time::sleep(pause.mul_f64(0.5 + fastrand::f64() / 2.0));
+            tokio::select! {
+                () = sleep => {}
+                () = self.nodes.leaves.notified() => {}
+            }
+            let settings = links.settings();
+            pause = (pause * 2).clamp(settings.retry_base, settings.retry_max.clamp(settings.retry_base, REDIAL_MAX));
+        }
+        house.abort();
+        // Nobody is left to do it.
+        drop(self.nodes.take_clean_ups());
+        self.lays_down_lead(&links).await;
+    }
+
+    /// The node is about to end: the others are told, and [`Coordinator::keep_watch`] ends.
+    pub fn leaves(&self) {
+        self.nodes.begins_to_leave();
+    }
+
+    /// How often the watch link has looked at a key, ever.
+    pub fn looks(&self) -> u64 {
+        self.desk.looks()
+    }
+
+    /// Somebody begins to wait for `key`: its changes are to be told.
+    pub(super) fn want(&self, key: &LockKey) {
+        self.desk.want(
+            key,
+            |key| self.is_awaited(key),
+            |is_watched| match is_watched {
+                true => self.shards.tell(key, Event::Watched, self.now()),
+                false => self.unwatched(key),
+            },
+        );
+    }
+
+    /// The watch link has seen `key`. Its next change will be told.
+    fn observed(&self, key: &LockKey, observed: Observed) {
+        let registered = observed.registered.as_deref().and_then(registered_call);
+        let is_data = observed.is_other_type
+            || observed.value.as_ref().is_some_and(|value| {
+                let is_bare = observed.left_ms.is_none() && Fields::read(value).is_none();
+                is_bare && !self.settings.lock_keys.matches(&key.name)
+            });
+        let seen = observed.value.map(|value| seen(&self.store, Held { value, left_ms: observed.left_ms }));
+        self.shards.tell(key, Event::Observed { seen, registered }, self.now());
+        if is_data {
+            // Whoever waits for it is told by the script that will now look.
+            self.hint(key);
+        }
+    }
+
+    /// Nothing is told any more of what changes, nor of other nodes.
+    fn watch_lost(&self) {
+        self.nodes.is_deaf();
+        self.nodes.talk.drop_mail();
+        self.desk.lost(|key| self.unwatched(key));
+    }
+
+    /// A line that knows already is not bothered: it would look at once.
+    fn unwatched(&self, key: &LockKey) {
+        if self.shards.read(key, |line| line.is_watched()).unwrap_or(false) {
+            self.shards.tell(key, Event::Unwatched, self.now());
+        }
+    }
+
+    fn is_awaited(&self, key: &LockKey) -> bool {
+        self.shards.read(key, |line| line.waiting() > 0).unwrap_or(false)
+    }
+
+    pub(super) fn load(&self) -> Load {
+        Load { waiters: self.shards.waiting(), locks: self.tied.count() as u64 }
+    }
+}
+
+struct Watch<'a> {
+    coordinator: &'a Arc<Coordinator>,
+    links: &'a Rc<Links>,
+    link: WatchLink<About>,
+    memory: &'a mut Memory,
+    /// The database in which what is sent runs …
+    db: Option<Db>,
+    /// … and in which what is answered has run.
+    answered_db: Option<Db>,
+    /// Whether changes are told; `None` until the upstream has said so.
+    is_tracking: bool,
+    /// When what was refused is tried again.
+    retry_at: Option<Moment>,
+    looks: usize,
+    look: Option<Look>,
+    next_beat: Moment,
+    asked_master: Moment,
+    has_met_master: bool,
+}
+
+impl<'a> Watch<'a> {
+    fn new(
+        coordinator: &'a Arc<Coordinator>,
+        links: &'a Rc<Links>,
+        link: WatchLink<About>,
+        memory: &'a mut Memory,
+    ) -> Self {
+        let db = Some(links.default_db());
+        Watch {
+            coordinator,
+            links,
+            link,
+            memory,
+            db,
+            answered_db: db,
+            is_tracking: false,
+            retry_at: None,
+            looks: 0,
+            look: None,
+            next_beat: coordinator.now(),
+            asked_master: Moment::default(),
+            has_met_master: false,
+        }
+    }
+
+    async fn run(mut self) -> End {
+        let coordinator = self.coordinator;
+        let nodes = &coordinator.nodes;
+        self.link.send(&[b"CLIENT", b"SETNAME", b"lockgate-watch"], About::Nothing);
+        self.ask_for_news();
+        loop {
+            if nodes.is_leaving() {
+                return self.leave().await;
+            }
+            self.send_looks();
+            while let Some(parcel) = nodes.talk.take_mail() {
+                self.link.send(&[b"PUBLISH", &parcel.channel, &parcel.message], About::Published);
+            }
+            if nodes.take_must_speak() {
+                self.say("alive");
+            }
+            let now = coordinator.now();
+            if self.retry_at.is_some_and(|at| at <= now) {
+                self.retry_at = None;
+                self.ask_for_news();
+            }
+            if self.next_beat <= now {
+                self.beat();
+                continue;
+            }
+            // Unless the question is out already whose reply decides it.
+            let judged_at = nodes.judged_at().filter(|at| self.asked_master < *at);
+            let wake_at = judged_at.map_or(self.next_beat, |at| at.min(self.next_beat));
+            tokio::select! {
+                biased;
+                heard = self.link.hear() => {
+                    if let Err(why) = heard.and_then(|heard| self.understand_all(heard)) {
+                        return End::Lost(why);
+                    }
+                }
+                () = coordinator.sleep_until(wake_at) => {
+                    // Asked when nothing is left to hear: this node itself may have stood still.
+                    if self.is_silent() {
+                        return End::Lost("the upstream is silent".into());
+                    }
+                    if wake_at < self.next_beat {
+                        // Somebody may have died: the reply shows that all was heard that he had said.
+                        self.ask_for_master();
+                    }
+                }
+                () = coordinator.desk.wanted() => {}
+                () = nodes.talk.has_mail() => {}
+                () = nodes.leaves.notified() => {}
+                () = coordinator.store.master_doubted.notified() => {
+                    self.has_met_master = false;
+                    self.ask_for_master();
+                }
+            }
+        }
+    }
+
+    /// The upstream is to tell of changes, and of what other nodes say.
+    fn ask_for_news(&mut self) {
+        let own = channel_of(&self.coordinator.nodes.me.id);
+        if !self.is_tracking {
+            self.link.send(&[b"CLIENT", b"TRACKING", b"ON"], About::Tracking);
+        }
+        self.link.subscribe(&[nodes::CHANNEL, &own], About::Subscription);
+    }
+
+    fn is_silent(&self) -> bool {
+        let settings = self.links.settings();
+        let timeout = Duration::from_millis(self.coordinator.nodes.me.timeout_ms);
+        let limit = if settings.reply_timeout.is_zero() { timeout } else { timeout.min(settings.reply_timeout) };
+        self.link.due_since().is_some_and(|since| since.elapsed() > limit)
+    }
+
+    /// The heartbeat: this node says that it lives, and asks the upstream whether it does, and whether it is still the same master.
+    fn beat(&mut self) {
+        let nodes = &self.coordinator.nodes;
+        self.next_beat = self.coordinator.now().plus_ms(nodes.me.heartbeat_ms);
+        self.say("alive");
+        self.ask_for_master();
+        self.coordinator.desk.beat();
+    }
+
+    fn say(&mut self, word: &str) {
+        let coordinator = self.coordinator;
+        let presence = coordinator.nodes.presence(word, coordinator.load(), coordinator.now());
+        self.link.send(&[b"PUBLISH", nodes::CHANNEL, &presence], About::Published);
+    }
+
+    fn ask_for_master(&mut self) {
+        self.asked_master = self.coordinator.now();
+        self.link.send(&[b"INFO", b"replication"], About::Replication { asked: self.asked_master });
+    }
+
+    async fn leave(mut self) -> End {
+        self.say("bye");
+        // The last word is out when everything was answered.
+        while self.link.due_since().is_some() {
+            match self.link.hear().await {
+                Ok(_) => {}
+                Err(why) => return End::Lost(why),
+            }
+        }
+        End::Left
+    }
+
+    // ---- Keys.
+
+    /// Looks at what is wanted, as far as there is room for more looks.
+    fn send_looks(&mut self) {
+        if !self.is_tracking {
+            return;
+        }
+        let coordinator = self.coordinator;
+        while self.looks < LOOKS_MAX
+            && let Some(key) = coordinator.desk.next(|key| coordinator.is_awaited(key))
+        {
+            if self.db != Some(key.db) {
+                self.link.send(&[b"SELECT", key.db.to_string().as_bytes()], About::Database(key.db));
+                self.db = Some(key.db);
+            }
+            let queue = companion::queue(&key);
+            self.link.send(&[b"GET", &key.name], About::Value(key.clone()));
+            self.link.send(&[b"PTTL", &key.name], About::Lease);
+            self.link.send(&[b"HGET", &queue, coordinator.nodes.me.id.as_bytes()], About::Registration);
+            self.looks += 1;
+        }
+    }
+
+    /// The first reply of a look.
+    fn value_came(&mut self, key: LockKey, reply: Option<&Value<'_>>) {
+        self.coordinator.desk.armed(&key);
+        let mut observed = Observed { value: None, is_other_type: false, left_ms: None, registered: None };
+        let mut trouble = None;
+        match reply {
+            // It ran in another database than it was meant for.
+            _ if self.answered_db != Some(key.db) => trouble = Some(false),
+            Some(Value::Null) => {}
+            Some(Value::Bulk(value)) => observed.value = Some((*value).into()),
+            Some(Value::Error(line)) if line.starts_with(b"WRONGTYPE") => observed.is_other_type = true,
+            other => trouble = Some(self.complain_of_look(other)),
+        }
+        self.look = Some(Look { key, observed, trouble });
+    }
+
+    fn lease_came(&mut self, reply: Option<&Value<'_>>) {
+        let lease = match reply {
+            Some(Value::Integer(left)) => Ok(*left),
+            other => Err(self.complain_of_look(other)),
+        };
+        let Some(look) = &mut self.look else { return };
+        match lease {
+            // Gone between the two commands.
+            Ok(-2) => look.observed.value = None,
+            Ok(left) => look.observed.left_ms = u64::try_from(left).ok(),
+            Err(trouble) => look.trouble = look.trouble.or(Some(trouble)),
+        }
+    }
+
+    /// The last reply of a look.
+    fn registration_came(&mut self, reply: Option<&Value<'_>>) {
+        let registered = match reply {
+            Some(Value::Bulk(registered)) => Ok(Some(registered.to_vec())),
+            Some(Value::Null) => Ok(None),
+            other => Err(self.complain_of_look(other)),
+        };
+        self.looks = self.looks.saturating_sub(1);
+        let Some(Look { key, mut observed, mut trouble }) = self.look.take() else { return };
+        match registered {
+            Ok(registered) => observed.registered = registered,
+            Err(passes) => trouble = trouble.or(Some(passes)),
+        }
+        match trouble {
+            None => {
+                self.coordinator.desk.looked(&key);
+                self.coordinator.observed(&key, observed);
+            }
+            Some(passes) => {
+                self.coordinator.desk.failed(&key, passes);
+                self.coordinator.unwatched(&key);
+            }
+        }
+    }
+
+    /// Why a look brought nothing; `true` where that will pass.
+    fn complain_of_look(&mut self, reply: Option<&Value<'_>>) -> bool {
+        const PASSING: [&[u8]; 5] = [b"LOADING", b"MASTERDOWN", b"BUSY", b"CLUSTERDOWN", b"TRYAGAIN"];
+        let line = reply.and_then(Value::as_error).unwrap_or(b"a reply that makes no sense");
+        let passes = PASSING.iter().any(|code| line.starts_with(code));
+        if !passes && !std::mem::replace(&mut self.memory.complaints.looking, true) {
+            tracing::warn!(
+                upstream = %line.escape_ascii(),
+                "a waited-for lock cannot be watched, so it is looked at each second; see 'What nodes share' in docs/operations.md"
+            );
+        }
+        passes
+    }
+
+    // ---- What is heard.
+
+    fn understand_all(&mut self, first: Heard<About>) -> Result<(), String> {
+        self.understand(first);
+        for _ in 0..HEARD_AT_ONCE {
+            match self.link.heard_already()? {
+                Some(heard) => self.understand(heard),
+                None => break,
+            }
+        }
+        Ok(())
+    }
+
+    fn understand(&mut self, heard: Heard<About>) {
+        let desk = &self.coordinator.desk;
+        match heard {
+            Heard::Reply(about, raw) => {
+                let reply = raw.as_deref().and_then(|raw| decode(raw).ok());
+                self.reply_came(about, reply.as_ref());
+            }
+            Heard::Changed(names) => {
+                for name in names {
+                    match companion::queued_name(&name) {
+                        Some(lock) => desk.queue_changed(lock),
+                        None => desk.lock_changed(&name),
+                    }
+                }
+            }
+            Heard::AllChanged => desk.all_changed(),
+            Heard::Message { channel, payload } if channel == nodes::CHANNEL => {
+                if self.coordinator.nodes.heard(&payload, self.coordinator.now()) == News::Joined {
+                    // The newcomer has not heard of this node yet.
+                    self.say("alive");
+                }
+            }
+            Heard::Message { payload, .. } => self.message_came(&payload),
+        }
+    }
+
+    fn message_came(&mut self, message: &[u8]) {
+        let (coordinator, talk) = (self.coordinator, &self.coordinator.nodes.talk);
+        match Message::read(message) {
+            Some(Message::Answer { from, number, words }) => talk.answered(&from, number, words),
+            Some(Message::Ask(asked)) => {
+                let links = self.links;
+                let words = coordinator.answer(&asked, || links.caller(&links.service_pool(asked.key.db)));
+                talk.answer(&coordinator.nodes.me.id, &asked.from, asked.number, &words);
+            }
+            None => {}
+        }
+    }
+
+    fn reply_came(&mut self, about: About, reply: Option<&Value<'_>>) {
+        let now = self.coordinator.now();
+        let refusal = reply.and_then(Value::as_error);
+        match about {
+            About::Nothing => {}
+            About::Tracking => {
+                self.is_tracking = refusal.is_none();
+                let complained = std::mem::replace(&mut self.memory.complaints.tracking, !self.is_tracking);
+                if let (Some(line), false) = (refusal, complained) {
+                    tracing::warn!(
+                        upstream = %line.escape_ascii(),
+                        "the upstream does not tell of changes (CLIENT TRACKING): waited-for locks are looked at each second"
+                    );
+                }
+                self.refused_until_later(refusal.is_some(), now);
+                if self.is_tracking {
+                    self.memory.complaints.away = false;
+                }
+            }
+            About::Subscription => {
+                match refusal {
+                    None => self.coordinator.nodes.hears(now),
+                    Some(line) => self.complain_of_talk(line),
+                }
+                self.refused_until_later(refusal.is_some(), now);
+            }
+            About::Published => {
+                if let Some(line) = refusal {
+                    self.complain_of_talk(line);
+                }
+            }
+            About::Database(db) => {
+                self.answered_db = refusal.is_none().then_some(db);
+                if let Some(line) = refusal {
+                    tracing::debug!(db, upstream = %line.escape_ascii(), "a database cannot be watched");
+                    self.db = None;
+                }
+            }
+            About::Value(key) => self.value_came(key, reply),
+            About::Lease => self.lease_came(reply),
+            About::Registration => self.registration_came(reply),
+            About::Replication { asked } => self.replication_came(reply, asked),
+            About::Time { other_history } => {
+                let time_us = reply.and_then(Value::as_array).and_then(|time| match time {
+                    [seconds, micros] => {
+                        let [seconds, micros] = [seconds, micros].map(|part| u64::try_from(part.as_integer()?).ok());
+                        seconds?.checked_mul(1_000_000)?.checked_add(micros?)
+                    }
+                    _ => None,
+                });
+                // Whoever does not tell the time is met at this node's own.
+                self.coordinator.met_master(time_us.unwrap_or_else(super::unix_us), other_history);
+            }
+        }
+    }
+
+    fn refused_until_later(&mut self, is_refused: bool, now: Moment) {
+        if is_refused {
+            self.retry_at = Some(now.plus_ms(REFUSED_FOR_MS));
+        }
+    }
+
+    fn complain_of_talk(&mut self, line: &[u8]) {
+        if !std::mem::replace(&mut self.memory.complaints.talking, true) {
+            tracing::warn!(
+                upstream = %line.escape_ascii(),
+                "nodes cannot talk over this upstream (PUBLISH and SUBSCRIBE on lockgate:*): this one does not know of others"
+            );
+        }
+    }
+
+    /// Doubles as the answer to the ping: all that was published before has been heard by now.
+    fn replication_came(&mut self, reply: Option<&Value<'_>>, asked: Moment) {
+        self.coordinator.nodes.judge(asked);
+        let text = reply.and_then(Value::as_bytes);
+        if text.is_none() && !std::mem::replace(&mut self.memory.complaints.replication, true) {
+            let line = reply.and_then(Value::as_error).unwrap_or_default();
+            tracing::warn!(
+                upstream = %line.escape_ascii(),
+                "INFO replication is refused: a failover is noticed only when the link to the old master breaks"
+            );
+        }
+        let id = text.and_then(|text| {
+            let mut lines = text.split(|byte| *byte == b'\n');
+            lines.find_map(|line| line.trim_ascii().strip_prefix(b"master_replid:"))
+        });
+        let other_history =
+            id.is_some() && self.memory.replication_id.as_deref().is_some_and(|known| Some(known) != id);
+        if other_history || !self.has_met_master {
+            self.has_met_master = true;
+            if let Some(id) = id {
+                self.memory.replication_id = Some(id.to_vec());
+            }
+            self.link.send(&[b"TIME"], About::Time { other_history });
+        }
+    }
+}

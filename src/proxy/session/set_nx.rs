@@ -1,0 +1,286 @@
+//! `SET … NX` and `SETNX` on lock keys: told from every other `SET` at next to no cost, and run as a step of their own.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use super::grants::{GRANTS_AT_ONCE, Grant};
+use super::lock_command::Ending;
+use super::{Gone, Session};
+use crate::commands::set_nx::{PlainCall, PlainForm};
+use crate::commands::{CommandTable, Look, Treatment};
+use crate::coordinator::{Rule, RuleCounts, Rules, SetNx, SetNxAnswer, Standing, Terms};
+use crate::domain::{LockKey, Resp};
+use crate::protocol::args::args;
+use crate::protocol::frame;
+use crate::protocol::request::RequestFrame;
+use crate::proxy::registry::Wish;
+use crate::upstream::dial::{Identity, LinkKey};
+use crate::upstream::links::Links;
+
+/// How often a call that `CLIENT PAUSE` holds back looks whether that is over.
+const PAUSE_LOOK: Duration = Duration::from_millis(10);
+
+/// What becomes of a command.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Verdict {
+    /// It is none of ours.
+    Pass,
+    /// It would be ours if its rule were not in the shadow.
+    Shadow,
+    /// It queues.
+    Take,
+}
+
+/// The rules, and for whom they are asked. Good for as long as nothing else happens to the session.
+pub(super) struct Gate {
+    /// `None` where the upstream has a refusal for the client anyway.
+    rules: Option<Rc<Rules>>,
+    identity: Identity,
+}
+
+impl Gate {
+    /// Judges a whole multibulk command.
+    pub(super) fn judge(&self, table: &CommandTable, command: &[u8], frame: &RequestFrame) -> Verdict {
+        // Looked up twice where it is one of these; everything else pays a comparison.
+        if !matches!(frame.name.len(), 3 | 5) {
+            return Verdict::Pass;
+        }
+        match look(table, &command[frame.name.clone()]) {
+            Some(look) => self.judge_set(look, command, frame.args),
+            None => Verdict::Pass,
+        }
+    }
+
+    /// Judges a whole command that the table calls `look`. Most end at the number of their arguments, or at their key.
+    pub(super) fn judge_set(&self, look: Look, command: &[u8], count: u32) -> Verdict {
+        match self.rule(look, count, command) {
+            Some((rule, key)) if call(look, command).is_some() => match rule.standing(key) {
+                Standing::Acts => Verdict::Take,
+                Standing::Shadow => Verdict::Shadow,
+                Standing::Rests => Verdict::Pass,
+            },
+            _ => Verdict::Pass,
+        }
+    }
+
+    /// `true` where a command, of which `bytes` are the beginning and which has `count` arguments, may turn out to be ours.
+    pub(super) fn may_take(&self, table: &CommandTable, name: &[u8], count: u32, bytes: &[u8]) -> bool {
+        let rule = look(table, name).and_then(|look| self.rule(look, count, bytes));
+        rule.is_some_and(|(rule, key)| rule.standing(key) == Standing::Acts)
+    }
+
+    /// Counts a call that passes only because its rule is in the shadow.
+    pub(super) fn note_shadow(&self, command: &[u8]) {
+        if let Some(rule) = args(command).nth(1).and_then(|key| self.find(key)) {
+            RuleCounts::note(&rule.counts.shadowed);
+        }
+    }
+
+    /// The rule for the key of a command that the table calls `look`, and the key.
+    fn rule<'a>(&self, look: Look, count: u32, command: &'a [u8]) -> Option<(&Rule, &'a [u8])> {
+        // A SET without options is the most common write there is, and no SET NX.
+        let has_room_for_nx = if look == Look::Set { count >= 4 } else { count == 3 };
+        if !has_room_for_nx || self.rules.is_none() {
+            return None;
+        }
+        let key = args(command).nth(1)?;
+        self.find(key).filter(|rule| !rule.barge).map(|rule| (rule, key))
+    }
+
+    fn find(&self, key: &[u8]) -> Option<&Rule> {
+        self.rules.as_ref()?.find(key, user(&self.identity))
+    }
+}
+
+/// Whom the upstream takes a client for.
+pub(super) fn user(identity: &Identity) -> &[u8] {
+    match identity {
+        Identity::Named(credentials) => credentials.user.as_deref().unwrap_or(b"default"),
+        Identity::Anonymous | Identity::Service => b"default",
+    }
+}
+
+fn look(table: &CommandTable, name: &[u8]) -> Option<Look> {
+    match table.find(name)?.treatment {
+        Treatment::Look(look @ (Look::Set | Look::SetNx)) => Some(look),
+        _ => None,
+    }
+}
+
+fn call(look: Look, command: &[u8]) -> Option<PlainCall<'_>> {
+    let args = args(command).skip(1);
+    if look == Look::Set { PlainCall::of_set(args) } else { PlainCall::of_setnx(args) }
+}
+
+impl Session {
+    /// The rules for what this client sends now.
+    pub(super) fn gate(&self) -> Gate {
+        let rules = (!self.must_authenticate()).then(|| self.worker.rules());
+        Gate { rules, identity: self.key.identity.clone() }
+    }
+
+    /// Runs the `SET NX` that `gate` takes, if the connection is in a state for it once nothing is owed to it any more; `false`
+    /// where the upstream has to see it as it is (in a transaction, say).
+    pub(super) async fn intercept(&mut self, gate: &Gate, command: &[u8], frame: &RequestFrame) -> Result<bool, Gone> {
+        let facts = self.worker.links().facts();
+        let Some(look) = look(&facts.table, &command[frame.name.clone()]) else { return Ok(false) };
+        if self.own.as_ref().is_some_and(|own| !own.may_intercept()) {
+            return Ok(false);
+        }
+        // What is still owed may end a transaction that was refused, a subscription, or the counting of replies.
+        self.drain().await?;
+        if self.own.as_ref().is_some_and(|own| !own.may_intercept() || own.is_pubsub_only(self.resp())) {
+            return Ok(false);
+        }
+        let Some(call) = call(look, command) else { return Ok(false) };
+        let Some(rule) = gate.find(call.key) else { return Ok(false) };
+        while self.worker.registry().is_paused() {
+            // A write that the upstream holds back would hold up everybody else on its link.
+            self.guard(tokio::time::sleep(PAUSE_LOOK)).await?;
+        }
+        self.set_nx(rule, &call).await?;
+        Ok(true)
+    }
+
+    async fn set_nx(&mut self, rule: &Rule, call: &PlainCall<'_>) -> Result<(), Gone> {
+        RuleCounts::note(&rule.counts.taken);
+        let coordinator = self.worker.coordinator().clone();
+        let mut ask = SetNx {
+            key: call.key.into(),
+            value: call.value.into(),
+            lease: coordinator.plain_lease(rule, call.lease),
+            terms: coordinator.terms(rule),
+        };
+        let asker = self.asker();
+        let db = asker.db;
+        if self.grants.are_too_many() {
+            ask.terms.wait_ms = 0;
+        }
+        let may_wait = ask.terms.wait_ms > 0;
+        // The newest first: it is the likeliest to be still there.
+        let in_the_way = match may_wait {
+            true if rule.wait_while_holding => self.grants.at(db, call.key),
+            true => self.grants.newest_first(),
+            false => Vec::new(),
+        };
+        if may_wait {
+            self.card().fulfil();
+            self.card().waits_for_lock.store(true, Ordering::Release);
+        }
+        let io = self.io.clone();
+        let is_there = move || !(may_wait && io.peer_has_closed());
+        let keys = [LockKey { db, name: ask.key.clone() }];
+        let asking = coordinator.asks(&keys, &ask.value, &asker.user, ask.terms.wait_ms);
+        let gone = RefCell::new(Vec::new());
+        let ending = {
+            let links = self.worker.links().clone();
+            let identity = self.key.identity.clone();
+            let answer = async {
+                let mut answer = SetNxAnswer::NotSet;
+                if !in_the_way.is_empty() {
+                    // What comes free at once needs no question; most of those in the way have ended long ago.
+                    let terms = Terms { wait_ms: 0, ticket_ms: 0, ..ask.terms };
+                    answer = coordinator.set_nx(&asker, SetNx { terms, ..ask.clone() }, &is_there).await;
+                }
+                if answer == SetNxAnswer::NotSet {
+                    answer = tokio::select! {
+                        biased;
+                        answer = coordinator.set_nx(&asker, ask.clone(), &is_there) => answer,
+                        // No release could be sent behind it.
+                        () = one_stands(&links, &identity, in_the_way, &gone) => SetNxAnswer::NotSet,
+                    };
+                }
+                match answer {
+                    SetNxAnswer::PassOn => coordinator.pass_on(&asker, &ask).await,
+                    answer => answer,
+                }
+            };
+            self.lock_ending(answer, may_wait).await
+        };
+        self.card().waits_for_lock.store(false, Ordering::Release);
+        self.grants.forget(&gone.into_inner());
+        let (mut out, mut granted) = (Vec::new(), None);
+        let ending = ending?;
+        if let Ending::Answered(answer) = &ending {
+            asking.ends_plainly(answer, ask.lease);
+        }
+        match ending {
+            Ending::Answered(SetNxAnswer::Set) => {
+                granted = Some(Grant::new(db, &ask.key, &ask.value));
+                match call.form {
+                    PlainForm::Set => frame::simple("OK", &mut out),
+                    PlainForm::SetNx => frame::integer(1, &mut out),
+                }
+            }
+            Ending::Answered(SetNxAnswer::Error(line)) => frame::error(line, &mut out),
+            Ending::Unblocked(Wish::UnblockError) => {
+                frame::error("UNBLOCKED client unblocked via CLIENT UNBLOCK", &mut out);
+            }
+            Ending::Answered(SetNxAnswer::NotSet | SetNxAnswer::PassOn) | Ending::Unblocked(_) => match call.form {
+                PlainForm::Set => frame::null(self.resp(), &mut out),
+                PlainForm::SetNx => frame::integer(0, &mut out),
+            },
+        }
+        self.card().fulfil();
+        if let Some(own) = self.own.as_mut() {
+            own.talk.wrote_elsewhere();
+        }
+        self.answer(&out);
+        match granted {
+            Some(grant) => self.remember(grant).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Keeps in mind what this connection holds, where that may matter to a call that could wait.
+    async fn remember(&mut self, grant: Grant) -> Result<(), Gone> {
+        if !self.worker.rules().have_waits() {
+            return Ok(());
+        }
+        if self.grants.are_full() {
+            // Most of them have ended in ways that are not seen here: by a script, or by their expiry.
+            let gone = RefCell::new(Vec::new());
+            let links = self.worker.links().clone();
+            let all = self.grants.newest_first();
+            self.guard(drop_those_gone(&links, &self.key.identity, all, &gone)).await?;
+            self.grants.forget(&gone.into_inner());
+        }
+        self.grants.add(grant);
+        Ok(())
+    }
+}
+
+/// Resolves as soon as one of `grants` is found to stand; never where none does. Those that do not go into `gone`.
+async fn one_stands(links: &Rc<Links>, identity: &Identity, grants: Vec<Grant>, gone: &RefCell<Vec<Grant>>) {
+    for some in grants.chunks(GRANTS_AT_ONCE) {
+        if look_at(links, identity, some, gone).await {
+            return;
+        }
+    }
+    std::future::pending().await
+}
+
+async fn drop_those_gone(links: &Rc<Links>, identity: &Identity, grants: Vec<Grant>, gone: &RefCell<Vec<Grant>>) {
+    for some in grants.chunks(GRANTS_AT_ONCE) {
+        look_at(links, identity, some, gone).await;
+    }
+}
+
+/// Asks for all of `grants` in one round trip; `true` if one stands, or may stand.
+async fn look_at(links: &Rc<Links>, identity: &Identity, grants: &[Grant], gone: &RefCell<Vec<Grant>>) -> bool {
+    let mut replies = Vec::with_capacity(grants.len());
+    for grant in grants {
+        let key = LinkKey { identity: identity.clone(), db: grant.db, resp: Resp::V2 };
+        replies.push(grant.ask(&links.caller(&links.pool(key))));
+    }
+    let mut one_stands = false;
+    for (grant, reply) in grants.iter().zip(replies) {
+        match grant.stands(reply.await) {
+            true => one_stands = true,
+            false => gone.borrow_mut().push(grant.clone()),
+        }
+    }
+    one_stands
+}
