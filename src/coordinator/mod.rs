@@ -200,6 +200,12 @@ impl Coordinator {
         self.shards.tell(key, Event::Hint, self.now());
     }
 
+    /// A link to the master was dialled: it may have begun anew, so fences go on above all that this node has seen, and above the
+    /// time of its own clock.
+    pub fn met_master_again(&self) {
+        self.store.met_master(unix_us(), false);
+    }
+
     /// A master was met anew (connected, failed over): fences go on above all that were seen, see [`Store::met_master`].
     pub fn met_master(&self, time_us: u64, other_history: bool) {
         self.store.met_master(time_us, other_history);
@@ -213,7 +219,14 @@ impl Coordinator {
     /// Resolves when nothing is under way that no session waits for: ephemeral locks are released, grants that met nobody are given
     /// back. The workers' `LocalSet`s have to go on running meanwhile.
     pub async fn settled(&self) {
-        self.errands.all_done().await;
+        loop {
+            self.errands.all_done().await;
+            if !self.shards.have_work() {
+                return;
+            }
+            // A line's timer sends what is due; it has been woken.
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
     }
 
     /// How many keys have a line just now: somebody waits for them, is kept in mind, or has a script under way.

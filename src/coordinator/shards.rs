@@ -244,6 +244,14 @@ impl Shards {
         self.waiting.load(Ordering::Relaxed)
     }
 
+    /// A line has something to tell the upstream that does not have to wait.
+    pub fn have_work(&self) -> bool {
+        self.shards.iter().any(|shard| {
+            let shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+            shard.values().any(|seat| seat.line.has_urgent_work())
+        })
+    }
+
     /// How many keys have a line.
     pub fn len(&self) -> usize {
         self.shards.iter().map(|shard| shard.lock().unwrap_or_else(PoisonError::into_inner).len()).sum()

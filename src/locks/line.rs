@@ -270,6 +270,12 @@ impl Line {
         forget_at.into_iter().chain(work_at).chain(ticket_at).min()
     }
 
+    /// Something is to be given back, confirmed or registered, and the upstream was there when it was last asked.
+    pub fn has_urgent_work(&self) -> bool {
+        let has_work = !self.give_backs.is_empty() || self.to_confirm.is_some() || self.entry_is_off();
+        has_work && self.failures == 0
+    }
+
     /// When there is something to ask the upstream.
     pub(super) fn work_at(&self) -> Option<Moment> {
         let is_due = !self.give_backs.is_empty()

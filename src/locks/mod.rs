@@ -17,6 +17,6 @@ pub use line::{Line, LineRules};
 pub use look::Waiter;
 
 #[cfg(test)]
-mod simulation;
+pub(crate) mod simulation;
 #[cfg(test)]
 mod tests;

@@ -120,6 +120,8 @@ pub fn run(
         let (in_use, reached) = (shared.own_in_use.clone(), shared.reached.clone());
         let links = Links::new(shared.endpoint.clone(), shared.links.clone(), scratch, in_use, reached);
         let registry = shared.registry.clone();
+        let coordinator = shared.coordinator.clone();
+        links.on_dialled(move || coordinator.met_master_again());
         links.on_revoked(move |user| registry.kill_user(user));
         let keys = shared.coordinator.lock_keys().clone();
         let worker =

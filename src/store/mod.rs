@@ -3,6 +3,8 @@
 
 mod acquire_all;
 pub mod companion;
+#[cfg(test)]
+mod conformance;
 pub mod nodes;
 mod reply;
 mod script;
