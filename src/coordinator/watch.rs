@@ -6,7 +6,6 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::nodes::{self, News};
@@ -209,8 +208,7 @@ impl Coordinator {
     }
 
     pub(super) fn load(&self) -> Load {
-        let locks = self.errands.ties.load(Ordering::Relaxed);
-        Load { waiters: self.shards.waiting(), locks: locks as u64, ahead_us: self.store.ahead_us() }
+        Load { waiters: self.shards.waiting(), locks: self.tied.count() as u64, ahead_us: self.store.ahead_us() }
     }
 }
 

@@ -198,6 +198,11 @@ impl Line {
         out
     }
 
+    /// From here on so many may wait; those who do already stay.
+    pub fn set_waiting_max(&mut self, waiting_max: usize) {
+        self.rules.waiting_max = waiting_max;
+    }
+
     /// How many wait.
     pub fn waiting(&self) -> usize {
         self.queue.len()

@@ -13,6 +13,7 @@ use tokio::task::LocalSet;
 use super::listener::Listener;
 use super::registry::{Profile, Registry};
 use super::session::Session;
+use crate::config::LiveConfig;
 use crate::coordinator::{Coordinator, Rules};
 use crate::domain::Resp;
 use crate::upstream::dial::{Identity, LinkKey};
@@ -33,6 +34,8 @@ const SETTLE_MAX: Duration = Duration::from_millis(500);
 pub struct Shared {
     /// Where the upstream is.
     pub endpoint: Endpoint,
+    /// The configuration that is in force.
+    pub live: Arc<LiveConfig>,
     /// How links are made.
     pub links: LinkSettings,
     /// All clients.
@@ -73,6 +76,11 @@ impl Worker {
     /// The lock engine.
     pub fn coordinator(&self) -> &Arc<Coordinator> {
         &self.shared.coordinator
+    }
+
+    /// The configuration that is in force.
+    pub fn config(&self) -> &LiveConfig {
+        &self.shared.live
     }
 
     /// This thread's copy of the rules for lock keys, made anew when they have changed.
