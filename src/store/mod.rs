@@ -48,13 +48,6 @@ pub struct Times {
     pub knows_us: u64,
 }
 
-impl Times {
-    /// As the scripts take them, and by how much fences run ahead.
-    fn texts(self, store: &Store) -> [String; 3] {
-        [self.sent_us, self.knows_us, store.ahead_us.load(Ordering::Relaxed)].map(|number| number.to_string())
-    }
-}
-
 /// Who asks for a lock, and for what.
 #[derive(Debug, Clone)]
 pub struct Ask {
@@ -277,10 +270,10 @@ impl Store {
         };
         let (tier, ahead, rest) = crate::locks::rank::parts(ask.level, standing.first_call, standing.promote_after_us);
         let arrival = standing.arrival_us.map(|us| us.to_string()).unwrap_or_default();
-        let (floor, times_text, offers) = (self.floor(), times.texts(self), offers_text(others));
-        let mut args = self.head(&floor, &times_text);
-        args.extend([first, second.as_bytes(), &tail, &waiting_part, arrival.as_bytes()]);
-        args.extend([tier.as_bytes(), ahead.as_bytes(), rest.as_bytes()]);
+        let asker = format!("{arrival}\x1f{tier}\x1f{ahead}\x1f{rest}").into_bytes();
+        let (asker, head, offers) = ([asker, waiting_part].concat(), self.head(times), offers_text(others));
+        let mut args: Vec<&[u8]> = head.iter().map(Vec::as_slice).collect();
+        args.extend([first, second.as_bytes(), &tail, &asker]);
         args.extend(offers.iter().map(Vec::as_slice));
         let reply = self.run_on(script, caller, key, &args).await?;
         let granted = |fence: i64| -> Result<Grant, StoreError> {
@@ -340,7 +333,7 @@ impl Store {
         is_rule_key: bool,
     ) -> Result<HandedOver, StoreError> {
         self.reach(caller).await?;
-        let (floor, times_text, texts) = (self.floor(), times.texts(self), offers_text(offers));
+        let (head, texts) = (self.head(times), offers_text(offers));
         let (what, expected, confirmed, lease, call) = match task {
             Task::Look => ("", &[][..], Arc::default(), String::new(), String::new()),
             Task::TakeBack(value) => ("back", &**value, Arc::default(), String::new(), String::new()),
@@ -349,7 +342,7 @@ impl Store {
                 ("confirm", &**claim, value, lease_text(&offer.form), offer.call.to_string())
             }
         };
-        let mut args = self.head(&floor, &times_text);
+        let mut args: Vec<&[u8]> = head.iter().map(Vec::as_slice).collect();
         args.extend([what.as_bytes(), expected, &confirmed, lease.as_bytes(), call.as_bytes()]);
         args.extend(texts.iter().map(Vec::as_slice));
         let Reply::Array(parts) = self.run_on(&script::HAND_OVER, caller, key, &args).await? else {
@@ -390,9 +383,9 @@ impl Store {
         is_rule_key: bool,
     ) -> Result<Freed, StoreError> {
         self.reach(caller).await?;
-        let (floor, fence, times_text) = (self.floor(), fence_arg(fence), times.texts(self));
+        let (head, fence) = (self.head(times), fence_arg(fence));
         let texts = offers_text(offers);
-        let mut args = self.head(&floor, &times_text);
+        let mut args: Vec<&[u8]> = head.iter().map(Vec::as_slice).collect();
         args.extend([owner.unwrap_or_default(), fence.as_bytes(), flag(is_rule_key), flag(owner.is_none())]);
         args.extend(texts.iter().map(Vec::as_slice));
         let parts = match self.run_on(&script::RELEASE, caller, key, &args).await? {
@@ -503,10 +496,13 @@ impl Store {
         self.run(script, caller, &[&key.name, companion::fence_counter(key), &queue], args).await
     }
 
-    /// What every script that decides whose turn it is begins its arguments with.
-    fn head<'a>(&'a self, floor: &'a str, [sent, knows, ahead]: &'a [String; 3]) -> Vec<&'a [u8]> {
-        let kept = self.queue_kept_ms.as_bytes();
-        vec![floor.as_bytes(), self.node.as_bytes(), sent.as_bytes(), kept, knows.as_bytes(), ahead.as_bytes()]
+    /// What every script that decides whose turn it is begins its arguments with: the floor of fences, and what `lua/turn.lua` calls
+    /// the context.
+    fn head(&self, times: Times) -> [Vec<u8>; 2] {
+        let (node, kept_ms, ahead_us) = (&self.node, &self.queue_kept_ms, self.ahead_us());
+        let Times { sent_us, knows_us } = times;
+        let context = format!("{node}\x1f{sent_us}\x1f{kept_ms}\x1f{knows_us}\x1f{ahead_us}");
+        [self.floor().into_bytes(), context.into_bytes()]
     }
 
     /// `handed | claimed`, fence or value, call, registered call.

@@ -147,8 +147,6 @@ struct Client {
     told: Told,
     form: Form,
     level: Level,
-    /// It was answered nil, and the place is kept for the next poll.
-    has_ticket: bool,
 }
 
 struct World {
@@ -183,7 +181,6 @@ struct World {
     waiting: HashMap<u64, (Rank, Option<Moment>)>,
     is_told: bool,
     changes: u64,
-    story: Vec<String>,
 }
 
 pub(crate) fn owner_id(owner: u64) -> OwnerId {
@@ -237,7 +234,6 @@ impl World {
             waiting: HashMap::new(),
             is_told,
             changes: 0,
-            story: Vec::new(),
         }
     }
 
@@ -335,10 +331,10 @@ impl World {
             Due::TriesAgain(call) => self.step_of(call, Event::TriesAgain(CallId(call))),
             Due::TimesOut(call) => self.step_of(call, Event::TimesOut(CallId(call))),
             Due::Acts => self.acts(),
-            Due::Releases { owner, node, hold } => {
-                if self.nodes[node].is_up && !self.upstream.ended.contains_key(&hold) {
-                    self.step(node, Event::Releases { owner: Some(owner_id(owner)) });
-                }
+            Due::Releases { owner, node, hold }
+                if self.nodes[node].is_up && !self.upstream.ended.contains_key(&hold) =>
+            {
+                self.step(node, Event::Releases { owner: Some(owner_id(owner)) });
             }
             Due::Deletes { hold } => {
                 if let Some(key) = self.upstream.key.take_if(|key| key.hold == hold) {
@@ -801,8 +797,7 @@ impl World {
         };
         let owner = if is_plain { 1_000_000 + call } else { owner };
         let told = Told::Waiting;
-        let has_ticket = false;
-        self.calls.insert(call, Client { node, owner, told, form: form.clone(), level, has_ticket });
+        self.calls.insert(call, Client { node, owner, told, form: form.clone(), level });
         self.step(
             node,
             Event::Asks(AskedFor {

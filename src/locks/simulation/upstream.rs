@@ -85,7 +85,6 @@ pub struct Entry {
 #[derive(Debug, Clone)]
 pub struct Given {
     pub call: u64,
-    pub hold: u64,
     /// When the asker came, for one who never waited.
     pub rank: Rank,
 }
@@ -188,8 +187,8 @@ impl Upstream {
             Form::Plain { .. } => Holder::Plain { call: call.0 },
         };
         let is_plain = matches!(form, Form::Plain { .. });
-        let hold = self.write(holder, until, is_plain, now);
-        self.given.push(Given { call: call.0, hold, rank });
+        self.write(holder, until, is_plain, now);
+        self.given.push(Given { call: call.0, rank });
         self.grant(is_plain)
     }
 
@@ -234,8 +233,8 @@ impl Upstream {
             Form::Plain { .. } => u64::MAX,
         };
         let holder = Holder::Lock { owner, node: of, call: offer.call.0, is_repeat: false, is_claim: true };
-        let hold = self.write(holder, Some(now.plus_ms(offer.claim_ms)), is_plain, now);
-        self.given.push(Given { call: offer.call.0, hold, rank: offer.rank });
+        self.write(holder, Some(now.plus_ms(offer.claim_ms)), is_plain, now);
+        self.given.push(Given { call: offer.call.0, rank: offer.rank });
         if node != of {
             self.queue.remove(&of);
         }
