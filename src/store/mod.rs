@@ -19,7 +19,7 @@ use tokio::sync::Notify;
 use crate::domain::{CallId, FIELD_SEPARATOR, Fence, Level, LockKey, PlainLease};
 use crate::locks::{Form, Grant, Handed, Named, Offer, Registered, Standing, Task};
 use crate::upstream::call::{CallError, Caller};
-pub use acquire_all::{AllAcquired, AllAsked, Taken};
+pub use acquire_all::{AllAcquired, AllAsked, BRIDGE, Taken};
 use reply::Reply;
 use script::Script;
 pub use transfer::Transfer;
@@ -139,7 +139,7 @@ pub struct Store {
     /// Rings when the upstream has called itself a replica: its master is to be met anew.
     pub master_doubted: Notify,
     /// How long a queue upstream outlives its last change, in ms.
-    queue_kept_ms: String,
+    queue_kept_ms: AtomicU64,
 }
 
 /// How far fences jump when a master with another history takes over: an hour of clock difference in µs.
@@ -153,7 +153,7 @@ impl Store {
             node,
             floor: AtomicU64::new(now_us.min(FENCE_MAX / 2)),
             fence_max: AtomicU64::new(0),
-            queue_kept_ms: queue_kept_ms.to_string(),
+            queue_kept_ms: AtomicU64::new(queue_kept_ms),
             master_doubted: Notify::new(),
         }
     }
@@ -209,7 +209,7 @@ impl Store {
         };
         let (tier, ahead, rest) = crate::locks::rank::parts(ask.level, standing.first_call, standing.promote_after_us);
         let arrival = standing.arrival_us.map(|us| us.to_string()).unwrap_or_default();
-        let (floor, times_text, offers) = (self.floor(), times.texts(), offers_text(others));
+        let (floor, times_text, offers) = (self.floor(), self.texts(times), offers_text(others));
         let mut args = self.head(&floor, &times_text);
         args.extend([first, second.as_bytes(), &tail, &waiting_part, arrival.as_bytes()]);
         args.extend([tier.as_bytes(), ahead.as_bytes(), rest.as_bytes()]);
@@ -271,7 +271,7 @@ impl Store {
         times: Times,
         is_rule_key: bool,
     ) -> Result<HandedOver, StoreError> {
-        let (floor, times_text, texts) = (self.floor(), times.texts(), offers_text(offers));
+        let (floor, times_text, texts) = (self.floor(), self.texts(times), offers_text(offers));
         let (what, expected, confirmed, lease, call) = match task {
             Task::Look => ("", &[][..], Arc::default(), String::new(), String::new()),
             Task::TakeBack(value) => ("back", &**value, Arc::default(), String::new(), String::new()),
@@ -320,7 +320,7 @@ impl Store {
         times: Times,
         is_rule_key: bool,
     ) -> Result<Freed, StoreError> {
-        let (floor, fence, times_text) = (self.floor(), fence_arg(fence), times.texts());
+        let (floor, fence, times_text) = (self.floor(), fence_arg(fence), self.texts(times));
         let texts = offers_text(offers);
         let mut args = self.head(&floor, &times_text);
         args.extend([owner.unwrap_or_default(), fence.as_bytes(), flag(is_rule_key), flag(owner.is_none())]);
@@ -434,9 +434,19 @@ impl Store {
     }
 
     /// What every script that decides whose turn it is begins its arguments with.
-    fn head<'a>(&'a self, floor: &'a str, (sent, knows): &'a (String, String)) -> Vec<&'a [u8]> {
-        let kept = self.queue_kept_ms.as_bytes();
-        vec![floor.as_bytes(), self.node.as_bytes(), sent.as_bytes(), kept, knows.as_bytes()]
+    fn head<'a>(&'a self, floor: &'a str, [sent, kept, knows]: &'a [String; 3]) -> Vec<&'a [u8]> {
+        vec![floor.as_bytes(), self.node.as_bytes(), sent.as_bytes(), kept.as_bytes(), knows.as_bytes()]
+    }
+
+    /// The times of a script, and how long a queue is kept.
+    fn texts(&self, times: Times) -> [String; 3] {
+        let (sent, knows) = times.texts();
+        [sent, self.queue_kept_ms.load(Ordering::Relaxed).to_string(), knows]
+    }
+
+    /// From here on a queue is kept so long after its last change, if it was not kept longer already: somebody may wait that long.
+    pub fn keep_queues(&self, queue_kept_ms: u64) {
+        self.queue_kept_ms.fetch_max(queue_kept_ms, Ordering::Relaxed);
     }
 
     /// `handed | claimed`, fence or value, call, registered call.
