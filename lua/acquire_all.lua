@@ -2,7 +2,8 @@
 -- lease and the name of this call: whatever was about to take the old value back leaves them alone. A refusal writes nothing.
 -- KEYS: lock 1 … n, queue 1 … n, fence counter
 -- ARGV: fence floor, owner, lease in ms, what follows the fence in a new value, the meta of a bridge (a lock that such a call holds
---   for the moment until this step), then for each lock '1' where a rule takes the key for a lock
+--   for the moment until this step), µs by which fences run ahead of the upstream's clock, then for each lock '1' where a rule takes the
+--   key for a lock
 -- Returns: 'granted', then for each lock its fence as an integer where it was free, or {value before, value now} where the asker
 --   held it
 --   'in the way', number, is bridge   another holds that lock (1: as a bridge), or it is free and somebody waits for it; the first
@@ -19,7 +20,7 @@ for i = 1, n do
     local holder, call, meta = value:match('^([^\31]*)\31%d+\31[0-3]\31%d+\31([^\31]*)(\31.*)$')
     -- A claim that nobody has confirmed is nobody's hold yet.
     if holder ~= owner or call:sub(-1) == '?' then
-      if not holder and ARGV[5 + i] ~= '1' and redis.call('PTTL', KEYS[i]) == -1 then return {'no lock', i} end
+      if not holder and ARGV[6 + i] ~= '1' and redis.call('PTTL', KEYS[i]) == -1 then return {'no lock', i} end
       return {'in the way', i, meta == bridge and 1 or 0}
     end
   else
@@ -48,7 +49,7 @@ for i = 1, n do
     if written.err then return refused(written, i - 1) end
     reply[i + 1] = {mine[i], now}
   else
-    local fence = fence_after(counter, floor)
+    local fence = fence_after(counter, floor, tonumber(ARGV[6]))
     if type(fence) == 'table' then return refused(fence, i - 1) end
     local value = owner .. '\31' .. string.format('%.0f', fence) .. tail
     local written = redis.pcall('SET', KEYS[i], value, 'PX', lease_ms)

@@ -383,7 +383,8 @@ impl Line {
             Tried::Repeated { grant, before, was_claim, ours } => {
                 let call = &self.calls[&id];
                 let is_new = was_claim
-                    || call.repeats_untold
+                    // Unless the owner has meanwhile been told of it through another node.
+                    || (call.repeats_untold && (ours.is_some() || call.predecessor.as_ref() == Some(&before)))
                     || call.took_over.as_ref() == Some(&before)
                     || ours.is_some_and(|ours| self.is_untold(ours))
                     || self.is_giving_back(&before);

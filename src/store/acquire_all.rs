@@ -64,7 +64,8 @@ impl Store {
     ) -> Result<AllAcquired, StoreError> {
         const SEPARATOR: char = FIELD_SEPARATOR as char;
         let AllAsked { owner, call, level, lease_ms, now_ms } = *asked;
-        let (floor, lease) = (self.floor(), lease_ms.to_string());
+        self.reach(caller).await?;
+        let (floor, ahead, lease) = (self.floor(), self.ahead_us().to_string(), lease_ms.to_string());
         let (level, node) = (level.number(), &self.node);
         let tail = format!("{SEPARATOR}{level}{SEPARATOR}{now_ms}{SEPARATOR}{node}:{call}{SEPARATOR}");
         let queues: Vec<Vec<u8>> = keys.iter().map(companion::queue).collect();
@@ -72,7 +73,7 @@ impl Store {
         let mut names: Vec<&[u8]> = keys.iter().map(|key| &*key.name).collect();
         names.extend(queues.iter().map(Vec::as_slice));
         names.push(companion::fence_counter(first));
-        let mut args = vec![floor.as_bytes(), owner, lease.as_bytes(), tail.as_bytes(), BRIDGE];
+        let mut args = vec![floor.as_bytes(), owner, lease.as_bytes(), tail.as_bytes(), BRIDGE, ahead.as_bytes()];
         args.extend(keys.iter().map(|key| flag(is_rule_key(key))));
         let Reply::Array(parts) = self.run(&script::ACQUIRE_ALL, caller, &names, &args).await? else {
             return Err(odd_reply());
