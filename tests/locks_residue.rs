@@ -130,7 +130,7 @@ fn assert_idle(circle: &Circle) {
         let mut last = Reply::Nil;
         let found = within(common::PATIENCE, || {
             last = client.run("LOCK.STATS");
-            ["waiters", "lines", "bound", "holds"]
+            ["queue_depth", "bound_locks"]
                 .iter()
                 .all(|name| matches!(last.maybe_field(name), None | Some(Reply::Int(0))))
                 .then_some(())
