@@ -15,7 +15,6 @@ const QUEUED: &str = "[[lock_keys]]\nmatch = 'orders:*'\nwait = '60s'\n";
 /// What a reader that is told of every event of a key has seen of it, until it is asked.
 struct Watcher {
     events: Wire,
-    server: Wire,
 }
 
 impl Watcher {
@@ -24,7 +23,7 @@ impl Watcher {
         server.run("CONFIG SET notify-keyspace-events KA");
         let mut events = circle.server.wire();
         events.run(&format!("SUBSCRIBE __keyspace@0__:{key}"));
-        Self { events, server }
+        Self { events }
     }
 
     /// How often the key came free so far: by a DEL, or by the end of its lease.

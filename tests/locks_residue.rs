@@ -13,7 +13,8 @@ fn pairs() -> u64 {
     std::env::var("LOCKGATE_PAIRS").ok().map_or(200_000, |text| text.parse().expect("LOCKGATE_PAIRS is a number"))
 }
 
-const RULES: &str = "[[lock_keys]]\nmatch = 'queued:*'\nwait = '60s'\n[[lock_keys]]\nmatch = 'ticket:*'\npoll_ticket = '50ms'\n";
+const RULES: &str =
+    "[[lock_keys]]\nmatch = 'queued:*'\nwait = '60s'\n[[lock_keys]]\nmatch = 'ticket:*'\npoll_ticket = '50ms'\n";
 /// Pairs that are under way on one connection.
 const PIPELINE: u64 = 250;
 const CONNECTIONS: u64 = 8;
@@ -69,7 +70,8 @@ fn run_pairs(circle: &Circle, first: u64, count: u64) {
 
 /// Waits that end in every way, on a few keys of their own.
 fn run_waits(circle: &Circle, keys: &str, rounds: u64) {
-    let (mut ann, mut bob, mut cat, mut side) = (circle.client(0), circle.client(1), circle.client(0), circle.client(0));
+    let (mut ann, mut bob, mut cat, mut side) =
+        (circle.client(0), circle.client(1), circle.client(0), circle.client(0));
     for round in 0..rounds {
         let key = &format!("{keys}:{round}");
         ann.acquires(key, "ann");
@@ -125,8 +127,8 @@ fn weigh(circle: &Circle) -> Weight {
 /// Nobody waits, nothing is tied to a connection, and no line is left.
 #[track_caller]
 fn assert_idle(circle: &Circle) {
-    for node in 0..circle.nodes.len() {
-        let mut client = circle.client(node);
+    for node in &circle.nodes {
+        let mut client = node.wire();
         let mut last = Reply::Nil;
         let found = within(common::PATIENCE, || {
             last = client.run("LOCK.STATS");
@@ -214,5 +216,6 @@ fn cleanup_brings_back_what_a_crash_has_left() {
     circle.assert_nothing_stays();
     let after = circle.server.wire().run("DBSIZE").int();
     assert!(after <= before + 1, "{after} keys, {before} before: {:?}", circle.companions());
+    circle.nodes.truncate(1);
     assert_idle(&circle);
 }
