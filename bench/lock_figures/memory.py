@@ -58,12 +58,10 @@ def _used(side: wire.Client) -> int:
 
 
 def _fill_and_weigh(target: servers.Target, streams: list[bytes], each: int, expect: bytes, side: wire.Client) -> float:
-    """Bytes per key: the growth of used_memory between an empty server and one with all of them, freed again afterwards."""
+    """Bytes per key: by how much used_memory shrinks when all of them go, so that no connection's buffers are among them."""
     side.call(b"FLUSHALL")
-    time.sleep(0.2)
-    empty = _used(side)
     wire.pour(target, streams, each, expect)
     time.sleep(0.5)
-    grown = _used(side) - empty
+    full = _used(side)
     side.call(b"FLUSHALL")
-    return grown / (each * len(streams))
+    return (full - _used(side)) / (each * len(streams))

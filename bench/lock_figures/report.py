@@ -11,6 +11,8 @@ END = "<!-- locks: end -->"
 
 # With so many requests under way.
 JUDGED = str(DEPTHS[0])
+# What redis-benchmark -c 1 -P 16 makes of a SET NX PX on the machine where the figures to reach were set.
+PLAIN_US = 3.5
 ACQUIRE_FACTOR_MAX, RELEASE_FACTOR_MAX = 3.0, 2.0
 SAME_NODE_MS_MAX, ACROSS_NODES_MS_MAX = 2.0, 5.0
 GROWTH_MIB_MAX, EXTRA_BYTES_MAX = 30.0, 64.0
@@ -38,6 +40,9 @@ def judge(results: dict) -> list[Verdict]:
         for what, against, most in (("acquire", "pipelined SET NX PX", ACQUIRE_FACTOR_MAX), ("release", "compare-and-delete EVALSHA", RELEASE_FACTOR_MAX)):
             factor, trips = ratio(cost, what, "cpu_us"), of(cost, f"lock_{what}_round_trips")
             add(f"Redis' CPU for LOCK.{what.upper()}, {JUDGED} under way", f"≤ {most:.0f} × {against}", f"{factor:.2f}", factor <= most)
+            if what == "acquire":
+                taken_us = of(cost, "lock_acquire_cpu_us")
+                add("the same in µs", f"≤ 3 × {PLAIN_US} µs", f"{taken_us:.1f} µs", taken_us <= 3 * PLAIN_US)
             add(f"upstream round trips of LOCK.{what.upper()}", "1", f"{trips:.3f}", trips < 1.005)
     if hand_over := results.get("hand_over"):
         for way, most in (("same node", SAME_NODE_MS_MAX), ("across nodes", ACROSS_NODES_MS_MAX)):
@@ -49,8 +54,6 @@ def judge(results: dict) -> list[Verdict]:
         count = f"{memory['count']:,} held locks"
         growth, extra = memory["proxy_growth"] / MIB, memory["lock_bytes"] - memory["plain_bytes"]
         add(f"memory of the proxy for {count}", f"≤ {GROWTH_MIB_MAX:.0f} MB", f"{growth:.1f} MiB", growth <= GROWTH_MIB_MAX)
-        growth = memory["ephemeral_growth"] / MIB
-        add(f"the same, all EPHEMERAL", f"≤ {GROWTH_MIB_MAX:.0f} MB", f"{growth:.1f} MiB", growth <= GROWTH_MIB_MAX)
         add("memory of Redis for each", f"≤ plain ({memory['plain_bytes']:.0f} B) + {EXTRA_BYTES_MAX:.0f} B", f"+ {extra:.0f} B", extra <= EXTRA_BYTES_MAX)
     if crowd := results.get("crowd"):
         factor = crowd["beside_us"]["p50"] / crowd["without_us"]["p50"]
