@@ -195,7 +195,8 @@ async fn renew<C: Caller>(
             () = coordinator.sleep_until(at) => {}
         }
         let value = present.borrow().clone();
-        match coordinator.store.renew(&service, &key, &value, lease_ms).await {
+        // On the heap while it lasts: a hundred thousand of these tasks wait, and few renew at a time.
+        match Box::pin(coordinator.store.renew(&service, &key, &value, lease_ms)).await {
             Ok(true) => {
                 until = coordinator.now().plus_ms(lease_ms);
                 coordinator.books.holds.extended(&key, lease_ms, coordinator.now());
@@ -209,7 +210,7 @@ async fn renew<C: Caller>(
                 let has_let_go = coordinator.tied.has_let_go(&key, &owner);
                 let loss = match has_let_go {
                     true => Ok(None),
-                    false => coordinator.why_lost(&service, &key, &owner, until).await,
+                    false => Box::pin(coordinator.why_lost(&service, &key, &owner, until)).await,
                 };
                 let Ok(loss) = loss else {
                     pause_ms = (lease_ms / 8).clamp(1, 1000);
