@@ -386,7 +386,8 @@ impl Store {
         let (head, fence) = (self.head(times), fence_arg(fence));
         let texts = offers_text(offers);
         let mut args: Vec<&[u8]> = head.iter().map(Vec::as_slice).collect();
-        args.extend([owner.unwrap_or_default(), fence.as_bytes(), flag(is_rule_key), flag(owner.is_none())]);
+        let terms = [fence.as_bytes(), flag(is_rule_key), flag(owner.is_none())].join(&FIELD_SEPARATOR);
+        args.extend([owner.unwrap_or_default(), &terms]);
         args.extend(texts.iter().map(Vec::as_slice));
         let parts = match self.run_on(&script::RELEASE, caller, key, &args).await? {
             Reply::Integer(outcome) => {
