@@ -99,7 +99,7 @@ def markdown(results: dict) -> str:
         ]))
     if crowd := results.get("crowd"):
         parts.append(_table(f"Beside and among {crowd['waiters']:,} waiters for one key, µs", ("", "p50", "p99", "CPU of the proxy", "CPU of Redis"), [
-            ("take and release another key, nobody waiting", f"{crowd['without_us']['p50']:.0f}", f"{crowd['without_us']['p99']:.0f}", "", ""),
+            ("take and release another key where nobody waits", f"{crowd['without_us']['p50']:.0f}", f"{crowd['without_us']['p99']:.0f}", "", ""),
             ("take and release another key beside them", f"{crowd['beside_us']['p50']:.0f}", f"{crowd['beside_us']['p99']:.0f}", "", ""),
             *((f"a turn (release, hand-over, stand in line again) among {name}", f"{row['p50_us']:.0f}", f"{row['p99_us']:.0f}",
                f"{row['proxy_us']:.0f}", f"{row['redis_us']:.0f}")
