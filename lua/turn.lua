@@ -111,7 +111,7 @@ local function take_turns(first, second)
   end
   local is_own = first and not (goes_before(other, first) or (other and other:sub(1, RANK) == first:sub(1, RANK) and other_node < ARGV[2]))
   local given
-  if is_own then given = give(first, ARGV[2], first == mine) else given = give(other, other_node) end
+  if is_own then given = give(first, ARGV[2], first:match('^%d+\31(%d+)') ~= '0') else given = give(other, other_node) end
   if given.err then return given end
   local best = first
   if is_own then best = second end

@@ -416,10 +416,11 @@ fn sighup_changes_the_log_level_and_keeps_the_old_configuration_when_the_new_is_
     let (path, data) = (file.display().to_string(), folder.path().join("data").display().to_string());
     let lockgate = Running::with(&["--config", &path, "--listen", "127.0.0.1:0"], &[("LOCKGATE_DATA_DIR", &data)]);
 
-    write("max_queue = 5\n[log]\nlevel = 'debug'");
+    write("workers = 5\nmax_queue = 5\n[log]\nlevel = 'debug'");
     lockgate.send(Signal::SIGHUP);
-    lockgate.logs("reloaded the configuration; changed: log.level");
-    lockgate.logs("need a restart to take effect: max_queue");
+    lockgate.logs("reloaded the configuration; changed: max_queue, log.level");
+    lockgate.logs("need a restart to take effect: workers");
+    assert!(lockgate.ask("LOCK.CONFIG GET max_queue").starts_with("*2"));
 
     write("max_queue = 'many'");
     lockgate.send(Signal::SIGHUP);

@@ -431,7 +431,8 @@ fn data_is_no_lock_and_a_lock_taken_around_us_is_anothers() {
 #[test]
 fn leases_and_waits_are_cut_at_their_maximum() {
     story(async |server| {
-        let settings = LockSettings { default_ttl_ms: 7000, max_ttl_ms: 9000, max_wait_ms: 30, ..settings() };
+        let settings =
+            LockSettings { default_ttl_ms: 7000.into(), max_ttl_ms: 9000.into(), max_wait_ms: 30.into(), ..settings() };
         let node = Node::with(server, settings);
         let mut side = server.side_wire();
         let mut lease = |line: &str| (side.run(line).int() + 999) / 1000;
@@ -1057,6 +1058,127 @@ fn a_thousand_waiters_on_one_key_do_not_delay_another() {
         node.fence("LOCK.ACQUIRE other ann").await;
         assert!(began.elapsed() < Duration::from_millis(500), "{:?}", began.elapsed());
         assert_eq!(node.run("LOCK.RELEASE k holder").await, ONE);
+        node
+    });
+}
+
+// ---- Several keys at once, and locks that change hands, while replies are lost.
+
+fn fences(reply: &LockReply) -> Vec<i64> {
+    let LockReply::Array(fences) = reply else { panic!("fences were expected, not {reply:?}") };
+    fences.iter().map(|fence| fence.as_integer().unwrap()).collect()
+}
+
+/// The server knows these scripts from now on.
+async fn knows_more_scripts(node: &Node) {
+    assert_eq!(fences(&node.run("LOCK.ACQUIREALL 1 warm ann").await).len(), 1);
+    node.fence("LOCK.TRANSFER warm ann bob").await;
+    assert_eq!(node.run("LOCK.RELEASE warm bob").await, ONE);
+}
+
+#[test]
+fn several_keys_whose_grant_was_lost_on_its_way_are_granted_by_the_second_try() {
+    story(async |server| {
+        let node = Node::new(server).warmed_up().await;
+        knows_more_scripts(&node).await;
+        node.caller.becomes(Weather::LosesReplies);
+        let (other, clears) = (node.clone(), node.caller.clone());
+        let call = spawn_local(async move { other.run("LOCK.ACQUIREALL 3 a b c ann TTL 60000 WAIT 60000").await });
+        until("the first try ran", async || owner_of(server, "c") == "ann").await;
+        clears.becomes(Weather::Fine);
+        let granted = fences(&call.await.unwrap());
+        for (key, fence) in ["a", "b", "c"].into_iter().zip(granted) {
+            assert_eq!(field(&node.run(&format!("LOCK.INFO {key}")).await, "fence"), LockReply::Integer(fence));
+        }
+        assert_eq!(node.run("LOCK.RELEASEALL 3 a b c ann").await, LockReply::Integer(3));
+        node
+    });
+}
+
+#[test]
+fn several_keys_of_whose_grant_nobody_was_told_are_given_back() {
+    story(async |server| {
+        let node = Node::new(server).warmed_up().await;
+        knows_more_scripts(&node).await;
+        let held = node.fence("LOCK.ACQUIRE b ann TTL 60000").await;
+        // Every reply is lost, and the call gives up.
+        node.caller.becomes(Weather::LosesReplies);
+        assert!(error(node.run("LOCK.ACQUIREALL 3 a b c ann TTL 60000").await).starts_with("UNAVAILABLE"));
+        node.caller.becomes(Weather::Fine);
+        until("they are free", async || server.side_wire().run("EXISTS a c").int() == 0).await;
+        // The client leaves while the reply is on its way.
+        node.caller.becomes(Weather::HoldsReplies);
+        let other = node.clone();
+        let call = spawn_local(async move { other.run("LOCK.ACQUIREALL 3 a b c ann TTL 60000").await });
+        until("they are taken", async || server.side_wire().run("EXISTS a c").int() == 2).await;
+        call.abort();
+        assert!(call.await.is_err());
+        node.caller.becomes(Weather::Fine);
+        until("they are free again", async || server.side_wire().run("EXISTS a c").int() == 0).await;
+        assert_eq!(field(&node.run("LOCK.INFO b").await, "fence"), LockReply::Integer(held), "his own hold stays");
+        assert_eq!(node.run("LOCK.RELEASE b ann").await, ONE);
+        node
+    });
+}
+
+#[test]
+fn several_keys_are_waited_for_while_the_upstream_is_away() {
+    story(async |server| {
+        let node = Node::new(server).warmed_up().await;
+        knows_more_scripts(&node).await;
+        node.caller.becomes(Weather::Away);
+        assert!(error(node.run("LOCK.ACQUIREALL 2 a b ann").await).starts_with("UNAVAILABLE"));
+        assert!(error(node.run("LOCK.ACQUIREALL 2 a b ann WAIT 50").await).starts_with("UNAVAILABLE"));
+        let other = node.clone();
+        let call = spawn_local(async move { other.run("LOCK.ACQUIREALL 2 a b ann WAIT 60000").await });
+        tokio::task::yield_now().await;
+        node.caller.becomes(Weather::Fine);
+        assert_eq!(fences(&call.await.unwrap()).len(), 2);
+        assert_eq!(node.run("LOCK.RELEASEALL 2 a b ann").await, LockReply::Integer(2));
+        assert_eq!(server.side_wire().run("DBSIZE").int(), 1);
+        node
+    });
+}
+
+#[test]
+fn who_waits_for_several_keys_and_leaves_gives_on_what_he_was_about_to_get() {
+    story(async |server| {
+        let node = Node::new(server).warmed_up().await;
+        for round in 0..30_u64 {
+            node.fence("LOCK.ACQUIRE b holder TTL 60000").await;
+            let other = node.clone();
+            let call = spawn_local(async move { other.run("LOCK.ACQUIREALL 3 a b c many TTL 60000 WAIT 60000").await });
+            until("it waits", async || node.run("LOCK.POSITION b many").await == ONE).await;
+            let next = node.waits("LOCK.ACQUIRE b next TTL 60000 WAIT 60000").await;
+            assert_eq!(node.run("LOCK.RELEASE b holder").await, ONE);
+            tokio::time::sleep(Duration::from_micros(round * 40)).await;
+            call.abort();
+            match call.await {
+                Ok(granted) => {
+                    assert_eq!(fences(&granted).len(), 3);
+                    assert_eq!(node.run("LOCK.RELEASEALL 3 a b c many").await, LockReply::Integer(3));
+                }
+                Err(_) => until("a and c are free", async || server.side_wire().run("EXISTS a c").int() == 0).await,
+            }
+            fence(next.await.unwrap());
+            assert_eq!(node.run("LOCK.RELEASE b next").await, ONE);
+        }
+        node
+    });
+}
+
+#[test]
+fn a_transfer_whose_reply_was_lost_is_told_when_it_can_be_seen() {
+    story(async |server| {
+        let node = Node::new(server).warmed_up().await;
+        knows_more_scripts(&node).await;
+        node.fence("LOCK.ACQUIRE k ann TTL 60000").await;
+        node.caller.becomes(Weather::LosesReplies);
+        let told = error(node.run("LOCK.TRANSFER k ann bob").await);
+        assert!(told.contains("whether the lock was transferred is unknown"), "{told}");
+        assert_eq!(owner_of(server, "k"), "bob");
+        node.caller.becomes(Weather::Fine);
+        assert_eq!(node.run("LOCK.RELEASE k bob").await, ONE);
         node
     });
 }

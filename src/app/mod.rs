@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use thiserror::Error;
 
-use crate::config::{self, Config, Loaded, Problem, Sources};
-use crate::observe::log::{self, LogHandle};
+use crate::config::{self, Config, LiveConfig, Problem, Sources};
+use crate::observe::log;
 use crate::proxy::{self, StartError};
 use crate::upstream::embedded::{self, Embedded, EmbeddedError, EmbeddedOptions};
 use crate::upstream::url::{Endpoint, Upstream};
@@ -49,7 +49,7 @@ pub fn serve(serve: &Serve) -> Result<(), ServeError> {
     let loaded = config::load(&serve.sources).map_err(ServeError::Config)?;
     // Before any other thread is there: they inherit which signals are blocked.
     let signals = Signals::watch().map_err(ServeError::Signals)?;
-    let log = log::start(&loaded.config.log);
+    let log = Arc::new(log::start(&loaded.config.log));
     if let Some(file) = &loaded.file {
         tracing::info!(file = %file.display(), "read the configuration");
     }
@@ -58,10 +58,13 @@ pub fn serve(serve: &Serve) -> Result<(), ServeError> {
 
     let config = Arc::new(loaded.config.clone());
     let (embedded, endpoint) = reach_upstream(&config)?;
-    let running = proxy::start(Arc::clone(&config), endpoint)?;
+    let live = Arc::new(LiveConfig::new(loaded.config));
+    let heeding = Arc::clone(&log);
+    live.on_change(move |config| heeding.set_level(config.log.level));
+    let running = proxy::start(Arc::clone(&config), Arc::clone(&live), endpoint)?;
     announce(&running.address(), &describe_upstream(&config, embedded.as_ref()), serve.hint);
 
-    wait_for_end(&signals, &serve.sources, loaded, &log, &running);
+    wait_for_end(&signals, &serve.sources, config.drain_timeout, &live);
     running.drain(config.drain_timeout);
     if let Some(embedded) = embedded {
         embedded.stop(EMBEDDED_STOP_MAX);
@@ -123,14 +126,14 @@ fn client_command(address: &str) -> String {
     }
 }
 
-fn wait_for_end(signals: &Signals, sources: &Sources, mut loaded: Loaded, log: &LogHandle, proxy: &proxy::Running) {
+fn wait_for_end(signals: &Signals, sources: &Sources, drain_timeout: Duration, live: &LiveConfig) {
     loop {
         match signals.next() {
-            Event::Reload => reload(sources, &mut loaded, log, proxy),
+            Event::Reload => reload(sources, live),
             Event::End(name) => {
                 tracing::info!(
                     "{name}: no new connections; running commands have {} to end (a second signal stops at once)",
-                    config::units::show_duration(loaded.config.drain_timeout)
+                    config::units::show_duration(drain_timeout)
                 );
                 return;
             }
@@ -139,7 +142,7 @@ fn wait_for_end(signals: &Signals, sources: &Sources, mut loaded: Loaded, log: &
 }
 
 /// SIGHUP. What was wrong stays as it was; what can change changes; the rest is named.
-fn reload(sources: &Sources, running: &mut Loaded, log: &LogHandle, proxy: &proxy::Running) {
+fn reload(sources: &Sources, live: &LiveConfig) {
     let wanted = match config::load(sources) {
         Ok(wanted) => wanted,
         Err(problems) => {
@@ -149,13 +152,7 @@ fn reload(sources: &Sources, running: &mut Loaded, log: &LogHandle, proxy: &prox
             return;
         }
     };
-    let changes = config::changes(&running.config, &wanted.config);
-    log.set_level(wanted.config.log.level);
-    running.config.log.level = wanted.config.log.level;
-    if running.config.lock_keys != wanted.config.lock_keys {
-        proxy.set_lock_rules(&wanted.config);
-        running.config.lock_keys = wanted.config.lock_keys.clone();
-    }
+    let changes = live.reload(&wanted.config);
     let changed = if changes.at_run_time.is_empty() { "nothing".to_owned() } else { changes.at_run_time.join(", ") };
     tracing::info!("reloaded the configuration; changed: {changed}");
     if !changes.after_restart.is_empty() {

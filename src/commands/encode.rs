@@ -1,6 +1,6 @@
 //! Writes the entries of `LOCK.*` in the shape of the upstream's own entries, which differs by version and protocol.
 
-use super::lock_spec::{Argument, GROUP, Kind, LockSpec};
+use super::lock_spec::{Argument, GROUP, Keys, Kind, LockSpec};
 use super::wire::{Cursor, Malformed};
 use crate::domain::Resp;
 use crate::protocol::{args, frame};
@@ -25,13 +25,26 @@ impl Shape {
 
     /// The shape of one entry of `COMMAND` or `COMMAND INFO`, at the front of `entry`.
     pub fn of_info(resp: Resp, entry: &[u8]) -> Result<Shape, Malformed> {
-        let mut cursor = Cursor::new(entry);
-        let fields = cursor.values()?;
-        for _ in 1..fields {
+        Shape::of_infos(resp, entry, 1)
+    }
+
+    /// The shape of `count` such entries. How an empty list of subcommands looks, only a command without subcommands tells.
+    pub fn of_infos(resp: Resp, entries: &[u8], count: usize) -> Result<Shape, Malformed> {
+        let mut cursor = Cursor::new(entries);
+        let mut shape = Shape::newest(resp);
+        for _ in 0..count {
+            shape.fields = cursor.values()?;
+            for _ in 1..shape.fields {
+                cursor.skip()?;
+            }
+            let last = &entries[cursor.position()..];
+            if last.starts_with(b"~0\r") || last.starts_with(b"*0\r") {
+                shape.has_subcommand_set = last[0] == b'~';
+                break;
+            }
             cursor.skip()?;
         }
-        let has_subcommand_set = entry.get(cursor.position()) == Some(&b'~');
-        Ok(Shape { fields, has_subcommand_set, ..Shape::newest(resp) })
+        Ok(shape)
     }
 
     /// The shape of the entries of `COMMAND DOCS`.
@@ -47,8 +60,8 @@ pub(super) fn info(spec: &LockSpec, shape: Shape) -> Vec<u8> {
     out.bulk(spec.name.as_bytes());
     out.int(spec.arity.into());
     out.words(spec.flags);
-    for place in [1, 1, 1] {
-        out.int(place);
+    for _first_last_step in 0..3 {
+        out.int(spec.keys.fixed_place().into());
     }
     if shape.fields >= 7 {
         out.words(spec.categories);
@@ -57,8 +70,7 @@ pub(super) fn info(spec: &LockSpec, shape: Shape) -> Vec<u8> {
         out.set(0);
     }
     if shape.fields >= 9 {
-        out.set(1);
-        key_specification(&mut out, spec);
+        key_specifications(&mut out, spec.keys);
     }
     if shape.fields >= 10 {
         if shape.has_subcommand_set { out.set(0) } else { out.array(0) }
@@ -66,11 +78,39 @@ pub(super) fn info(spec: &LockSpec, shape: Shape) -> Vec<u8> {
     out.bytes
 }
 
-/// The key is the first argument, and the only one.
-fn key_specification(out: &mut Writer, spec: &LockSpec) {
+fn key_specifications(out: &mut Writer, keys: Keys) {
+    match keys {
+        Keys::None => out.set(0),
+        Keys::First(flags) => {
+            out.set(1);
+            key_specification(out, flags, "range", &[("lastkey", 0), ("keystep", 1), ("limit", 0)]);
+        }
+        Keys::Counted(flags) => {
+            out.set(1);
+            key_specification(out, flags, "keynum", &[("keynumidx", 0), ("firstkey", 1), ("keystep", 1)]);
+        }
+        Keys::FirstAndInner(flags) => {
+            out.set(2);
+            key_specification(out, flags, "range", &[("lastkey", 0), ("keystep", 1), ("limit", 0)]);
+            out.map(3);
+            out.bulk(b"flags");
+            out.words(&["RW", "access", "update", "incomplete"]);
+            for search in ["begin_search", "find_keys"] {
+                out.bulk(search.as_bytes());
+                out.map(2);
+                out.pair("type", "unknown");
+                out.bulk(b"spec");
+                out.map(0);
+            }
+        }
+    }
+}
+
+/// Keys that are found from the first argument on.
+fn key_specification(out: &mut Writer, flags: &[&str], kind: &str, find: &[(&str, i64)]) {
     out.map(3);
     out.bulk(b"flags");
-    out.words(spec.key_use);
+    out.words(flags);
     out.bulk(b"begin_search");
     out.map(2);
     out.pair("type", "index");
@@ -80,12 +120,12 @@ fn key_specification(out: &mut Writer, spec: &LockSpec) {
     out.int(1);
     out.bulk(b"find_keys");
     out.map(2);
-    out.pair("type", "range");
+    out.pair("type", kind);
     out.bulk(b"spec");
-    out.map(3);
-    for (name, number) in [("lastkey", 0), ("keystep", 1), ("limit", 0)] {
+    out.map(find.len());
+    for (name, number) in find {
         out.bulk(name.as_bytes());
-        out.int(number);
+        out.int(*number);
     }
 }
 
@@ -93,13 +133,17 @@ fn key_specification(out: &mut Writer, spec: &LockSpec) {
 pub(super) fn docs(spec: &LockSpec, shape: Shape) -> Vec<u8> {
     let mut out = Writer::new(shape.resp);
     out.bulk(spec.name.as_bytes());
-    out.map(5);
+    // As Redis has it, a command without arguments has none to tell of.
+    let has_arguments = !spec.arguments.is_empty();
+    out.map(4 + usize::from(has_arguments));
     out.pair("summary", spec.summary);
     out.pair("since", spec.since);
     out.pair("group", GROUP);
     out.pair("complexity", spec.complexity);
-    out.bulk(b"arguments");
-    arguments(&mut out, spec.arguments, shape);
+    if has_arguments {
+        out.bulk(b"arguments");
+        arguments(&mut out, spec.arguments, shape);
+    }
     out.bytes
 }
 
@@ -115,12 +159,17 @@ fn argument(out: &mut Writer, argument: &Argument, shape: Shape) {
         Kind::Key => ("key", None),
         Kind::Text => ("string", None),
         Kind::Integer => ("integer", None),
+        Kind::Pattern => ("pattern", None),
         Kind::Word => ("pure-token", None),
         Kind::OneOf(inner) => ("oneof", Some(inner)),
+        Kind::Block(inner) => ("block", Some(inner)),
     };
     let is_key = matches!(argument.kind, Kind::Key);
     let shows_display = shape.has_display_text && inner.is_none();
-    let extras = [shows_display, is_key, argument.token.is_some(), argument.is_optional, inner.is_some()];
+    let mut flags = Vec::new();
+    flags.extend(argument.is_optional.then_some("optional"));
+    flags.extend(argument.is_multiple.then_some("multiple"));
+    let extras = [shows_display, is_key, argument.token.is_some(), !flags.is_empty(), inner.is_some()];
     out.map(2 + extras.into_iter().filter(|&there| there).count());
     out.pair("name", argument.name);
     out.pair("type", kind);
@@ -134,9 +183,9 @@ fn argument(out: &mut Writer, argument: &Argument, shape: Shape) {
     if let Some(token) = argument.token {
         out.pair("token", token);
     }
-    if argument.is_optional {
+    if !flags.is_empty() {
         out.bulk(b"flags");
-        out.words(&["optional"]);
+        out.words(&flags);
     }
     if let Some(inner) = inner {
         out.bulk(b"arguments");
@@ -151,21 +200,21 @@ pub(super) fn name(spec: &LockSpec) -> Vec<u8> {
     out.bytes
 }
 
-/// The answer of `COMMAND GETKEYS`.
-pub(super) fn keys(key: &[u8]) -> Vec<u8> {
+/// The elements of the answer of `COMMAND GETKEYS`.
+pub(super) fn keys(keys: &[&[u8]]) -> Vec<u8> {
     let mut out = Writer::new(Resp::V2);
-    out.array(1);
-    out.bulk(key);
+    keys.iter().for_each(|key| out.bulk(key));
     out.bytes
 }
 
-/// The answer of `COMMAND GETKEYSANDFLAGS`.
-pub(super) fn keys_and_flags(key: &[u8], spec: &LockSpec, resp: Resp) -> Vec<u8> {
+/// The elements of the answer of `COMMAND GETKEYSANDFLAGS`.
+pub(super) fn keys_and_flags(keys: &[&[u8]], flags: &[&str], resp: Resp) -> Vec<u8> {
     let mut out = Writer::new(resp);
-    out.array(1);
-    out.array(2);
-    out.bulk(key);
-    out.words(spec.key_use);
+    for key in keys {
+        out.array(2);
+        out.bulk(key);
+        out.words(flags);
+    }
     out.bytes
 }
 

@@ -4,7 +4,7 @@
 
 use super::encode::{self, Shape};
 use super::glob;
-use super::lock_spec::{LOCK_COMMANDS, LockSpec, lock_command};
+use super::lock_spec::{Keys, LOCK_COMMANDS, LockSpec, lock_command};
 use super::wire::{Cursor, Malformed};
 use crate::domain::Resp;
 
@@ -42,6 +42,12 @@ enum Kind {
     DocsOf(Vec<Asked>),
     /// The upstream was asked about a command of its own, and did not refuse.
     Instead(Vec<u8>),
+    /// A guarded command's keys behind this element, that of the lock.
+    KeysBehind {
+        lock: Vec<u8>,
+        /// The command has no arguments, for which the upstream would refuse to answer; it was asked with one.
+        is_padded: bool,
+    },
 }
 
 #[derive(Debug)]
@@ -106,22 +112,53 @@ fn list(args: &[&[u8]], resp: Resp) -> Plan {
     if ours.is_empty() { Plan::Forward } else { ask(args, resp, Kind::List(ours)) }
 }
 
+/// What Redis says where a command cannot have so many arguments.
+const WRONG_NUMBER: &[u8] = b"-ERR Invalid number of arguments specified for command\r\n";
+/// What Redis says where a command has no keys.
+const NO_KEYS: &[u8] = b"-ERR The command has no key arguments\r\n";
+
 /// `COMMAND GETKEYS lock.… key …` and its sister; `inner` is what follows the lock command's name.
 fn keys(args: &[&[u8]], spec: &'static LockSpec, inner: &[&[u8]], resp: Resp) -> Plan {
-    let answer = match inner {
-        [key, ..] if spec.takes(inner.len() + 1) => match args[1].len() {
-            7 => encode::keys(key),
-            _ => encode::keys_and_flags(key, spec, resp),
+    let elements = |keys: &[&[u8]], flags: &[&str]| match args[1].len() {
+        7 => encode::keys(keys),
+        _ => encode::keys_and_flags(keys, flags, resp),
+    };
+    let list = |keys: &[&[u8]], flags: &[&str]| [encode::head(keys.len(), false, resp), elements(keys, flags)].concat();
+    let is_right_number = spec.takes(inner.len() + 1);
+    let answer = match spec.keys {
+        Keys::None => NO_KEYS.to_vec(),
+        _ if !is_right_number => WRONG_NUMBER.to_vec(),
+        Keys::First(flags) => list(&inner[..1], flags),
+        Keys::Counted(flags) => match counted_keys(inner) {
+            Some(keys) => list(keys, flags),
+            None => b"-ERR Invalid arguments specified for command\r\n".to_vec(),
         },
-        _ => b"-ERR Invalid number of arguments specified for command\r\n".to_vec(),
+        Keys::FirstAndInner(flags) => {
+            // Whatever stands behind key and fence the upstream knows.
+            let mut request = [&args[..2], &inner[2..]].concat();
+            let is_padded = inner.len() == 3;
+            if is_padded {
+                request.push(b"k");
+            }
+            return ask(&request, resp, Kind::KeysBehind { lock: elements(&inner[..1], flags), is_padded });
+        }
     };
     ask(&[args[0], args[1], SAMPLE, b"k"], resp, Kind::Instead(answer))
+}
+
+/// The keys behind their number.
+fn counted_keys<'a, 'b>(args: &'b [&'a [u8]]) -> Option<&'b [&'a [u8]]> {
+    let count: usize = std::str::from_utf8(args.first()?).ok()?.parse().ok().filter(|count| *count > 0)?;
+    args.get(1..count.checked_add(1)?)
 }
 
 impl Merge {
     /// The client's reply, made from the upstream's raw one, which is one whole frame. An error, and whatever is not understood, passes
     /// through as it is.
     pub fn apply(self, upstream: Vec<u8>) -> Vec<u8> {
+        if let (Kind::KeysBehind { lock, .. }, NO_KEYS) = (&self.kind, upstream.as_slice()) {
+            return [encode::head(1, false, self.resp), lock.clone()].concat();
+        }
         if matches!(upstream.first(), None | Some(b'-' | b'!')) {
             return upstream;
         }
@@ -133,6 +170,8 @@ impl Merge {
             Kind::InfoOf(asked) => info_of(&upstream, &asked, self.resp),
             Kind::DocsOf(asked) => docs_of(&upstream, &asked, self.resp),
             Kind::Instead(answer) => Ok(answer),
+            Kind::KeysBehind { is_padded: true, .. } => Ok(WRONG_NUMBER.to_vec()),
+            Kind::KeysBehind { lock, .. } => keys_behind(&lock, &upstream, self.resp),
         };
         merged.unwrap_or(upstream)
     }
@@ -152,7 +191,7 @@ fn info_of_all(upstream: &[u8], resp: Resp) -> Result<Vec<u8>, Malformed> {
         return Ok(upstream.to_vec());
     }
     let entries = &upstream[cursor.position()..];
-    let shape = Shape::of_info(resp, entries)?;
+    let shape = Shape::of_infos(resp, entries, theirs)?;
     let mut reply = encode::head(theirs + LOCK_COMMANDS.len(), false, resp);
     reply.extend_from_slice(entries);
     reply.extend(LOCK_COMMANDS.iter().flat_map(|spec| encode::info(spec, shape)));
@@ -177,6 +216,13 @@ fn listed(upstream: &[u8], ours: &[&LockSpec]) -> Result<Vec<u8>, Malformed> {
     reply.extend_from_slice(&upstream[cursor.position()..]);
     reply.extend(ours.iter().flat_map(|spec| encode::name(spec)));
     Ok(reply)
+}
+
+/// The upstream's list with one element before the others.
+fn keys_behind(first: &[u8], upstream: &[u8], resp: Resp) -> Result<Vec<u8>, Malformed> {
+    let mut cursor = Cursor::new(upstream);
+    let theirs = cursor.values()?;
+    Ok([&encode::head(theirs + 1, false, resp), first, &upstream[cursor.position()..]].concat())
 }
 
 /// One entry for each name, nil for an unknown one.
@@ -324,6 +370,32 @@ mod tests {
         let refused = "-ERR Invalid number of arguments specified for command\r\n";
         assert_eq!(answered("COMMAND GETKEYS lock.acquire K", Resp::V2, sample), refused);
         assert_eq!(answered("COMMAND GETKEYS lock.acquire", Resp::V2, sample), refused);
+        let many = answered("COMMAND GETKEYS lock.acquireall 2 a b o TTL 5", Resp::V2, sample);
+        assert_eq!(many, "*2\r\n$1\r\na\r\n$1\r\nb\r\n");
+        for wrong in ["0 a o", "x a o", "3 a o"] {
+            let reply = answered(&format!("COMMAND GETKEYS lock.releaseall {wrong}"), Resp::V2, sample);
+            assert_eq!(reply, "-ERR Invalid arguments specified for command\r\n", "{wrong}");
+        }
+        for none in ["lock.stats", "lock.list 0", "lock.config get *", "lock.help"] {
+            let reply = answered(&format!("COMMAND GETKEYS {none}"), Resp::V2, sample);
+            assert_eq!(reply.as_bytes(), NO_KEYS, "{none}");
+        }
+    }
+
+    #[test]
+    fn a_guarded_commands_keys_stand_behind_the_locks() {
+        let guard = "COMMAND GETKEYS lock.guard K 7 mset a 1 b 2";
+        let args: Vec<&[u8]> = guard.split(' ').map(str::as_bytes).collect();
+        let Plan::Ask { request, .. } = plan(&args, Resp::V2) else { panic!("passed as it is") };
+        assert!(request.starts_with(b"*7\r\n$7\r\nCOMMAND\r\n$7\r\nGETKEYS\r\n$4\r\nmset\r\n"));
+        let lone = answered("COMMAND GETKEYS lock.guard K 7 get", Resp::V2, "*1 $1 k ");
+        assert_eq!(lone.as_bytes(), WRONG_NUMBER);
+        let theirs = "*2 $1 a $1 b ";
+        assert_eq!(answered(guard, Resp::V2, theirs), "*3\r\n$1\r\nK\r\n$1\r\na\r\n$1\r\nb\r\n");
+        let Plan::Ask { merge, .. } = plan(&args, Resp::V2) else { panic!("passed as it is") };
+        assert_eq!(merge.apply(NO_KEYS.to_vec()), b"*1\r\n$1\r\nK\r\n");
+        let Plan::Ask { merge, .. } = plan(&args, Resp::V2) else { panic!("passed as it is") };
+        assert_eq!(merge.apply(b"-ERR Invalid command specified\r\n".to_vec()), b"-ERR Invalid command specified\r\n");
     }
 
     #[test]
@@ -332,7 +404,8 @@ mod tests {
         assert!(all.starts_with(&format!("*{}\r\n$3\r\nget\r\n", 1 + LOCK_COMMANDS.len())), "{all}");
         assert_eq!(answered("COMMAND LIST FILTERBY PATTERN L*.INFO", Resp::V2, "*0 "), "*1\r\n$9\r\nlock.info\r\n");
         let locks = answered("COMMAND LIST filterby AclCat LOCK", Resp::V2, "*0 ");
-        assert!(locks.starts_with(&format!("*{}\r\n", LOCK_COMMANDS.len())), "{locks}");
+        let own = LOCK_COMMANDS.iter().filter(|spec| spec.categories.contains(&"@lock")).count();
+        assert!(locks.starts_with(&format!("*{own}\r\n")), "{locks}");
         let reads = answered("COMMAND LIST FILTERBY ACLCAT read", Resp::V2, "*0 ");
         assert!(reads.contains("lock.position") && !reads.contains("lock.acquire"), "{reads}");
     }

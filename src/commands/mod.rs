@@ -14,7 +14,7 @@ mod treatment;
 mod wire;
 
 pub use introspect::{Merge, Plan, plan};
-pub use lock_spec::{LOCK_COMMANDS, LockSpec, lock_command};
+pub use lock_spec::{Keys, LOCK_COMMANDS, LockSpec, lock_command};
 pub use look::{client_effect, resolve};
 pub use table::{CommandTable, Entry, Flags, LearnError};
 pub use treatment::{Channel, Effect, Here, Look, Treatment, Why};

@@ -258,14 +258,15 @@ fn builtin_entries() -> impl Iterator<Item = Entry> {
 impl From<&LockSpec> for Entry {
     fn from(spec: &LockSpec) -> Self {
         let flags = spec.flags.iter().fold(Flags::NONE, |flags, name| flags.and(Flags::by_name(name.as_bytes())));
+        let place = spec.keys.fixed_place();
         Entry {
             name: spec.name.into(),
             treatment: Treatment::Here(Here::Lock),
             effect: Effect::None,
             arity: spec.arity,
-            first_key: 1,
-            last_key: 1,
-            step: 1,
+            first_key: place,
+            last_key: place,
+            step: place,
             flags,
         }
     }

@@ -21,12 +21,14 @@ pub struct Key<C: 'static> {
     pub(super) show: fn(&C) -> String,
     /// Whether two configurations agree on it.
     pub(super) same: fn(&C, &C) -> bool,
+    /// Takes it over from another configuration.
+    pub(super) copy: fn(&mut C, &C),
 }
 
 /// When a change of a key takes effect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Applies {
-    /// With SIGHUP, or at the next start.
+    /// With SIGHUP or LOCK.CONFIG SET, or at the next start.
     AtRunTime,
     /// At the next start.
     AtStart,
@@ -45,6 +47,9 @@ macro_rules! key {
     (at run time $name:literal, $($field:ident).+, $says:literal) => {
         key!(@ AtRunTime $name, $($field).+, $says, |value| Setting::read(value))
     };
+    (at run time $name:literal, $($field:ident).+, $least:expr => $most:expr, $says:literal) => {
+        key!(@ AtRunTime $name, $($field).+, $says, |value| within(value, $least, $most))
+    };
     (later $name:literal, $($field:ident).+, $says:literal) => {
         key!(@ Later $name, $($field).+, $says, |value| Setting::read(value))
     };
@@ -62,6 +67,7 @@ macro_rules! key {
             },
             show: |config| config.$($field).+.show(),
             same: |a, b| a.$($field).+ == b.$($field).+,
+            copy: |to, from| to.$($field).+ = from.$($field).+.clone(),
         }
     };
 }
@@ -80,12 +86,12 @@ pub const KEYS: &[Key<Config>] = &[
     key!("upstream_password_file", upstream_password_file, "A file that holds nothing but the upstream's password."),
     key!("data_dir", data_dir, "The embedded server's folder; empty is lockgate in the user's state folder."),
     key!("workers", workers, 0 => 1024, "Threads; 0 is one per core."),
-    key!("default_ttl", default_ttl, MS => LONGEST, "The lease of a lock whose call names none."),
-    key!("max_ttl", max_ttl, MS => LONGEST, "Longer leases are cut to this."),
-    key!("max_wait", max_wait, Duration::ZERO => LONGEST, "Longer waits are cut to this."),
-    key!("max_queue", max_queue, 1 => 10_000_000, "Waiters per key and node; one more is refused with QUEUEFULL."),
+    key!(at run time "default_ttl", default_ttl, MS => LONGEST, "The lease of a lock whose call names none."),
+    key!(at run time "max_ttl", max_ttl, MS => LONGEST, "Longer leases are cut to this."),
+    key!(at run time "max_wait", max_wait, Duration::ZERO => LONGEST, "Longer waits are cut to this."),
+    key!(at run time "max_queue", max_queue, 1 => 10_000_000, "Waiters per key and node; one more is refused with QUEUEFULL."),
     key!(
-        "promote_after",
+        at run time "promote_after",
         promote_after,
         "A waiter beats one of the next level that came more than this later; 0s is never."
     ),

@@ -249,19 +249,9 @@ impl Reader {
     /// What only several keys together can get wrong.
     fn check(&mut self) {
         self.take_password_file();
-        let pairs: [(&'static str, _, &'static str, _); 3] = [
-            ("default_ttl", self.config.default_ttl, "max_ttl", self.config.max_ttl),
-            ("links.retry_base", self.config.links.retry_base, "links.retry_max", self.config.links.retry_max),
-            ("nodes.heartbeat", self.config.nodes.heartbeat, "nodes.timeout", self.config.nodes.timeout),
-        ];
-        for (small, small_is, large, large_is) in pairs {
-            if small_is > large_is {
-                let (small_is, large_is) = (units::show_duration(small_is), units::show_duration(large_is));
-                let said = if self.origins.contains_key(small) { small } else { large };
-                let says =
-                    format!("{small} ({small_is}) is longer than {large} ({large_is}); lower {small} or raise {large}");
-                self.problem(&self.origin(said), said, says);
-            }
+        for (small, large) in misfits(&self.config) {
+            let said = if self.origins.contains_key(small.0) { small.0 } else { large.0 };
+            self.problem(&self.origin(said), said, misfit(small, large));
         }
         if let Some(id) = &self.config.nodes.id {
             // The name stands in the value of every lock, between separators of its own.
@@ -348,6 +338,24 @@ impl Reader {
     fn problem(&mut self, origin: &Origin, key: &str, says: String) {
         self.problems.push(Problem { origin: origin.clone(), key: Some(key.to_owned()), says });
     }
+}
+
+type Named = (&'static str, std::time::Duration);
+
+/// Pairs of times of which the first is longer than the second, and must not be.
+pub(super) fn misfits(config: &Config) -> Vec<(Named, Named)> {
+    let pairs = [
+        (("default_ttl", config.default_ttl), ("max_ttl", config.max_ttl)),
+        (("links.retry_base", config.links.retry_base), ("links.retry_max", config.links.retry_max)),
+        (("nodes.heartbeat", config.nodes.heartbeat), ("nodes.timeout", config.nodes.timeout)),
+    ];
+    pairs.into_iter().filter(|(small, large)| small.1 > large.1).collect()
+}
+
+/// Such a pair in words.
+pub(super) fn misfit((small, small_is): Named, (large, large_is): Named) -> String {
+    let (small_is, large_is) = (units::show_duration(small_is), units::show_duration(large_is));
+    format!("{small} ({small_is}) is longer than {large} ({large_is}); lower {small} or raise {large}")
 }
 
 fn known_keys() -> impl Iterator<Item = &'static str> + Clone {

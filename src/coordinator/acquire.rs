@@ -140,8 +140,8 @@ impl Coordinator {
     }
 
     /// The call as its line takes it, and when its wait ends.
-    fn asked_for(&self, args: &AcquireArgs, key: &LockKey, user: &[u8]) -> (AskedFor, Option<Moment>) {
-        let wait_ms = args.wait_ms.min(self.settings.max_wait_ms);
+    pub(super) fn asked_for(&self, args: &AcquireArgs, key: &LockKey, user: &[u8]) -> (AskedFor, Option<Moment>) {
+        let wait_ms = args.wait_ms.min(self.settings.max_wait_ms.get());
         let deadline = (wait_ms > 0).then(|| self.now().plus_ms(wait_ms));
         let (level, lease_ms, queue_max) = self.settings.lock_keys.read(|rules| {
             let rule = rules.acting(&key.name, user);
@@ -162,7 +162,7 @@ impl Coordinator {
         (asked, deadline)
     }
 
-    fn acquire_reply<C: Caller>(
+    pub(super) fn acquire_reply<C: Caller>(
         self: &Arc<Self>,
         asker: &Asker<C>,
         key: &LockKey,

@@ -53,8 +53,6 @@ impl<T: 'static> Drop for Afloat<T> {
 #[derive(Debug, Default)]
 pub struct Errands {
     under_way: AtomicUsize,
-    /// Locks tied to connections, for others to see.
-    pub ties: AtomicUsize,
     all_done: Notify,
 }
 

@@ -1,26 +1,67 @@
 //! Locks tied to a connection: renewed while it lives (KEEPALIVE), and released as soon as it closes (EPHEMERAL).
 
-use std::cell::RefCell;
-use std::collections::HashMap;
+use std::cell::{Cell, RefCell};
+use std::collections::{HashMap, VecDeque};
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::task::Waker;
 
 use tokio::sync::oneshot;
 
 use super::Coordinator;
-use super::afloat::{Errand, Errands};
+use super::afloat::Errand;
 use crate::commands::lock_args::Bond;
-use crate::domain::{LockKey, OwnerId};
+use crate::domain::{LockKey, Moment, OwnerId};
 use crate::locks::Event;
+use crate::store::StoreError;
+use crate::store::value::Fields;
 use crate::upstream::call::Caller;
+
+/// Losses that a connection is still to be told of; beyond that the oldest are left out.
+const NEWS_MAX: usize = 1024;
 
 /// The locks tied to one connection. The session makes one, and gives a clone to each command; when it drops the last of them,
 /// renewals stop and ephemeral locks are released.
 #[derive(Clone, Default)]
-pub struct BoundLocks(Rc<RefCell<Ties>>);
+pub struct BoundLocks {
+    ties: Rc<RefCell<Ties>>,
+    news: Rc<News>,
+}
 
 type Ties = HashMap<(LockKey, OwnerId), Tie>;
+
+/// A renewed lock that its holder lost all the same.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LostLock {
+    /// The key.
+    pub key: Arc<[u8]>,
+    /// Who held it.
+    pub owner: OwnerId,
+    /// `expired`: its lease ran out before it could be renewed; `taken`: another holds it; `freed`: somebody freed it.
+    pub reason: &'static str,
+}
+
+/// What the session is to tell its client.
+#[derive(Default)]
+struct News {
+    lost: RefCell<VecDeque<LostLock>>,
+    are_there: Cell<bool>,
+    task: RefCell<Option<Waker>>,
+}
+
+impl News {
+    fn add(&self, lost: LostLock) {
+        let mut all = self.lost.borrow_mut();
+        if all.len() == NEWS_MAX {
+            all.pop_front();
+        }
+        all.push_back(lost);
+        self.are_there.set(true);
+        if let Some(task) = self.task.borrow().as_ref() {
+            task.wake_by_ref();
+        }
+    }
+}
 
 /// How a tie ends.
 enum Ending {
@@ -32,16 +73,18 @@ enum Ending {
 
 /// The session's end of one renewed lock; its task has the other.
 struct Tie {
+    key: LockKey,
+    owner: OwnerId,
     value: Arc<[u8]>,
     ending: Option<oneshot::Sender<Ending>>,
-    errands: Arc<Errands>,
+    coordinator: Arc<Coordinator>,
 }
 
 impl Drop for Tie {
     fn drop(&mut self) {
-        self.errands.ties.fetch_sub(1, Ordering::Relaxed);
+        self.coordinator.tied.ends(&self.key, &self.owner);
         if let Some(ending) = self.ending.take() {
-            let _ = ending.send(Ending::Closed(self.errands.begin()));
+            let _ = ending.send(Ending::Closed(self.coordinator.errands.begin()));
         }
     }
 }
@@ -59,17 +102,35 @@ pub(super) struct Granted<C> {
 impl BoundLocks {
     /// How many locks are tied to the connection.
     pub fn len(&self) -> usize {
-        self.0.borrow().len()
+        self.ties.borrow().len()
     }
 
     /// No lock is tied to the connection.
     pub fn is_empty(&self) -> bool {
-        self.0.borrow().is_empty()
+        self.ties.borrow().is_empty()
+    }
+
+    /// The session's task, to be woken when a lock was lost.
+    pub fn set_task(&self, task: &Waker) {
+        *self.news.task.borrow_mut() = Some(task.clone());
+    }
+
+    /// A lock was lost, and [`BoundLocks::take_lost`] has not told of it yet.
+    pub fn has_lost(&self) -> bool {
+        self.news.are_there.get()
+    }
+
+    /// The next lock that was lost.
+    pub fn take_lost(&self) -> Option<LostLock> {
+        let mut all = self.news.lost.borrow_mut();
+        let next = all.pop_front();
+        self.news.are_there.set(!all.is_empty());
+        next
     }
 
     /// The owner's lock on this key is tied no more. What renews by the value of an older grant would stop by itself.
     pub(super) fn untie(&self, key: &LockKey, owner: &OwnerId) {
-        let mut ties = self.0.borrow_mut();
+        let mut ties = self.ties.borrow_mut();
         if ties.is_empty() {
             return;
         }
@@ -84,10 +145,19 @@ impl BoundLocks {
     pub(super) fn tie<C: Caller>(&self, coordinator: &Arc<Coordinator>, granted: Granted<C>) {
         self.untie(&granted.key, &granted.owner);
         let (ending, ends) = oneshot::channel();
-        coordinator.errands.ties.fetch_add(1, Ordering::Relaxed);
-        let tie = Tie { value: granted.value.clone(), ending: Some(ending), errands: coordinator.errands.clone() };
-        self.0.borrow_mut().insert((granted.key.clone(), granted.owner.clone()), tie);
-        tokio::task::spawn_local(renew(coordinator.clone(), granted, ends, Rc::downgrade(&self.0)));
+        let Granted { key, owner, value, .. } = &granted;
+        coordinator.tied.begins(key, owner);
+        let (key, owner) = (key.clone(), owner.clone());
+        let tie = Tie {
+            key: key.clone(),
+            owner: owner.clone(),
+            value: value.clone(),
+            ending: Some(ending),
+            coordinator: coordinator.clone(),
+        };
+        self.ties.borrow_mut().insert((key, owner), tie);
+        let (ties, news) = (Rc::downgrade(&self.ties), Rc::downgrade(&self.news));
+        tokio::task::spawn_local(renew(coordinator.clone(), granted, ends, ties, news));
     }
 }
 
@@ -97,15 +167,18 @@ async fn renew<C: Caller>(
     granted: Granted<C>,
     mut ends: oneshot::Receiver<Ending>,
     ties: Weak<RefCell<Ties>>,
+    news: Weak<News>,
 ) {
     let Granted { key, owner, value, lease_ms, bond, service } = granted;
     let mut pause_ms = (lease_ms / 2).max(1);
+    let mut until = coordinator.now().plus_ms(lease_ms);
     loop {
         let at = coordinator.now().plus_ms(pause_ms);
         tokio::select! {
             biased;
             ending = &mut ends => {
                 if let Ok(Ending::Closed(_errand)) = ending && bond == Bond::Ephemeral {
+                    coordinator.hold_ends(&key, Some(&owner));
                     let event = Event::GivesBack { value, lease_ms };
                     let fed = coordinator.shards.feed_always(&key, event, coordinator.now());
                     coordinator.carry_out(fed, &key, &service);
@@ -116,17 +189,37 @@ async fn renew<C: Caller>(
         }
         match coordinator.store.renew(&service, &key, &value, lease_ms).await {
             Ok(true) => {
+                until = coordinator.now().plus_ms(lease_ms);
+                coordinator.books.holds.extended(&key, lease_ms, coordinator.now());
                 coordinator.fed(&key, Event::Extended { lease_ms }, &service);
                 pause_ms = (lease_ms / 2).max(1);
             }
+            // Whichever way, this grant is over.
             Ok(false) => {
-                // Expired, released, forced, or the owner's newer grant: whichever it was, this one is over.
+                let has_let_go = coordinator.tied.has_let_go(&key, &owner);
+                let loss = match has_let_go {
+                    true => Ok(None),
+                    false => coordinator.why_lost(&service, &key, &owner, until).await,
+                };
+                let Ok(loss) = loss else {
+                    pause_ms = (lease_ms / 8).clamp(1, 1000);
+                    continue;
+                };
+                // Untied, closed, or let go of over another connection, while that was found out.
+                if ends.try_recv().is_err()
+                    && !coordinator.tied.has_let_go(&key, &owner)
+                    && let Some(reason) = loss
+                {
+                    coordinator.note_loss(&key, reason);
+                    if let Some(news) = news.upgrade() {
+                        news.add(LostLock { key: key.name.clone(), owner: owner.clone(), reason });
+                    }
+                }
                 if let Some(ties) = ties.upgrade() {
                     let key = (key, owner);
                     let is_this = ties.borrow().get(&key).is_some_and(|tie| Arc::ptr_eq(&tie.value, &value));
-                    if is_this {
-                        ties.borrow_mut().remove(&key);
-                    }
+                    let tie = if is_this { ties.borrow_mut().remove(&key) } else { None };
+                    drop(tie);
                 }
                 return;
             }
@@ -135,5 +228,39 @@ async fn renew<C: Caller>(
                 pause_ms = (lease_ms / 8).clamp(1, 1000);
             }
         }
+    }
+}
+
+impl Coordinator {
+    /// How a lock came to be held no more by the grant that was renewed until `until`; `None` where its owner holds it by another
+    /// call of his.
+    async fn why_lost<C: Caller>(
+        &self,
+        service: &C,
+        key: &LockKey,
+        owner: &OwnerId,
+        until: Moment,
+    ) -> Result<Option<&'static str>, StoreError> {
+        let now = self.now();
+        let held = match self.store.look(service, key, true).await {
+            Ok(held) => held,
+            Err(error) if error.is_wrong_type() => return Ok(Some("taken")),
+            Err(error) => return Err(error),
+        };
+        let holder = held.as_ref().map(|held| Fields::read(&held.value).map_or(&*held.value, |fields| fields.owner));
+        Ok(match holder {
+            Some(holder) if holder == owner.as_bytes() => None,
+            _ if now >= until => Some("expired"),
+            Some(_) => Some("taken"),
+            None => Some("freed"),
+        })
+    }
+
+    fn note_loss(&self, key: &LockKey, reason: &str) {
+        self.books.holds.ended(key, self.now());
+        if reason == "expired" {
+            self.books.tally.expired();
+        }
+        tracing::info!(%key, reason, "a renewed lock was lost");
     }
 }

@@ -59,7 +59,13 @@ async fn hand_on<C: Caller>(coordinator: Arc<Coordinator>, key: LockKey, first: 
         let store = &coordinator.store;
         let (sent, times, offers) = (turn.sent(), coordinator.times(&turn), turn.offers);
         let is_rule_key = coordinator.settings.lock_keys.matches(&key.name);
+        let since = coordinator.now();
         let handed = store.hand_over(&service, &key, &task, &offers, times, is_rule_key).await;
+        match &handed {
+            Ok(HandedOver::To(handed, _)) => coordinator.handed_over(&key, handed, since),
+            Ok(HandedOver::Confirmed(..)) => coordinator.confirmed(&key, since),
+            _ => {}
+        }
         let outcome = match handed {
             Ok(HandedOver::To(handed, registered)) => Handing::To { handed, registered },
             Ok(HandedOver::Confirmed(grant, registered)) => Handing::Confirmed { grant, registered },

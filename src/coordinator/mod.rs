@@ -1,17 +1,22 @@
 //! Carries out what the lines decide: one coordinator for all workers of the process. It brings the pure state machine its clock,
 //! its scripts and its clients.
 //!
-//! A held lock that nobody waits for costs nothing here. A call is a future that its session awaits; dropping the future means that
+//! A held lock that nobody waits for costs nothing here but a note for the statistics. A call is a future that its session awaits; dropping the future means that
 //! the client has left, and is safe at any moment. Whoever feeds an event to a line carries out what follows, on his own links; what
 //! concerns a call of another worker reaches it by its door.
 
 mod acquire;
 mod afloat;
+mod books;
 mod bound;
 mod desk;
 mod fallback;
 mod hand_over;
+mod holds;
 mod house;
+mod info;
+mod list;
+mod many;
 mod nodes;
 mod pattern;
 mod peers;
@@ -22,6 +27,10 @@ mod rules;
 mod set_nx;
 mod settings;
 mod shards;
+mod slow_log;
+mod tally;
+mod tied;
+mod transfer;
 mod watch;
 
 use std::sync::Arc;
@@ -30,24 +39,27 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::time::Instant;
 
-pub use bound::BoundLocks;
+pub use books::Asking;
+pub use bound::{BoundLocks, LostLock};
 pub use reply::LockReply;
 pub use rules::{LockKeys, Rule, RuleCounts, Rules, Standing};
 pub use set_nx::{SetNx, SetNxAnswer, Terms};
-pub use settings::LockSettings;
+pub use settings::{Live, LockLimits, LockSettings};
 pub use watch::Observed;
 
 use crate::commands::lock_args::LockCommand;
 use crate::domain::{CallId, Db, Fence, LockKey, Moment, OwnerId};
 use crate::locks::{Event, Released, Seen, Turn};
 use crate::store::value::Fields;
-use crate::store::{Held, Outcome, Store, StoreError, Times, companion};
+use crate::store::{Freed, Held, Outcome, Store, StoreError, Times, companion};
 use crate::upstream::call::{CallError, Caller};
 use afloat::{Afloat, Errands};
+use books::Books;
 use desk::Desk;
 use fallback::Fallback;
 use nodes::{Me, Nodes};
 use shards::Shards;
+use tied::Tied;
 
 /// Who asks, and how the upstream is reached for him. Cheap to make for each command.
 pub struct Asker<C> {
@@ -70,6 +82,8 @@ pub struct Coordinator {
     settings: LockSettings,
     store: Store,
     shards: Shards,
+    books: Books,
+    tied: Tied,
     errands: Arc<Errands>,
     fallback: Fallback,
     last_call: AtomicU64,
@@ -79,6 +93,9 @@ pub struct Coordinator {
     /// The same, Unix time in µs.
     origin_us: u64,
 }
+
+/// What is said of a key that cannot be a lock.
+pub const OWN_KEYS: &str = "ERR keys that begin with 'lockgate:' are Lockgate's own and cannot be locks";
 
 /// EXTEND compares before it sets, so that a lost reply may be asked for again, so often. Each try can take the reply timeout.
 const EXTEND_TRIES_MAX: u32 = 2;
@@ -92,6 +109,8 @@ impl Coordinator {
         Arc::new(Coordinator {
             store: Store::new(node.as_str().into(), now_us, settings.queue_kept_ms()),
             shards: Shards::new(settings.line_rules()),
+            books: Books::default(),
+            tied: Tied::default(),
             errands: Arc::default(),
             fallback: Fallback::default(),
             last_call: AtomicU64::new(now_us),
@@ -125,20 +144,45 @@ impl Coordinator {
         command: LockCommand,
         is_there: impl Fn() -> bool,
     ) -> LockReply {
-        if companion::is_own(command.key()) {
-            return LockReply::Error(
-                "ERR keys that begin with 'lockgate:' are Lockgate's own and cannot be locks".into(),
-            );
+        if command.keys().iter().any(|key| companion::is_own(key)) {
+            return LockReply::Error(OWN_KEYS.into());
         }
-        let key = LockKey { db: asker.db, name: command.key().clone() };
+        let at = |name| LockKey { db: asker.db, name };
         match command {
-            LockCommand::Acquire(args) => self.acquire(asker, key, args, is_there).await,
-            LockCommand::Release { owner, fence, .. } => self.release(asker, key, owner, fence).await,
-            LockCommand::Extend { owner, ttl_ms, fence, .. } => self.extend(asker, key, owner, ttl_ms, fence).await,
-            LockCommand::Info { .. } => self.info(asker, key).await,
-            LockCommand::Position { owner, .. } => self.position(asker, key, owner).await,
-            LockCommand::Cancel { owner, .. } => self.cancel(asker, key, owner).await,
+            LockCommand::Acquire(args) => self.acquire_booked(asker, at(args.key.clone()), args, is_there).await,
+            LockCommand::Release { key, owner, fence } => self.release_booked(asker, at(key), owner, fence).await,
+            LockCommand::Extend { key, owner, ttl_ms, fence } => {
+                self.extend(asker, at(key), owner, ttl_ms, fence).await
+            }
+            LockCommand::Transfer(args) => self.transfer(asker, at(args.key.clone()), args).await,
+            LockCommand::Info { key } => self.info(asker, at(key)).await,
+            LockCommand::Position { key, owner } => self.position(asker, at(key), owner).await,
+            LockCommand::Cancel { key, owner } => self.cancel(asker, at(key), owner).await,
+            LockCommand::Promote { key, owner, level } => self.promote(asker, at(key), owner, level).await,
+            LockCommand::Queue { key, count } => self.queue(asker, at(key), count).await,
+            LockCommand::List(args) => self.list(asker, args).await,
+            LockCommand::Force { key } => self.force_booked(asker, at(key)).await,
+            LockCommand::AcquireAll(args) => {
+                let keys = args.keys.iter().cloned().map(at).collect();
+                self.acquire_all(asker, keys, args, is_there).await
+            }
+            LockCommand::ReleaseAll { keys, owner } => {
+                self.release_all(asker, keys.into_iter().map(at).collect(), owner).await
+            }
+            LockCommand::SlowLog(args) => self.slow_log(args),
+            LockCommand::Stats => self.stats(),
+            LockCommand::Nodes => self.nodes(),
+            LockCommand::Cleanup => self.cleanup(asker).await,
         }
+    }
+
+    /// Calls that come from now on are served by these limits. Lines that stand take the new `max_queue` too.
+    pub fn change_limits(&self, limits: &LockLimits) {
+        self.settings.default_ttl_ms.set(limits.default_ttl_ms);
+        self.settings.max_ttl_ms.set(limits.max_ttl_ms);
+        self.settings.max_wait_ms.set(limits.max_wait_ms);
+        let waiting_max = usize::try_from(limits.max_queue).unwrap_or(usize::MAX);
+        self.shards.change_rules(waiting_max, limits.promote_after_ms.saturating_mul(1000));
     }
 
     /// Which keys are lock keys, and what holds for them.
@@ -146,9 +190,20 @@ impl Coordinator {
         &self.settings.lock_keys
     }
 
+    /// `true` where a rule takes the key for a lock by its name.
+    pub fn is_lock_key(&self, key: &LockKey) -> bool {
+        self.settings.lock_keys.matches(&key.name)
+    }
+
     /// The key may have changed around us: looked at once if anybody waits for it.
     pub fn hint(&self, key: &LockKey) {
         self.shards.tell(key, Event::Hint, self.now());
+    }
+
+    /// A link to the master was dialled: it may have begun anew, so fences go on above all that this node has seen, and above the
+    /// time of its own clock.
+    pub fn met_master_again(&self) {
+        self.store.met_master(unix_us(), false);
     }
 
     /// A master was met anew (connected, failed over): fences go on above all that were seen, see [`Store::met_master`].
@@ -164,7 +219,14 @@ impl Coordinator {
     /// Resolves when nothing is under way that no session waits for: ephemeral locks are released, grants that met nobody are given
     /// back. The workers' `LocalSet`s have to go on running meanwhile.
     pub async fn settled(&self) {
-        self.errands.all_done().await;
+        loop {
+            self.errands.all_done().await;
+            if !self.shards.have_work() {
+                return;
+            }
+            // A line's timer sends what is due; it has been woken.
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
     }
 
     /// How many keys have a line just now: somebody waits for them, is kept in mind, or has a script under way.
@@ -183,6 +245,7 @@ impl Coordinator {
             Ok(outcome) => {
                 if outcome == Outcome::Released {
                     asker.bound.untie(&key, &owner);
+                    self.tied.lets_go(&key, &owner);
                 }
                 LockReply::Integer(match outcome {
                     Outcome::Released => 1,
@@ -217,7 +280,7 @@ impl Coordinator {
             turn
         });
         let (coordinator, caller, service) = (self.clone(), asker.caller.clone(), asker.service.clone());
-        let key = key.clone();
+        let (key, since) = (key.clone(), self.now());
         let work = async move {
             let store = &coordinator.store;
             let turn = turn.unwrap_or_else(|| {
@@ -228,6 +291,9 @@ impl Coordinator {
             let is_rule_key = coordinator.settings.lock_keys.matches(&key.name);
             let name = owner.as_ref().map(OwnerId::as_bytes);
             let freed = store.release(&caller, &key, name, fence, &offers, times, is_rule_key).await;
+            if let Ok(Freed { handed: Some(handed), .. }) = &freed {
+                coordinator.handed_over(&key, handed, since);
+            }
             let outcome = match &freed {
                 Ok(freed) if freed.outcome == Outcome::HeldByAnother => Released::Kept,
                 Ok(freed) => Released::Freed { handed: freed.handed.clone(), registered: freed.registered },
@@ -275,7 +341,10 @@ impl Coordinator {
                 }
             };
             match extended {
-                Ok(Outcome::Released) => coordinator.fed(&key, Event::Extended { lease_ms }, &service),
+                Ok(Outcome::Released) => {
+                    coordinator.books.holds.extended(&key, lease_ms, coordinator.now());
+                    coordinator.fed(&key, Event::Extended { lease_ms }, &service);
+                }
                 Ok(Outcome::HeldByNobody) => coordinator.hint(&key),
                 _ => {}
             }
@@ -286,31 +355,6 @@ impl Coordinator {
             Ok(Outcome::HeldByAnother | Outcome::HeldByNobody) => LockReply::Integer(0),
             Err(error) => LockReply::Error(error.into_line()),
         }
-    }
-
-    async fn info<C: Caller>(&self, asker: &Asker<C>, key: LockKey) -> LockReply {
-        let held = match self.look(asker, &key).await {
-            Ok(held) => held,
-            Err(error) => return LockReply::Error(error.into_line()),
-        };
-        let waiters = self.waiters(&key).await;
-        let value = held.as_ref().map(|held| &*held.value);
-        let fields = value.and_then(Fields::read);
-        let bulk = |bytes: &[u8]| LockReply::Bulk(bytes.to_vec());
-        let field = |read: fn(&Fields<'_>) -> LockReply| fields.as_ref().map_or(LockReply::Nil, read);
-        let owner = fields.as_ref().map(|fields| fields.owner).or(value);
-        LockReply::Map(vec![
-            ("key", bulk(&key.name)),
-            ("held", LockReply::Integer(i64::from(held.is_some()))),
-            ("owner", owner.map_or(LockReply::Nil, bulk)),
-            ("fence", field(|fields| integer(fields.fence.0))),
-            ("ttl", held.as_ref().map_or(LockReply::Nil, |held| held.left_ms.map_or(LockReply::Integer(-1), integer))),
-            ("priority", field(|fields| LockReply::Bulk(fields.level.name().into()))),
-            ("acquired_at", field(|fields| integer(fields.acquired_at_ms))),
-            ("meta", field(|fields| LockReply::Bulk(fields.meta.to_vec()))),
-            ("waiters", integer(waiters)),
-            ("node", field(|fields| LockReply::Bulk(fields.node.to_vec()))),
-        ])
     }
 
     /// Who holds the key, as the client may see it. A free key that somebody waits for is handed over at once.

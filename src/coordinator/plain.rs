@@ -29,7 +29,7 @@ impl Coordinator {
     /// What `rule` says about a `SET NX`.
     pub fn terms(&self, rule: &Rule) -> Terms {
         Terms {
-            wait_ms: rule.wait_ms.min(self.settings.max_wait_ms),
+            wait_ms: rule.wait_ms.min(self.settings.max_wait_ms.get()),
             level: rule.level.unwrap_or_default(),
             ticket_ms: rule.ticket_ms,
             max_queue: rule.queue_max,

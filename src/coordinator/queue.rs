@@ -162,7 +162,7 @@ impl Coordinator {
         answers
     }
 
-    fn waiting_here(&self, key: &LockKey) -> u64 {
+    pub(super) fn waiting_here(&self, key: &LockKey) -> u64 {
         self.shards.read(key, |line| line.waiting()).unwrap_or(0) as u64
     }
 

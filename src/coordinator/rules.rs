@@ -180,6 +180,11 @@ impl LockKeys {
         self.read(|rules| rules.matches(name))
     }
 
+    /// The rule for the key of that name, as it was written, for a client who is `user` to the upstream.
+    pub fn rule_for(&self, name: &[u8], user: &[u8]) -> Option<Arc<str>> {
+        self.read(|rules| rules.find(name, user).map(|rule| rule.name.clone()))
+    }
+
     /// Reads something off the rules in force.
     pub fn read<T>(&self, read: impl FnOnce(&Rules) -> T) -> T {
         read(&self.0.rules.read().unwrap_or_else(PoisonError::into_inner))

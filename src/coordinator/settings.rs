@@ -1,4 +1,6 @@
-//! What the configuration says about locks.
+//! What the configuration says about locks, and what of it can change while locks are given out.
+
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::rules::{LockKeys, Rule};
 use crate::domain::LockKey;
@@ -11,11 +13,11 @@ const QUEUE_KEPT_MARGIN_MS: u64 = 60_000;
 #[derive(Debug, Clone)]
 pub struct LockSettings {
     /// The lease where no TTL is given.
-    pub default_ttl_ms: u64,
+    pub default_ttl_ms: Live,
     /// Longer leases are cut to this.
-    pub max_ttl_ms: u64,
+    pub max_ttl_ms: Live,
     /// Longer waits are cut to this.
-    pub max_wait_ms: u64,
+    pub max_wait_ms: Live,
     /// Most waiters of one key on this node.
     pub max_queue: u64,
     /// A waiter beats one of the next level who came more than this much later; 0 keeps levels strict.
@@ -47,9 +49,9 @@ pub struct LockSettings {
 impl Default for LockSettings {
     fn default() -> Self {
         LockSettings {
-            default_ttl_ms: 30_000,
-            max_ttl_ms: 2 * 60 * 60 * 1000,
-            max_wait_ms: 10 * 60 * 1000,
+            default_ttl_ms: Live::from(30_000),
+            max_ttl_ms: Live::from(2 * 60 * 60 * 1000),
+            max_wait_ms: Live::from(10 * 60 * 1000),
             max_queue: 1000,
             promote_after_ms: 0,
             place_kept_ms: 5000,
@@ -67,6 +69,34 @@ impl Default for LockSettings {
     }
 }
 
+/// A setting that can change while calls read it. A clone is a copy of its own.
+#[derive(Debug)]
+pub struct Live(AtomicU64);
+
+impl Live {
+    /// What it is now.
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// What it is from here on.
+    pub fn set(&self, value: u64) {
+        self.0.store(value, Ordering::Relaxed);
+    }
+}
+
+impl From<u64> for Live {
+    fn from(value: u64) -> Self {
+        Live(AtomicU64::new(value))
+    }
+}
+
+impl Clone for Live {
+    fn clone(&self) -> Self {
+        Live::from(self.get())
+    }
+}
+
 impl LockSettings {
     /// The lease that a client gets who asks for `ttl_ms`, where no rule says otherwise.
     pub fn lease_ms(&self, ttl_ms: Option<u64>) -> u64 {
@@ -80,14 +110,14 @@ impl LockSettings {
 
     /// As [`LockSettings::lease_ms`]; what the rule says goes before the general settings.
     pub fn lease_ms_under(&self, rule: Option<&Rule>, ttl_ms: Option<u64>) -> u64 {
-        let default_ms = rule.and_then(|rule| rule.default_ttl_ms).unwrap_or(self.default_ttl_ms);
-        let max_ms = rule.and_then(|rule| rule.max_ttl_ms).unwrap_or(self.max_ttl_ms);
+        let default_ms = rule.and_then(|rule| rule.default_ttl_ms).unwrap_or_else(|| self.default_ttl_ms.get());
+        let max_ms = rule.and_then(|rule| rule.max_ttl_ms).unwrap_or_else(|| self.max_ttl_ms.get());
         ttl_ms.unwrap_or(default_ms).clamp(1, max_ms.max(1))
     }
 
     /// How long a queue upstream outlives its last change: longer than anybody waits.
     pub(super) fn queue_kept_ms(&self) -> u64 {
-        self.max_wait_ms.saturating_add(QUEUE_KEPT_MARGIN_MS)
+        self.max_wait_ms.get().saturating_add(QUEUE_KEPT_MARGIN_MS)
     }
 
     /// The part that lines need.
@@ -103,4 +133,19 @@ impl LockSettings {
             queue_kept_ms: self.queue_kept_ms(),
         }
     }
+}
+
+/// What can change while Lockgate runs. Times are in milliseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LockLimits {
+    /// See [`LockSettings::default_ttl_ms`].
+    pub default_ttl_ms: u64,
+    /// See [`LockSettings::max_ttl_ms`].
+    pub max_ttl_ms: u64,
+    /// See [`LockSettings::max_wait_ms`].
+    pub max_wait_ms: u64,
+    /// See [`LockSettings::max_queue`].
+    pub max_queue: u64,
+    /// See [`LockSettings::promote_after_ms`]. Lines that stand keep theirs: their order was made by it.
+    pub promote_after_ms: u64,
 }

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
@@ -84,6 +84,9 @@ pub struct Shards {
     shards: Vec<Mutex<HashMap<LockKey, Seat>>>,
     hasher: RandomState,
     rules: LineRules,
+    /// The two of the rules that can change.
+    waiting_max: AtomicUsize,
+    promote_after_us: AtomicU64,
     is_closing: AtomicBool,
     /// How many wait, for all keys.
     waiting: Arc<AtomicU64>,
@@ -96,9 +99,29 @@ impl Shards {
         Shards {
             shards,
             hasher: RandomState::new(),
+            waiting_max: AtomicUsize::new(rules.waiting_max),
+            promote_after_us: AtomicU64::new(rules.promote_after_us),
             rules,
             is_closing: AtomicBool::new(false),
             waiting: Arc::default(),
+        }
+    }
+
+    /// From here on lines take so many waiters, those that stand too; new lines rank by `promote_after_us`.
+    pub fn change_rules(&self, waiting_max: usize, promote_after_us: u64) {
+        self.waiting_max.store(waiting_max, Ordering::Relaxed);
+        self.promote_after_us.store(promote_after_us, Ordering::Relaxed);
+        for shard in &self.shards {
+            let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+            shard.values_mut().for_each(|seat| seat.line.set_waiting_max(waiting_max));
+        }
+    }
+
+    fn rules(&self) -> LineRules {
+        LineRules {
+            waiting_max: self.waiting_max.load(Ordering::Relaxed),
+            promote_after_us: self.promote_after_us.load(Ordering::Relaxed),
+            ..self.rules
         }
     }
 
@@ -221,6 +244,14 @@ impl Shards {
         self.waiting.load(Ordering::Relaxed)
     }
 
+    /// A line has something to tell the upstream that does not have to wait.
+    pub fn have_work(&self) -> bool {
+        self.shards.iter().any(|shard| {
+            let shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+            shard.values().any(|seat| seat.line.has_urgent_work())
+        })
+    }
+
     /// How many keys have a line.
     pub fn len(&self) -> usize {
         self.shards.iter().map(|shard| shard.lock().unwrap_or_else(PoisonError::into_inner).len()).sum()
@@ -233,7 +264,7 @@ impl Shards {
     }
 
     fn new_seat(&self, now: Moment) -> Seat {
-        Seat::new(self.rules, self.waiting.clone(), now)
+        Seat::new(self.rules(), self.waiting.clone(), now)
     }
 
     fn tidy(shard: &mut HashMap<LockKey, Seat>, key: &LockKey) {

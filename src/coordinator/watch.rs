@@ -6,7 +6,6 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::nodes::{self, News};
@@ -210,8 +209,7 @@ impl Coordinator {
     }
 
     pub(super) fn load(&self) -> Load {
-        let locks = self.errands.ties.load(Ordering::Relaxed);
-        Load { waiters: self.shards.waiting(), locks: locks as u64 }
+        Load { waiters: self.shards.waiting(), locks: self.tied.count() as u64 }
     }
 }
 

@@ -198,6 +198,11 @@ impl Line {
         out
     }
 
+    /// From here on so many may wait; those who do already stay.
+    pub fn set_waiting_max(&mut self, waiting_max: usize) {
+        self.rules.waiting_max = waiting_max;
+    }
+
     /// How many wait.
     pub fn waiting(&self) -> usize {
         self.queue.len()
@@ -263,6 +268,12 @@ impl Line {
         let work_at = if self.is_handing { None } else { self.work_at() };
         let ticket_at = self.tickets.first().map(|(until, _)| *until);
         forget_at.into_iter().chain(work_at).chain(ticket_at).min()
+    }
+
+    /// Something is to be given back, confirmed or registered, and the upstream was there when it was last asked.
+    pub fn has_urgent_work(&self) -> bool {
+        let has_work = !self.give_backs.is_empty() || self.to_confirm.is_some() || self.entry_is_off();
+        has_work && self.failures == 0
     }
 
     /// When there is something to ask the upstream.

@@ -24,6 +24,6 @@ pub use look::Waiter;
 #[cfg(test)]
 mod deadlock_tests;
 #[cfg(test)]
-mod simulation;
+pub(crate) mod simulation;
 #[cfg(test)]
 mod tests;

@@ -10,8 +10,8 @@ use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
 use std::io;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -20,8 +20,8 @@ use tokio::sync::watch;
 use self::listener::{Bound, ListenError, bind};
 use self::registry::Registry;
 use self::worker::{Shared, Stop};
-use crate::config::Config;
-use crate::coordinator::{Coordinator, LockKeys, LockSettings, Rules};
+use crate::config::{Config, LiveConfig};
+use crate::coordinator::{Coordinator, LockKeys, LockLimits, LockSettings, Rules};
 use crate::upstream::links::LinkSettings;
 use crate::upstream::url::Endpoint;
 
@@ -49,17 +49,31 @@ pub struct Running {
 }
 
 /// Binds the listener and starts the workers. Returns at once, whether or not the upstream is there.
-pub fn start(config: Arc<Config>, endpoint: Endpoint) -> Result<Running, StartError> {
+/// `live` is what is in force while it runs.
+pub fn start(config: Arc<Config>, live: Arc<LiveConfig>, endpoint: Endpoint) -> Result<Running, StartError> {
     let count = match config.workers {
         0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
         workers => workers,
     };
     let Bound { address, listeners, path } = bind(&config.listen, count)?;
+    let coordinator = Coordinator::new(lock_settings(&config, &address));
+    let heeding = coordinator.clone();
+    let rules = Mutex::new(config.lock_keys.clone());
+    live.on_change(move |config| {
+        heeding.change_limits(&lock_limits(config));
+        let mut rules = rules.lock().unwrap_or_else(PoisonError::into_inner);
+        // Rules that stay keep their counts.
+        if *rules != config.lock_keys {
+            heeding.lock_keys().replace(Rules::of(&config.lock_keys));
+            rules.clone_from(&config.lock_keys);
+        }
+    });
     let shared = Arc::new(Shared {
         endpoint,
+        live,
         links: link_settings(&config),
         registry: Registry::new(config.limits.connections),
-        coordinator: Coordinator::new(lock_settings(&config, &address)),
+        coordinator,
         own_in_use: Arc::new(AtomicUsize::new(0)),
         reached: Arc::new(AtomicU64::new(0)),
         trust_clients: config.trust_clients,
@@ -83,11 +97,6 @@ impl Running {
     /// Where it listens, as a client would write it.
     pub fn address(&self) -> String {
         self.address.clone()
-    }
-
-    /// The rules of `config` hold for calls that begin from here on.
-    pub fn set_lock_rules(&self, config: &Config) {
-        self.shared.coordinator.lock_keys().replace(Rules::of(&config.lock_keys));
     }
 
     /// No new clients; idle ones are closed, running commands end, waiting calls are told. Returns when all clients
@@ -133,14 +142,26 @@ fn link_settings(config: &Config) -> LinkSettings {
     }
 }
 
-fn lock_settings(config: &Config, address: &str) -> LockSettings {
+fn lock_limits(config: &Config) -> LockLimits {
     let ms = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
-    LockSettings {
+    LockLimits {
         default_ttl_ms: ms(config.default_ttl),
         max_ttl_ms: ms(config.max_ttl),
         max_wait_ms: ms(config.max_wait),
         max_queue: config.max_queue as u64,
         promote_after_ms: ms(config.promote_after.unwrap_or_default()),
+    }
+}
+
+fn lock_settings(config: &Config, address: &str) -> LockSettings {
+    let ms = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+    let LockLimits { default_ttl_ms, max_ttl_ms, max_wait_ms, max_queue, promote_after_ms } = lock_limits(config);
+    LockSettings {
+        default_ttl_ms: default_ttl_ms.into(),
+        max_ttl_ms: max_ttl_ms.into(),
+        max_wait_ms: max_wait_ms.into(),
+        max_queue,
+        promote_after_ms,
         lock_keys: LockKeys::of(Rules::of(&config.lock_keys)),
         fallback: config.fallback,
         heartbeat_ms: ms(config.nodes.heartbeat),

@@ -13,6 +13,7 @@ use tokio::task::LocalSet;
 use super::listener::Listener;
 use super::registry::{Profile, Registry};
 use super::session::Session;
+use crate::config::LiveConfig;
 use crate::coordinator::{Coordinator, Rules};
 use crate::domain::Resp;
 use crate::upstream::dial::{Identity, LinkKey};
@@ -33,6 +34,8 @@ const SETTLE_MAX: Duration = Duration::from_millis(500);
 pub struct Shared {
     /// Where the upstream is.
     pub endpoint: Endpoint,
+    /// The configuration that is in force.
+    pub live: Arc<LiveConfig>,
     /// How links are made.
     pub links: LinkSettings,
     /// All clients.
@@ -75,6 +78,11 @@ impl Worker {
         &self.shared.coordinator
     }
 
+    /// The configuration that is in force.
+    pub fn config(&self) -> &LiveConfig {
+        &self.shared.live
+    }
+
     /// This thread's copy of the rules for lock keys, made anew when they have changed.
     pub fn rules(&self) -> Rc<Rules> {
         let keys = self.shared.coordinator.lock_keys();
@@ -112,6 +120,8 @@ pub fn run(
         let (in_use, reached) = (shared.own_in_use.clone(), shared.reached.clone());
         let links = Links::new(shared.endpoint.clone(), shared.links.clone(), scratch, in_use, reached);
         let registry = shared.registry.clone();
+        let coordinator = shared.coordinator.clone();
+        links.on_dialled(move || coordinator.met_master_again());
         links.on_revoked(move |user| registry.kill_user(user));
         let keys = shared.coordinator.lock_keys().clone();
         let worker =

@@ -1,10 +1,14 @@
 //! The shared truth: every transition of a lock is one script on the upstream. This layer knows how to ask for a transition and
 //! what the answer says; who is asked for, and when, the layers above decide.
 
+mod acquire_all;
 pub mod companion;
+#[cfg(test)]
+mod conformance;
 pub mod nodes;
 mod reply;
 mod script;
+mod transfer;
 pub mod value;
 
 use std::sync::Arc;
@@ -15,8 +19,10 @@ use tokio::sync::Notify;
 use crate::domain::{CallId, FIELD_SEPARATOR, Fence, Level, LockKey, PlainLease};
 use crate::locks::{Form, Grant, Handed, Named, Offer, Registered, Standing, Task};
 use crate::upstream::call::{CallError, Caller};
+pub use acquire_all::{AllAcquired, AllAsked, Taken};
 use reply::Reply;
 use script::Script;
+pub use transfer::Transfer;
 use value::{FENCE_MAX, Fields};
 
 /// Why a transition has no outcome.

@@ -11,7 +11,8 @@ pub struct Script {
 }
 
 /// What scripts share, by the line in their text that asks for it.
-const INCLUDES: [(&str, &str); 3] = [
+const INCLUDES: [(&str, &str); 4] = [
+    ("-- include fence.lua\n", include_str!("../../lua/fence.lua")),
     ("-- include turn.lua\n", include_str!("../../lua/turn.lua")),
     ("-- include ask.lua\n", include_str!("../../lua/ask.lua")),
     ("-- include holds.lua\n", include_str!("../../lua/holds.lua")),
@@ -69,6 +70,8 @@ script!("A node's own turn at a lock.", HAND_OVER, "hand_over.lua");
 script!("Ends a hold and hands over in the same step.", RELEASE, "release.lua");
 script!("Sets the lease of the owner who holds the lock.", EXTEND, "extend.lua");
 script!("Renews the lease of one grant.", RENEW, "renew.lua");
+script!("Gives a lock to another owner.", TRANSFER, "transfer.lua");
+script!("Takes several locks, all or none.", ACQUIRE_ALL, "acquire_all.lua");
 script!("Who holds a lock, and for how long.", LOOK, "look.lua");
 script!("Takes, keeps or lays down the lead among nodes.", LEAD, "lead.lua");
 script!("Removes registrations that nobody is behind.", CLEAN, "clean.lua");
@@ -79,7 +82,9 @@ mod tests {
 
     #[test]
     fn every_include_is_found() {
-        for script in [&ACQUIRE, &SET_NX, &HAND_OVER, &RELEASE, &EXTEND, &RENEW, &LOOK, &LEAD, &CLEAN] {
+        for script in
+            [&ACQUIRE, &SET_NX, &HAND_OVER, &RELEASE, &EXTEND, &RENEW, &LOOK, &TRANSFER, &ACQUIRE_ALL, &LEAD, &CLEAN]
+        {
             assert!(!script.text.contains("-- include"), "{}", script.text);
         }
     }

@@ -110,6 +110,7 @@ pub struct Links {
     reached: Arc<AtomicU64>,
     reached_when_down: Cell<u64>,
     on_revoked: OnceCell<TellUser>,
+    on_dialled: OnceCell<Box<dyn Fn()>>,
 }
 
 impl Links {
@@ -136,6 +137,7 @@ impl Links {
             reached,
             reached_when_down: Cell::new(0),
             on_revoked: OnceCell::new(),
+            on_dialled: OnceCell::new(),
         });
         tokio::task::spawn_local(links.clone().learn_facts());
         tokio::task::spawn_local(sweep(Rc::downgrade(&links)));
@@ -248,6 +250,12 @@ impl Links {
         }
     }
 
+    /// Calls `tell` whenever a link has been dialled, before anything is sent on it: the upstream may have lost its newest writes
+    /// since it was heard last.
+    pub fn on_dialled(&self, tell: impl Fn() + 'static) {
+        let _ = self.on_dialled.set(Box::new(tell));
+    }
+
     /// Calls `tell` with the name of a user whose links the upstream has closed and does not take back.
     pub fn on_revoked(&self, tell: impl Fn(&[u8]) + 'static) {
         let _ = self.on_revoked.set(Box::new(tell));
@@ -257,6 +265,9 @@ impl Links {
         let outcome = dial(&self.endpoint, key, self.settings.connect_timeout, self.settings.keepalive).await;
         match &outcome {
             Ok(dialled) => {
+                if let Some(tell) = self.on_dialled.get() {
+                    tell();
+                }
                 if key.identity == Identity::Anonymous {
                     self.auth_required.set(Some(dialled.needs_auth));
                 }

@@ -2,7 +2,7 @@
 
 use super::lockgate::Lockgate;
 use super::reply::Reply;
-use super::server::RedisServer;
+use super::server::{RedisServer, ServerKind};
 use super::wait::eventually;
 use super::wire::Wire;
 
@@ -21,6 +21,13 @@ impl Stage {
     pub fn with(config: &str) -> Self {
         let server = RedisServer::start();
         let lockgate = Lockgate::before_with(&server, config);
+        Self { lockgate, server }
+    }
+
+    /// With a server of that kind.
+    pub fn on(kind: ServerKind) -> Self {
+        let server = RedisServer::start_with(kind, &[]);
+        let lockgate = Lockgate::before(&server);
         Self { lockgate, server }
     }
 

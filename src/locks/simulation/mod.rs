@@ -5,7 +5,7 @@
 //!
 //! A failure names its seed; `LOCKGATE_SEED=n cargo test --lib simulation` replays it with its story, `LOCKGATE_SEEDS=n` runs more.
 
-mod upstream;
+pub(crate) mod upstream;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, HashMap, HashSet};
@@ -166,11 +166,11 @@ struct World {
     story: Vec<String>,
 }
 
-fn owner_id(owner: u64) -> OwnerId {
+pub(crate) fn owner_id(owner: u64) -> OwnerId {
     OwnerId::new(format!("o{owner}").as_bytes()).unwrap()
 }
 
-fn owner_number(owner: &OwnerId) -> u64 {
+pub(crate) fn owner_number(owner: &OwnerId) -> u64 {
     std::str::from_utf8(&owner.as_bytes()[1..]).unwrap().parse().unwrap()
 }
 

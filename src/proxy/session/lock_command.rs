@@ -1,17 +1,25 @@
-//! `LOCK.*`: parsed here, decided by the coordinator. A call stalls this connection only, as BLPOP does.
+//! `LOCK.*`: parsed here, decided by the coordinator. A call stalls this connection only, as BLPOP does. What is not about locks
+//! alone is answered here: `LOCK.CONFIG`, `LOCK.HELP`, and `LOCK.GUARD`, which has a file of its own.
 
 use std::pin::pin;
 use std::sync::atomic::Ordering;
 use std::task::Poll;
 
+use super::conversation::Stream;
+use super::lock_help;
+use super::own::OwnMode;
 use super::set_nx::user;
 use super::{Gone, Session};
-use crate::commands::lock_args::LockCommand;
-use crate::coordinator::{Asker, LockReply};
+use crate::commands::lock_args::{ConfigArgs, LockCommand, LockRequest};
+use crate::commands::{glob, lock_command};
+use crate::coordinator::{Asker, LockReply, LostLock};
 use crate::domain::Resp;
+use crate::protocol::args::encode_command;
+use crate::protocol::frame;
 use crate::proxy::registry::Wish;
 use crate::upstream::caller::LinkCaller;
 use crate::upstream::dial::LinkKey;
+use crate::upstream::link::Sink;
 
 /// How a call ended.
 pub(super) enum Ending<T> {
@@ -21,8 +29,8 @@ pub(super) enum Ending<T> {
 
 impl Session {
     pub(super) async fn lock_command(&mut self, args: &[&[u8]]) -> Result<(), Gone> {
-        let command = match LockCommand::parse(args) {
-            Ok(command) => command,
+        let request = match LockRequest::parse(args) {
+            Ok(request) => request,
             Err(error) => {
                 self.answer_line(&format!("-{error}"));
                 return Ok(());
@@ -32,6 +40,45 @@ impl Session {
             self.answer_line("-NOAUTH Authentication required.");
             return Ok(());
         }
+        let is_ruling = lock_command(args[0]).is_some_and(|spec| spec.categories.contains(&"@admin"));
+        if is_ruling && let Err(refusal) = self.may_rule().await? {
+            self.answer(&refusal);
+            return Ok(());
+        }
+        match request {
+            LockRequest::Engine(command) => self.lock_call(command).await?,
+            LockRequest::Guard(guard) => self.guarded(guard).await?,
+            LockRequest::Config(ConfigArgs::Get(globs)) => {
+                let mut values = self.worker.config().values();
+                values.retain(|(name, _)| globs.iter().any(|glob| glob::matches(glob, name.as_bytes())));
+                let map = values.into_iter().map(|(name, value)| (name, LockReply::Bulk(value.into_bytes())));
+                self.answer_lock(&LockReply::Map(map.collect()));
+            }
+            LockRequest::Config(ConfigArgs::Set(pairs)) => {
+                let reply = match self.worker.config().set(&pairs) {
+                    Ok(()) => LockReply::ok(),
+                    Err(says) => LockReply::Error(format!("ERR {says}")),
+                };
+                self.answer_lock(&reply);
+            }
+            LockRequest::Help => self.answer_lock(&lock_help::lines()),
+        }
+        Ok(())
+    }
+
+    /// Whether the upstream lets this client run CONFIG. Who may not rule there is not to rule here: neither keys nor scripts give
+    /// that away. The error is the reply.
+    async fn may_rule(&mut self) -> Result<Result<(), Vec<u8>>, Gone> {
+        let mut question = Vec::new();
+        encode_command(&[&b"CONFIG"[..], b"GET", b"lockgate"], &mut question);
+        Ok(match self.ask(question).await? {
+            Ok(reply) if reply.starts_with(b"-NOPERM") || reply.starts_with(b"-NOAUTH") => Err(reply),
+            Ok(_) => Ok(()),
+            Err(error) => Err(format!("-UNAVAILABLE {error}; try again\r\n").into_bytes()),
+        })
+    }
+
+    async fn lock_call(&mut self, command: LockCommand) -> Result<(), Gone> {
         let may_wait = command.may_wait();
         let asker = self.asker();
         let coordinator = self.worker.coordinator().clone();
@@ -55,6 +102,40 @@ impl Session {
         self.card().fulfil();
         self.answer(&out);
         Ok(())
+    }
+
+    fn answer_lock(&mut self, reply: &LockReply) {
+        let mut out = Vec::new();
+        reply.encode(self.resp(), &mut out);
+        self.answer(&out);
+    }
+
+    /// Tells of renewed locks that were lost, unless a frame is half out. Only RESP3 has frames that nobody asked for.
+    pub(super) fn tell_lost(&mut self) {
+        if !self.bound.has_lost() || !self.is_between_frames() {
+            return;
+        }
+        while let Some(LostLock { key, owner, reason }) = self.bound.take_lost() {
+            if self.resp() == Resp::V3 {
+                let mut push = Vec::new();
+                frame::push(Resp::V3, 4, &mut push);
+                for part in [b"lock.lost", &*key, owner.as_bytes(), reason.as_bytes()] {
+                    frame::bulk(part, &mut push);
+                }
+                self.io.push(&push);
+            }
+        }
+        self.io.flush();
+    }
+
+    /// Whether a loss is to be told first: no more is asked of a shared link meanwhile.
+    pub(super) fn must_tell_lost(&self) -> bool {
+        self.bound.has_lost() && self.resp() == Resp::V3
+    }
+
+    fn is_between_frames(&self) -> bool {
+        let own_is = |own: &OwnMode| own.talk.stream() != Stream::Opaque && own.link.scanner.is_at_boundary();
+        self.io.owed() == 0 && self.own.as_deref().is_none_or(own_is)
     }
 
     pub(super) fn asker(&self) -> Asker<LinkCaller> {
@@ -88,6 +169,7 @@ impl Session {
             if self.own.is_some() && self.pump_own(cx).is_err() {
                 return Poll::Ready(Err(Gone));
             }
+            self.tell_lost();
             if let Poll::Ready(reply) = call.as_mut().poll(cx) {
                 return Poll::Ready(Ok(Ending::Answered(reply)));
             }

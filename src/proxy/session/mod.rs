@@ -7,9 +7,11 @@
 mod client_command;
 mod conversation;
 mod grants;
+mod guard;
 mod handshake;
 mod io;
 mod lock_command;
+mod lock_help;
 mod outbox;
 mod own;
 mod set_nx;
@@ -141,6 +143,7 @@ impl Session {
         std::future::poll_fn(|cx| {
             self.member.card.set_waker(cx.waker());
             self.io.set_task(cx.waker());
+            self.bound.set_task(cx.waker());
             Poll::Ready(())
         })
         .await;
@@ -177,6 +180,7 @@ impl Session {
         if self.own.as_mut().is_some_and(|own| own.talk.take_resync()) {
             return Poll::Ready(Pause::Resync);
         }
+        self.tell_lost();
         loop {
             let look = if self.input.is_empty() { Look::Used } else { self.use_input(cx) };
             match look {
@@ -305,6 +309,9 @@ impl Session {
     fn wait_for_shared(&mut self, cx: &mut Context<'_>) -> Option<Look> {
         if self.io.owed() == 0 {
             self.link = None;
+        } else if self.must_tell_lost() {
+            self.io.wake_when_owed(0);
+            return Some(Look::Wait);
         }
         if self.io.take_big_reply() {
             self.big_replies = BIG_REPLIES_KEEP;
@@ -369,6 +376,10 @@ impl Session {
     fn may_read(&self, cx: &mut Context<'_>) -> bool {
         if let Some(own) = &self.own {
             return own.link.backlog() < BACKLOG_MAX && !own.talk.must_settle();
+        }
+        if self.io.owed() > 0 && self.must_tell_lost() {
+            self.io.wake_when_owed(0);
+            return false;
         }
         if self.io.owed() > OWED_MAX {
             self.io.wake_when_owed(OWED_MAX / 2);

@@ -11,7 +11,7 @@ use super::{Gone, Session};
 use crate::commands::set_nx::{PlainCall, PlainForm};
 use crate::commands::{CommandTable, Look, Treatment};
 use crate::coordinator::{Rule, RuleCounts, Rules, SetNx, SetNxAnswer, Standing, Terms};
-use crate::domain::Resp;
+use crate::domain::{LockKey, Resp};
 use crate::protocol::args::args;
 use crate::protocol::frame;
 use crate::protocol::request::RequestFrame;
@@ -171,6 +171,8 @@ impl Session {
         }
         let io = self.io.clone();
         let is_there = move || !(may_wait && io.peer_has_closed());
+        let keys = [LockKey { db, name: ask.key.clone() }];
+        let asking = coordinator.asks(&keys, &ask.value, &asker.user, ask.terms.wait_ms);
         let gone = RefCell::new(Vec::new());
         let ending = {
             let links = self.worker.links().clone();
@@ -200,7 +202,11 @@ impl Session {
         self.card().waits_for_lock.store(false, Ordering::Release);
         self.grants.forget(&gone.into_inner());
         let (mut out, mut granted) = (Vec::new(), None);
-        match ending? {
+        let ending = ending?;
+        if let Ending::Answered(answer) = &ending {
+            asking.ends_plainly(answer, ask.lease);
+        }
+        match ending {
             Ending::Answered(SetNxAnswer::Set) => {
                 granted = Some(Grant::new(db, &ask.key, &ask.value));
                 match call.form {

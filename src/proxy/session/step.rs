@@ -152,13 +152,18 @@ impl Session {
 
     /// Adds Lockgate's own answer; nothing may be owed before it. CLIENT REPLY decides whether it is sent.
     pub(super) fn answer(&mut self, reply: &[u8]) {
-        if self.own.as_ref().is_some_and(|own| own.talk.is_skipping()) {
-            self.spend_skip();
-        }
-        if self.own.as_mut().is_none_or(|own| own.talk.may_answer()) {
+        if self.may_answer() {
             self.io.push(reply);
             self.io.flush();
         }
+    }
+
+    /// Whether CLIENT REPLY lets the answer to the command at hand be sent; to be asked once for each.
+    pub(super) fn may_answer(&mut self) -> bool {
+        if self.own.as_ref().is_some_and(|own| own.talk.is_skipping()) {
+            self.spend_skip();
+        }
+        self.own.as_mut().is_none_or(|own| own.talk.may_answer())
     }
 
     /// An answer of one line, without its line end.

@@ -1,0 +1,302 @@
+//! The books of this node: what was asked, granted, held and handed over. Kept around the commands, not within them.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::holds::Holds;
+use super::slow_log::{Slow, SlowLog};
+use super::tally::{End, Share, Span, Spread, Sum, Tally};
+use super::{Asker, Coordinator, LockReply, SetNxAnswer, integer};
+use crate::commands::lock_args::{AcquireArgs, SlowLogArgs};
+use crate::domain::{Fence, LockKey, Moment, OwnerId, PlainLease};
+use crate::locks::Handed;
+use crate::upstream::call::Caller;
+
+/// All books.
+#[derive(Debug, Default)]
+pub(super) struct Books {
+    pub tally: Tally,
+    pub slow_log: SlowLog,
+    pub holds: Holds,
+    /// Since when the locks of claims of this node are being handed over; told when the claim is confirmed.
+    claimed: Mutex<HashMap<LockKey, Moment>>,
+}
+
+/// Claims whose hand-over is measured at a time; the others are left out.
+const CLAIMED_MAX: usize = 1024;
+/// A claim that is older was never confirmed, in µs.
+const CLAIMED_MAX_US: u64 = 10_000_000;
+
+/// A call for locks while it is under way; dropping it says that its client has left, or was unblocked.
+pub struct Asking<'a> {
+    coordinator: &'a Coordinator,
+    keys: &'a [LockKey],
+    owner: &'a [u8],
+    user: &'a [u8],
+    wait_ms: u64,
+    since: Moment,
+    has_ended: bool,
+}
+
+impl Asking<'_> {
+    /// It was answered.
+    pub fn ends(mut self, reply: &LockReply, lease_ms: u64) {
+        let now = self.coordinator.now();
+        let is_granted = matches!(reply, LockReply::Integer(_) | LockReply::Array(_));
+        self.coordinator.books.tally.by_role(self.user, is_granted);
+        match reply {
+            LockReply::Integer(fence) => self.is_granted(&[*fence], lease_ms, now),
+            LockReply::Array(fences) => {
+                let fences: Vec<i64> = fences.iter().filter_map(LockReply::as_integer).collect();
+                self.is_granted(&fences, lease_ms, now);
+            }
+            LockReply::Nil => self.end_without(now),
+            LockReply::Error(line) => self.end_in_error(line, now),
+            _ => self.end(End::Failed, now),
+        }
+    }
+
+    /// It was a `SET NX`, and is answered.
+    pub fn ends_plainly(mut self, answer: &SetNxAnswer, lease: PlainLease) {
+        let now = self.coordinator.now();
+        let is_granted = *answer == SetNxAnswer::Set;
+        self.coordinator.books.tally.by_role(self.user, is_granted);
+        match answer {
+            SetNxAnswer::Set => {
+                let lease_ms = match lease {
+                    PlainLease::Ms(ms) => Some(ms),
+                    PlainLease::AtMs(at_ms) => Some(at_ms.saturating_sub(self.coordinator.unix_us_at(now) / 1000)),
+                    // Its end is seldom seen here, and would never be forgotten.
+                    PlainLease::Forever => None,
+                };
+                if let (Some(lease_ms), [key]) = (lease_ms, self.keys) {
+                    // It has no fence; each of them begins a hold.
+                    self.coordinator.books.holds.granted(key, Fence(now.0), lease_ms, now);
+                }
+                self.end(End::Granted, now);
+            }
+            SetNxAnswer::NotSet | SetNxAnswer::PassOn => self.end_without(now),
+            SetNxAnswer::Error(line) => self.end_in_error(line, now),
+        }
+    }
+
+    fn end_without(&mut self, now: Moment) {
+        let end = match self.wait_ms {
+            0 => End::Refused,
+            wait_ms if now.since_us(self.since) >= wait_ms.saturating_mul(1000) => End::TimedOut,
+            _ => End::Cancelled,
+        };
+        self.end(end, now);
+    }
+
+    fn end_in_error(&mut self, line: &str, now: Moment) {
+        self.end(if line.starts_with("QUEUEFULL") { End::Refused } else { End::Failed }, now);
+    }
+
+    fn is_granted(&mut self, fences: &[i64], lease_ms: u64, now: Moment) {
+        for (key, fence) in self.keys.iter().zip(fences) {
+            let fence = Fence(u64::try_from(*fence).unwrap_or_default());
+            self.coordinator.books.holds.granted(key, fence, lease_ms, now);
+        }
+        self.end(End::Granted, now);
+    }
+
+    fn end(&mut self, end: End, now: Moment) {
+        self.has_ended = true;
+        let books = &self.coordinator.books;
+        let Some(key) = self.keys.first() else { return };
+        books.tally.ended(self.coordinator.settings.lock_keys.rule_for(&key.name, self.user).as_deref(), end);
+        if self.wait_ms > 0 {
+            let us = now.since_us(self.since);
+            books.tally.took(Span::Wait, us);
+            books.slow_log.note(Slow::Wait, us / 1000, key, self.owner, self.coordinator.unix_us_at(now) / 1000);
+        }
+    }
+}
+
+impl Drop for Asking<'_> {
+    fn drop(&mut self) {
+        if !self.has_ended {
+            self.end(End::Cancelled, self.coordinator.now());
+        }
+    }
+}
+
+impl Coordinator {
+    /// Somebody asks for locks. With several keys, the first stands for all of them.
+    pub fn asks<'a>(&'a self, keys: &'a [LockKey], owner: &'a [u8], user: &'a [u8], wait_ms: u64) -> Asking<'a> {
+        let rule = keys.first().and_then(|key| self.settings.lock_keys.rule_for(&key.name, user));
+        self.books.tally.asked(rule.as_deref());
+        let wait_ms = wait_ms.min(self.settings.max_wait_ms.get());
+        Asking { coordinator: self, keys, owner, user, wait_ms, since: self.now(), has_ended: false }
+    }
+
+    /// `LOCK.ACQUIRE`, written down.
+    pub(super) async fn acquire_booked<C: Caller>(
+        self: &Arc<Self>,
+        asker: &Asker<C>,
+        key: LockKey,
+        args: AcquireArgs,
+        is_there: impl Fn() -> bool,
+    ) -> LockReply {
+        let (keys, owner) = ([key.clone()], args.owner.clone());
+        let asking = self.asks(&keys, owner.as_bytes(), &asker.user, args.wait_ms);
+        let lease_ms = self.settings.lease_ms_at(&key, &asker.user, args.ttl_ms);
+        let reply = self.acquire(asker, key, args, is_there).await;
+        asking.ends(&reply, lease_ms);
+        reply
+    }
+
+    /// `LOCK.RELEASE`, written down.
+    pub(super) async fn release_booked<C: Caller>(
+        self: &Arc<Self>,
+        asker: &Asker<C>,
+        key: LockKey,
+        owner: OwnerId,
+        fence: Option<Fence>,
+    ) -> LockReply {
+        let reply = self.release(asker, key.clone(), owner.clone(), fence).await;
+        match reply {
+            LockReply::Integer(1) => self.hold_ends(&key, Some(&owner)),
+            LockReply::Integer(-1) => {
+                self.books.holds.ended(&key, self.now());
+                self.books.tally.expired();
+            }
+            _ => {}
+        }
+        reply
+    }
+
+    /// `LOCK.FORCE`, written down.
+    pub(super) async fn force_booked<C: Caller>(self: &Arc<Self>, asker: &Asker<C>, key: LockKey) -> LockReply {
+        let reply = self.force(asker, key.clone()).await;
+        if reply == LockReply::Integer(1) {
+            // Whose it was is not known here.
+            self.hold_ends(&key, None);
+        }
+        reply
+    }
+
+    /// A lock was let go of.
+    pub(super) fn hold_ends(&self, key: &LockKey, owner: Option<&OwnerId>) {
+        if let Some(us) = self.books.holds.ended(key, self.now()) {
+            let owner = owner.map(OwnerId::as_bytes).unwrap_or_default();
+            self.books.tally.took(Span::Hold, us);
+            self.books.slow_log.note(Slow::Hold, us / 1000, key, owner, self.unix_us_at(self.now()) / 1000);
+        }
+    }
+
+    /// What was let go of, or found free, at `since` has gone to `handed`.
+    pub(super) fn handed_over(&self, key: &LockKey, handed: &Handed, since: Moment) {
+        match handed {
+            Handed::To { .. } => self.books.tally.took(Span::HandOver, self.now().since_us(since)),
+            Handed::Claimed { call: Some(_), .. } => {
+                let mut claimed = self.books.claimed.lock().unwrap_or_else(PoisonError::into_inner);
+                if claimed.len() >= CLAIMED_MAX {
+                    // Some are never confirmed: they were declined, or lapsed.
+                    let now = self.now();
+                    claimed.retain(|_, since| now.since_us(*since) < CLAIMED_MAX_US);
+                }
+                if claimed.len() < CLAIMED_MAX {
+                    claimed.insert(key.clone(), since);
+                }
+            }
+            // The other node measures it.
+            Handed::Claimed { call: None, .. } => {}
+        }
+    }
+
+    /// A claim of this node was confirmed; `since` is when it was first seen, where this node did not make it itself.
+    pub(super) fn confirmed(&self, key: &LockKey, since: Moment) {
+        let (now, known) = (self.now(), self.books.claimed.lock().unwrap_or_else(PoisonError::into_inner).remove(key));
+        let since = known.filter(|known| now.since_us(*known) < CLAIMED_MAX_US).unwrap_or(since);
+        self.books.tally.took(Span::HandOver, now.since_us(since));
+    }
+
+    /// `LOCK.SLOWLOG`
+    pub(super) fn slow_log(&self, args: SlowLogArgs) -> LockReply {
+        let log = &self.books.slow_log;
+        match args {
+            SlowLogArgs::Len => integer(log.len() as u64),
+            SlowLogArgs::Reset => {
+                log.reset();
+                LockReply::ok()
+            }
+            SlowLogArgs::Get(most) => {
+                let most = most.map_or(usize::MAX, |most| usize::try_from(most).unwrap_or(usize::MAX));
+                let told = log.entries().into_iter().take(most).map(|entry| {
+                    LockReply::Map(vec![
+                        ("id", integer(entry.id)),
+                        ("when", integer(entry.at_ms)),
+                        ("kind", LockReply::Bulk(entry.kind.name().into())),
+                        ("ms", integer(entry.ms)),
+                        ("key", LockReply::Bulk(entry.key)),
+                        ("owner", LockReply::Bulk(entry.owner)),
+                    ])
+                });
+                LockReply::Array(told.collect())
+            }
+        }
+    }
+
+    /// `LOCK.STATS`
+    pub(super) fn stats(&self) -> LockReply {
+        let Sum { counts, spans, rules, roles } = self.books.tally.sum();
+        let [wait, hold, hand_over] = spans.map(told_in_ms);
+        let ends = |end: End| integer(counts.ends[end as usize]);
+        LockReply::Map(vec![
+            ("node", LockReply::Bulk(self.store.node().into())),
+            ("version", LockReply::Bulk(env!("CARGO_PKG_VERSION").into())),
+            ("uptime", integer(self.now().0 / 1_000_000)),
+            ("memory", resident_bytes().map_or(LockReply::Nil, integer)),
+            ("active_locks", integer(self.books.holds.count(self.now()) as u64)),
+            ("total_requests", integer(counts.requests)),
+            ("successful_acquires", ends(End::Granted)),
+            ("refused", ends(End::Refused)),
+            ("timeouts", ends(End::TimedOut)),
+            ("cancelled", ends(End::Cancelled)),
+            ("failed", ends(End::Failed)),
+            ("expired", integer(counts.expired)),
+            ("deadlocks", LockReply::Integer(0)),
+            ("queue_depth", integer(self.shards.waiting())),
+            ("bound_locks", integer(self.tied.count() as u64)),
+            ("wait_ms", wait),
+            ("hold_ms", hold),
+            ("hand_over_ms", hand_over),
+            ("rules", told_shares("match", &rules)),
+            ("roles", told_shares("role", &roles)),
+        ])
+    }
+}
+
+fn told_shares(name: &'static str, shares: &[(Box<[u8]>, Share)]) -> LockReply {
+    let told = shares.iter().map(|(what, share)| {
+        LockReply::Map(vec![
+            (name, LockReply::Bulk(what.to_vec())),
+            ("requests", integer(share.requests)),
+            ("granted", integer(share.granted)),
+        ])
+    });
+    LockReply::Array(told.collect())
+}
+
+fn told_in_ms(spread: Spread) -> LockReply {
+    // µs are as exact as it was measured.
+    let ms = |us: f64| LockReply::Double(us.round() / 1000.0);
+    LockReply::Map(vec![
+        ("count", integer(spread.count)),
+        ("average", ms(spread.average_us)),
+        ("p50", ms(spread.p50_us as f64)),
+        ("p95", ms(spread.p95_us as f64)),
+        ("p99", ms(spread.p99_us as f64)),
+        ("max", ms(spread.max_us as f64)),
+    ])
+}
+
+/// What this process takes of the machine's memory, in bytes, where the kernel tells.
+fn resident_bytes() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let kilobytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kilobytes * 1024)
+}

@@ -1,0 +1,72 @@
+//! A lock goes from its holder to another owner.
+
+use std::sync::Arc;
+
+use super::afloat::Afloat;
+use super::{Asker, Coordinator, LockReply, integer};
+use crate::commands::lock_args::TransferArgs;
+use crate::domain::{CallId, LockKey};
+use crate::locks::{Event, Grant};
+use crate::store::value::Fields;
+use crate::store::{StoreError, Transfer};
+use crate::upstream::call::{CallError, Caller};
+
+/// What a transfer brought: the new grant and the rest of its lease in ms, or `None` when the giver does not hold the lock.
+type Moved = Option<(Grant, Option<u64>)>;
+
+impl Coordinator {
+    /// `LOCK.TRANSFER`
+    pub(super) async fn transfer<C: Caller>(
+        self: &Arc<Self>,
+        asker: &Asker<C>,
+        key: LockKey,
+        args: TransferArgs,
+    ) -> LockReply {
+        let (coordinator, caller, service) = (self.clone(), asker.caller.clone(), asker.service.clone());
+        let (lock, from, call) = (key.clone(), args.from.clone(), self.next_call());
+        let lease_ms = args.ttl_ms.map(|ttl_ms| self.settings.lease_ms_at(&key, &asker.user, Some(ttl_ms)));
+        let work = async move {
+            let TransferArgs { from, to, fence, .. } = args;
+            let (from, to) = (from.as_bytes(), to.as_bytes());
+            let transfer =
+                Transfer { from, fence, to, lease_ms, call, now_ms: coordinator.unix_us_at(coordinator.now()) / 1000 };
+            let is_rule_key = coordinator.settings.lock_keys.matches(&lock.name);
+            let moved = match coordinator.store.transfer(&caller, &lock, &transfer, is_rule_key).await {
+                Err(StoreError::Call(error @ CallError::Lost(_))) => {
+                    coordinator.moved_after_all(&caller, &lock, call).await.ok_or(StoreError::Call(error))
+                }
+                moved => moved,
+            };
+            if let (Ok(Some(_)), Some(lease_ms)) = (&moved, lease_ms) {
+                coordinator.fed(&lock, Event::Extended { lease_ms }, &service);
+            }
+            moved
+        };
+        match Afloat::new(&self.errands, work).await {
+            Ok(Some((grant, left_ms))) => {
+                asker.bound.untie(&key, &from);
+                self.tied.lets_go(&key, &from);
+                self.hold_ends(&key, Some(&from));
+                if let Some(left_ms) = left_ms {
+                    self.books.holds.granted(&key, grant.fence, left_ms, self.now());
+                }
+                integer(grant.fence.0)
+            }
+            Ok(None) => LockReply::Nil,
+            // Never sent again blindly: the new holder may have given it back by then.
+            Err(StoreError::Call(CallError::Lost(why))) => LockReply::Error(format!(
+                "UNAVAILABLE the link to the upstream was lost before the reply: {why}; whether the lock was transferred is \
+                 unknown, ask LOCK.INFO"
+            )),
+            Err(error) => LockReply::Error(error.into_line()),
+        }
+    }
+
+    /// The reply was lost: a value that names the call shows that it went through. Anything else shows nothing.
+    async fn moved_after_all<C: Caller>(&self, caller: &C, key: &LockKey, call: CallId) -> Option<Moved> {
+        let held = self.store.look(caller, key, true).await.ok()??;
+        let fields = Fields::read(&held.value)?;
+        let is_ours = fields.call_of(self.store.node()) == Some(call);
+        is_ours.then(|| Some((Grant { fence: fields.fence, value: held.value.clone() }, held.left_ms)))
+    }
+}
