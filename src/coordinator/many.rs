@@ -297,7 +297,7 @@ impl Coordinator {
 }
 
 /// Runs all of them side by side; what they came to, in their order.
-async fn join_all<F: Future>(futures: impl IntoIterator<Item = F>) -> Vec<F::Output> {
+pub(super) async fn join_all<F: Future>(futures: impl IntoIterator<Item = F>) -> Vec<F::Output> {
     let mut running: Vec<Running<F>> = futures.into_iter().map(|future| Running::On(Box::pin(future))).collect();
     std::future::poll_fn(|cx| {
         let mut is_done = true;

@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
+use super::call::{Call, Stage};
 use super::line::Line;
 use super::rank::Rank;
-use crate::domain::{Level, Moment};
+use crate::domain::{CallId, Level, Moment};
 
 /// A waiter, for others to see.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,6 +40,12 @@ impl Line {
         waiters.collect()
     }
 
+    /// The call stands in line, and nobody is about to tell it that it has the lock.
+    pub fn is_waiting(&self, id: CallId) -> bool {
+        let waits = |call: &Call| matches!(call.stage, Stage::Waiting) && call.ticket.is_none() && !call.is_confirmation_lost;
+        self.calls.get(&id).is_some_and(waits) && !self.is_being_confirmed(id)
+    }
+
     /// The line looks at nothing by itself, because changes are told.
     pub fn is_watched(&self) -> bool {
         self.is_watched
@@ -48,7 +55,7 @@ impl Line {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::{CallId, OwnerId};
+    use crate::domain::OwnerId;
     use crate::locks::{Actor, AskedFor, Event, Form, LineRules, Seen, Sent, Tried};
 
     const RULES: LineRules = LineRules {

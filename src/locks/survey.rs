@@ -50,6 +50,11 @@ impl Survey {
         self.links.values().flatten().filter_map(|link| link.to.hold()).collect()
     }
 
+    /// The waits that some hold cannot end before: no other can be on a cycle.
+    pub fn waits(&self) -> HashSet<&WaitId> {
+        self.links.values().flatten().map(|link| &link.to.wait.id).collect()
+    }
+
     /// The waits that `hold` cannot end before. Where several connections are said to have taken a lock by the same value, nobody can
     /// tell which, and none of them counts.
     fn after<'a>(&'a self, hold: &Hold, waiter: &'a Wait) -> impl Iterator<Item = &'a Link> {

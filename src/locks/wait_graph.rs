@@ -18,6 +18,8 @@ use crate::domain::{CallId, LockKey, OwnerId};
 
 /// Releases behind one blocked call that are kept in mind.
 pub const BEHIND_MAX: usize = 256;
+/// So often a change is news: other nodes may have heard of it only after the first time.
+const NEWS_TOLD: u8 = 2;
 /// Links that one question is answered with at most.
 pub const LINKS_MAX: usize = 4096;
 
@@ -48,6 +50,8 @@ struct Awaited {
     /// … and the connection on which the holder's release stands.
     behind: Option<usize>,
     waits: usize,
+    /// How often waits for it were told as news since anything changed.
+    told: u8,
 }
 
 /// A wait.
@@ -87,12 +91,14 @@ impl WaitGraph {
             Some(key) => *key,
             None => {
                 let key = wait.key.clone();
-                let place = self.keys.add(Awaited { key: key.clone(), by: None, holder: None, behind: None, waits: 0 });
+                let place = self.keys.add(Awaited { key: key.clone(), by: None, holder: None, behind: None, waits: 0, told: 0 });
                 self.by_key.insert(key, place);
                 place
             }
         };
-        self.keys.get_mut(key).waits += 1;
+        let awaited = self.keys.get_mut(key);
+        awaited.waits += 1;
+        awaited.told = 0;
         let owner = wait.owner.clone().map(|owner| self.party(Party::Owner(owner)));
         let connection = self.party(Party::Connection(wait.connection));
         let call = wait.id.call;
@@ -140,7 +146,9 @@ impl WaitGraph {
         }
         let holder = holder.map(|party| self.party(party));
         let behind = behind.map(|party| self.party(party));
-        self.keys.get_mut(place).by = by;
+        let awaited = self.keys.get_mut(place);
+        awaited.by = by;
+        awaited.told = 0;
         self.set_holders(place, holder, behind);
         true
     }
@@ -246,6 +254,27 @@ impl WaitGraph {
     /// Who holds `key`, where somebody waits for it.
     pub fn holder(&self, key: &LockKey) -> Option<&HeldBy> {
         self.keys.get(*self.by_key.get(key)?).by.as_ref()
+    }
+
+    /// The waits of which something has changed since this was asked twice, or `all` of them.
+    pub fn news(&mut self, all: bool) -> Vec<CallId> {
+        let is_news = |entry: &&Entry| all || self.keys.get(entry.key).told < NEWS_TOLD;
+        let news = self.waits.iter().map(|(_, entry)| entry).filter(is_news);
+        let news = news.map(|entry| entry.wait.id.call).collect();
+        let places: Vec<usize> = self.keys.iter().map(|(place, _)| place).collect();
+        for place in places {
+            let told = &mut self.keys.get_mut(place).told;
+            *told = told.saturating_add(1);
+        }
+        news
+    }
+
+    /// The wait of `call` is news again.
+    pub fn is_news(&mut self, call: CallId) {
+        if let Some(place) = self.by_call.get(&call) {
+            let key = self.waits.get(*place).key;
+            self.keys.get_mut(key).told = 0;
+        }
     }
 
     /// Nobody waits.
