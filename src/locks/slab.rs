@@ -52,11 +52,6 @@ impl<T> Slab<T> {
     pub fn iter(&self) -> impl Iterator<Item = (usize, &T)> {
         self.entries.iter().enumerate().filter_map(|(place, entry)| Some((place, entry.as_ref()?)))
     }
-
-    /// Places in use and free ones.
-    pub fn places(&self) -> usize {
-        self.entries.len()
-    }
 }
 
 #[cfg(test)]
@@ -73,6 +68,6 @@ mod tests {
         assert_eq!(slab.iter().map(|(_, entry)| *entry).collect::<String>(), "cd");
         slab.take(a);
         slab.take(b);
-        assert_eq!(slab.places(), 0);
+        assert!(slab.entries.is_empty() && slab.free.is_empty());
     }
 }

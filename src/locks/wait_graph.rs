@@ -91,7 +91,14 @@ impl WaitGraph {
             Some(key) => *key,
             None => {
                 let key = wait.key.clone();
-                let place = self.keys.add(Awaited { key: key.clone(), by: None, holder: None, behind: None, waits: 0, told: 0 });
+                let place = self.keys.add(Awaited {
+                    key: key.clone(),
+                    by: None,
+                    holder: None,
+                    behind: None,
+                    waits: 0,
+                    told: 0,
+                });
                 self.by_key.insert(key, place);
                 place
             }

@@ -11,13 +11,13 @@ use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 use std::sync::Arc;
 
+use super::super::Coordinator;
 use super::super::many::join_all;
 use super::super::peers::Question;
 use super::super::shards::Fed;
-use super::super::Coordinator;
 use super::found::nothing;
 use super::words::{read_keys, read_links, that_fit};
-use super::{held_by, Suspect};
+use super::{Suspect, held_by};
 use crate::domain::{CallId, LockKey, OwnerId};
 use crate::locks::Event;
 use crate::locks::survey::{Cycle, Survey};
@@ -244,7 +244,13 @@ impl Coordinator {
             let answers = self.ask_others(&nothing(), &Question::Locks(owner.clone()), &[]).await;
             keys.extend(answers.came.iter().flat_map(|(_, words)| read_keys(words)));
             // What others wait for in this cycle he holds in any case.
-            keys.extend(cycle.steps().iter().filter(|step| step.by.shown() == owner.as_bytes()).map(|step| step.wait.key.clone()));
+            keys.extend(
+                cycle
+                    .steps()
+                    .iter()
+                    .filter(|step| step.by.shown() == owner.as_bytes())
+                    .map(|step| step.wait.key.clone()),
+            );
             let keys: Vec<LockKey> = keys.into_iter().collect();
             let mut held = 0;
             for some in keys.chunks(LOOKS_AT_ONCE) {
