@@ -11,7 +11,7 @@ mod taken;
 mod words;
 
 use std::collections::{HashSet, VecDeque};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
@@ -29,7 +29,7 @@ use found::Found;
 use held::HeldLocks;
 use taken::Taken;
 
-pub(super) use words::{Suspect, read_holds, write_holds, write_links};
+pub(super) use words::{Suspect, read_holds, write_holds};
 
 /// Calls that are to be searched from; beyond that they wait for the next round through all of them.
 const SUSPECTS_MAX: usize = 4096;
@@ -40,6 +40,8 @@ pub(super) struct Deadlocks {
     mode: DeadlockMode,
     policy: VictimPolicy,
     graph: Mutex<WaitGraph>,
+    /// How many waits are in it; read without its lock, so that what is free costs little.
+    waits: AtomicUsize,
     taken: Taken,
     held: HeldLocks,
     suspects: Mutex<HashSet<CallId>>,
@@ -57,7 +59,9 @@ pub(super) struct Waiting {
 
 impl Drop for Waiting {
     fn drop(&mut self) {
-        self.coordinator.deadlocks.graph().ends(self.call);
+        let deadlocks = &self.coordinator.deadlocks;
+        deadlocks.graph().ends(self.call);
+        deadlocks.waits.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
@@ -103,6 +107,7 @@ impl Deadlocks {
             mode,
             policy,
             graph: Mutex::default(),
+            waits: AtomicUsize::new(0),
             taken: Taken::default(),
             held: HeldLocks::new(policy == VictimPolicy::FewestLocks && mode != DeadlockMode::Off),
             suspects: Mutex::default(),
@@ -154,6 +159,10 @@ impl Deadlocks {
             PlainLease::Forever => None,
         };
         self.taken.took(key, connection, value, until, now);
+        // Whoever begins to wait later looks into what is noted by now.
+        if self.waits.load(Ordering::SeqCst) == 0 {
+            return;
+        }
         // Somebody may have seen the value before this node knew who wrote it.
         let mut graph = self.graph();
         if let Some(by @ HeldBy::Plain { .. }) = graph.holder(key).cloned()
@@ -204,6 +213,7 @@ impl Coordinator {
             level: asked.level,
             since_us: arrival_us,
         };
+        self.deadlocks.waits.fetch_add(1, Ordering::SeqCst);
         {
             let mut graph = self.deadlocks.graph();
             graph.begins(wait);

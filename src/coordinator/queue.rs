@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use super::deadlock::{Suspect, write_links};
+use super::deadlock::Suspect;
 use super::peers::{Answers, Asked, Question};
 use super::{Asker, Coordinator, LockReply, holder, integer};
 use crate::domain::{Level, LockKey, OwnerId};
@@ -137,10 +137,10 @@ impl Coordinator {
             Question::Queue(count) => write_list(&self.waiters_here(key, (*count).min(LISTED_MAX)), *count),
             Question::Cancel(owner) => number(u64::from(self.cancel_here(key, owner, service))),
             Question::Promote(owner, level) => rank(self.promote_here(key, owner, *level, service)),
-            Question::Holds(holds) => write_links(&self.links_behind(holds)),
+            Question::Holds(holds) => self.known_of(holds).words(),
             Question::Locks(owner) => self.deadlocks.tell_locks(owner),
             Question::Suspect(Suspect(call)) => number(u64::from(self.is_suspected(*call))),
-            Question::Waits => self.deadlocks.tell_waits(),
+            Question::Waits => self.edges_here().words(),
             Question::Deadlocks(count) => self.deadlocks.tell_found(*count),
         }
     }

@@ -40,6 +40,17 @@ impl Line {
         waiters.collect()
     }
 
+    /// At what level the call stands in line, and since when it asks, in ms before now; `None` where it does not.
+    pub fn waits_at(&self, id: CallId, now: Moment) -> Option<(Level, u64)> {
+        let call = self.calls.get(&id).filter(|_| self.is_waiting(id))?;
+        Some((call.asked.level, now.since_us(call.asked_at) / 1000))
+    }
+
+    /// A value that `is_it` is about to be taken back: whoever holds the key by it is about to let go.
+    pub fn gives_back(&self, is_it: impl Fn(&[u8]) -> bool) -> bool {
+        self.give_backs.iter().chain(&self.giving_back).any(|give_back| is_it(&give_back.value))
+    }
+
     /// The call stands in line, and nobody is about to tell it that it has the lock.
     pub fn is_waiting(&self, id: CallId) -> bool {
         let waits =

@@ -32,6 +32,8 @@ pub struct Cycle {
 #[derive(Debug, Default)]
 pub struct Survey {
     links: HashMap<Hold, Vec<Link>>,
+    /// The connections that are said to have taken a lock, by node.
+    claims: HashMap<Hold, HashSet<(Arc<str>, u64)>>,
 }
 
 impl Survey {
@@ -45,6 +47,11 @@ impl Survey {
         }
     }
 
+    /// `connection` of `node` has at some time taken `hold` by its value, as far as that node knows.
+    pub fn claim(&mut self, hold: Hold, node: Arc<str>, connection: u64) {
+        self.claims.entry(hold).or_default().insert((node, connection));
+    }
+
     /// The holds that the told waits wait for.
     pub fn holds(&self) -> HashSet<Hold> {
         self.links.values().flatten().filter_map(|link| link.to.hold()).collect()
@@ -55,15 +62,15 @@ impl Survey {
         self.links.values().flatten().map(|link| &link.to.wait.id).collect()
     }
 
-    /// The waits that `hold` cannot end before. Where several connections are said to have taken a lock by the same value, nobody can
-    /// tell which, and none of them counts.
+    /// The waits that `hold` cannot end before. Where several connections have taken a lock by the same value, one after the other and
+    /// through different nodes, nobody can tell whose it is now, and none of them counts.
     fn after<'a>(&'a self, hold: &Hold, waiter: &'a Wait) -> impl Iterator<Item = &'a Link> {
         let links = self.links.get(hold).map(Vec::as_slice).unwrap_or_default();
-        let took = links.iter().filter(|link| link.via == Via::Took).count();
+        let claims = self.claims.get(hold).map_or(0, HashSet::len);
         links.iter().filter(move |link| match link.via {
             // An owner does not wait for himself: what he holds his next call repeats.
             Via::Owner => waiter.owner.is_none() || waiter.owner != link.to.wait.owner,
-            Via::Took => took == 1,
+            Via::Took => claims == 1,
             Via::Behind => true,
         })
     }

@@ -3,7 +3,7 @@
 use super::super::peers::Question;
 use super::super::{Coordinator, LockReply, integer};
 use super::Deadlocks;
-use super::words::{read_waits, write_keys, write_waits};
+use super::words::{Edge, Edges, write_keys};
 use crate::domain::{LockKey, OwnerId};
 use crate::locks::wait::Told;
 
@@ -47,12 +47,6 @@ impl Deadlocks {
     pub fn tell_locks(&self, owner: &OwnerId) -> Vec<Vec<u8>> {
         write_keys(&self.held.of(owner))
     }
-
-    /// What another node is told of the waits here.
-    pub fn tell_waits(&self) -> Vec<Vec<u8>> {
-        let waits: Vec<Told> = self.graph().all().take(TOLD_MAX).collect();
-        write_waits(&waits)
-    }
 }
 
 fn words(found: &Found) -> [Vec<u8>; WORDS_PER_FOUND] {
@@ -61,23 +55,33 @@ fn words(found: &Found) -> [Vec<u8>; WORDS_PER_FOUND] {
 }
 
 impl Coordinator {
-    /// `LOCK.GRAPH`: an entry for each wait of which is known who holds what it waits for.
+    /// `LOCK.GRAPH`: an entry for each wait of which is known who holds what it waits for, the longest first.
     pub(in super::super) async fn graph(&self) -> LockReply {
-        let mut waits: Vec<Told> = self.deadlocks.graph().all().collect();
+        let mut edges = self.edges_here().0;
         let answers = self.ask_others(&nothing(), &Question::Waits, &[]).await;
-        waits.extend(answers.came.iter().flat_map(|(_, words)| read_waits(words)));
-        let now_us = self.unix_us_at(self.now());
-        waits.sort_by(|a, b| (a.wait.since_us, &a.wait.id).cmp(&(b.wait.since_us, &b.wait.id)));
-        let edges = waits.iter().filter_map(|told| {
-            let by = told.by.as_ref()?;
-            Some(LockReply::Map(vec![
-                ("waiter", LockReply::Bulk(told.wait.shown.to_vec())),
-                ("resource", LockReply::Bulk(told.wait.key.name.to_vec())),
-                ("holder", LockReply::Bulk(by.shown().to_vec())),
-                ("waited", integer(now_us.saturating_sub(told.wait.since_us) / 1000)),
-            ]))
+        edges.extend(answers.came.iter().flat_map(|(_, words)| Edges::read(words).0));
+        edges.sort_by_key(|edge| std::cmp::Reverse(edge.waited_ms));
+        let told = edges.into_iter().map(|Edge { waiter, resource, holder, waited_ms }| {
+            LockReply::Map(vec![
+                ("waiter", LockReply::Bulk(waiter)),
+                ("resource", LockReply::Bulk(resource)),
+                ("holder", LockReply::Bulk(holder)),
+                ("waited", integer(waited_ms)),
+            ])
         });
-        LockReply::Array(edges.collect())
+        LockReply::Array(told.collect())
+    }
+
+    /// The edges of this node's waits.
+    pub(in super::super) fn edges_here(&self) -> Edges {
+        let waits: Vec<Told> = self.deadlocks.graph().all().take(TOLD_MAX).collect();
+        let now = self.now();
+        let edges = waits.into_iter().filter_map(|Told { wait, by }| {
+            let (_, waited_ms) = self.shards.read(&wait.key, |line| line.waits_at(wait.id.call, now)).flatten()?;
+            let (waiter, resource) = (wait.shown.to_vec(), wait.key.name.to_vec());
+            Some(Edge { waiter, resource, holder: by?.shown().to_vec(), waited_ms })
+        });
+        Edges(edges.collect())
     }
 
     /// `LOCK.DEADLOCKS`: the newest first.

@@ -16,7 +16,7 @@ use super::super::many::join_all;
 use super::super::peers::Question;
 use super::super::shards::Fed;
 use super::found::nothing;
-use super::words::{read_keys, read_links, that_fit};
+use super::words::{Known, read_keys, that_fit};
 use super::{Suspect, held_by};
 use crate::domain::{CallId, LockKey, OwnerId};
 use crate::locks::Event;
@@ -112,8 +112,9 @@ impl Coordinator {
             let mut graph = self.deadlocks.graph();
             let mut may_be = |call: &CallId| !is_alone || (graph.is_awaited(*call) && graph.cycle(*call).is_some());
             let starts: Vec<CallId> = starts.iter().copied().filter(|call| may_be(call)).collect();
-            starts.into_iter().filter_map(|call| graph.told(call)).collect()
+            starts.into_iter().filter_map(|call| graph.told(call)).collect::<Vec<Told>>()
         };
+        let starts: Vec<Told> = starts.into_iter().filter_map(|told| self.as_it_is_now(told)).collect();
         if starts.is_empty() {
             return Pass::default();
         }
@@ -146,7 +147,9 @@ impl Coordinator {
         let mut todo: HashSet<Hold> = starts.iter().filter_map(Told::hold).collect();
         for _ in 0..ROUNDS_MAX {
             let holds: Vec<Hold> = todo.drain().collect();
-            survey.add(self.links_behind(&holds));
+            let Known { links, claims } = self.known_of(&holds);
+            survey.add(links);
+            claims.into_iter().for_each(|(hold, connection)| survey.claim(hold, self.nodes.me.id.clone(), connection));
             let mut rest = &holds[..];
             while !rest.is_empty() && !self.nodes.is_alone() {
                 // A name that is longer than a whole question may be is not asked for.
@@ -158,7 +161,11 @@ impl Coordinator {
                 }
                 let answers = self.ask_others(&nothing(), &Question::Holds(some.to_vec()), &silent).await;
                 silent.extend(answers.silent);
-                answers.came.iter().for_each(|(_, words)| survey.add(read_links(words)));
+                for (node, words) in answers.came {
+                    let Known { links, claims } = Known::read(&words);
+                    survey.add(links);
+                    claims.into_iter().for_each(|(hold, connection)| survey.claim(hold, node.clone(), connection));
+                }
             }
             asked.extend(holds);
             todo.extend(survey.holds().difference(&asked).cloned());
@@ -169,12 +176,27 @@ impl Coordinator {
         (survey, !silent.is_empty())
     }
 
-    /// The waits of this node that these holds cannot end before.
-    pub(in super::super) fn links_behind(&self, holds: &[Hold]) -> Vec<Link> {
-        let mut links = self.deadlocks.graph().behind(holds, |hold| self.deadlocks.taker(hold));
-        // A call that was answered is known to the graph until its client was told.
-        links.retain(|link| self.is_waiting(&link.to.wait));
-        links
+    /// What this node knows of these holds.
+    pub(in super::super) fn known_of(&self, holds: &[Hold]) -> Known {
+        let links = self.deadlocks.graph().behind(holds, |hold| self.deadlocks.taker(hold));
+        let links = links.into_iter().filter(|link| !self.is_being_let_go(&link.hold));
+        let links = links.filter_map(|link| Some(Link { to: self.as_it_is_now(link.to)?, ..link }));
+        let claims = holds.iter().filter_map(|hold| Some((hold.clone(), self.deadlocks.taker(hold)?)));
+        Known { links: links.collect(), claims: claims.collect() }
+    }
+
+    /// The wait with the level it has by now; `None` where its call was answered: the graph knows it until its client was told.
+    fn as_it_is_now(&self, mut told: Told) -> Option<Told> {
+        let wait = &mut told.wait;
+        let (level, _) = self.shards.read(&wait.key, |line| line.waits_at(wait.id.call, self.now())).flatten()?;
+        wait.level = level;
+        Some(told)
+    }
+
+    /// This node is about to take the lock back from its holder, who does not want it any more.
+    fn is_being_let_go(&self, hold: &Hold) -> bool {
+        let is_it = |value: &[u8]| held_by(value).as_ref() == Some(&hold.by);
+        self.shards.read(&hold.key, |line| line.gives_back(is_it)).unwrap_or(false)
     }
 
     fn is_waiting(&self, wait: &Wait) -> bool {

@@ -12,6 +12,32 @@ const BYTES_MAX: usize = 256 << 10;
 /// Answers are longer at most, in bytes of their names.
 const ANSWER_BYTES_MAX: usize = 1 << 20;
 
+/// What a node knows of the holds it was asked for.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Known {
+    /// The waits that they cannot end before, and what those wait for in turn.
+    pub links: Vec<Link>,
+    /// Connections of the node that have taken them by `SET NX`, whether blocked or not.
+    pub claims: Vec<(Hold, u64)>,
+}
+
+/// An edge as `LOCK.GRAPH` tells it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Edge {
+    /// Who waits.
+    pub waiter: Vec<u8>,
+    /// For which key.
+    pub resource: Vec<u8>,
+    /// Who holds it.
+    pub holder: Vec<u8>,
+    /// Since when, in ms before now.
+    pub waited_ms: u64,
+}
+
+/// The edges of one node.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Edges(pub Vec<Edge>);
+
 /// A wait that another node is to look at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Suspect(pub CallId);
@@ -125,69 +151,91 @@ pub fn read_holds<'a>(words: impl Iterator<Item = &'a [u8]>) -> Option<Vec<Hold>
     Some(holds)
 }
 
-/// The words of an answer about links. A wait whose names would not fit is left out.
-pub fn write_links(links: &[Link]) -> Words {
-    let (mut words, mut bytes) = (Words::new(), 0);
-    for link in links {
-        let names = [&*link.hold.key.name, link.hold.by.shown(), &link.to.wait.key.name, &link.to.wait.shown];
-        let size: usize = names.iter().map(|name| name.len()).sum();
-        if bytes + size > ANSWER_BYTES_MAX {
-            continue;
-        }
-        bytes += size;
-        put_key(&mut words, &link.hold.key);
-        put_holder(&mut words, Some(&link.hold.by));
-        let via = match link.via {
-            Via::Owner => b"owner".to_vec(),
-            Via::Took => b"took".to_vec(),
-            Via::Behind => b"behind".to_vec(),
+impl Known {
+    /// The words of the answer. What would not fit is left out.
+    pub fn words(&self) -> Words {
+        let (mut words, mut bytes) = (Words::new(), 0);
+        let mut fits = |names: &[&[u8]]| {
+            let size: usize = names.iter().map(|name| name.len()).sum();
+            let fits = bytes + size <= ANSWER_BYTES_MAX;
+            bytes += if fits { size } else { 0 };
+            fits
         };
-        words.push(via);
-        put_told(&mut words, &link.to);
+        for (hold, connection) in &self.claims {
+            if fits(&[&hold.key.name, hold.by.shown()]) {
+                words.push(b"claim".to_vec());
+                put_key(&mut words, &hold.key);
+                put_holder(&mut words, Some(&hold.by));
+                put(&mut words, connection);
+            }
+        }
+        for Link { hold, via, to } in &self.links {
+            if fits(&[&hold.key.name, hold.by.shown(), &to.wait.key.name, &to.wait.shown]) {
+                let via: &[u8] = match via {
+                    Via::Owner => b"owner",
+                    Via::Took => b"took",
+                    Via::Behind => b"behind",
+                };
+                words.push(via.to_vec());
+                put_key(&mut words, &hold.key);
+                put_holder(&mut words, Some(&hold.by));
+                put_told(&mut words, to);
+            }
+        }
+        words
     }
-    words
-}
 
-/// Reads [`write_links`]; what makes no sense ends the list.
-pub fn read_links(words: &[Vec<u8>]) -> Vec<Link> {
-    let mut words = words.iter().map(Vec::as_slice);
-    let mut links = Vec::new();
-    loop {
-        let mut one = || {
-            let key = read_key(&mut words)?;
-            let hold = Hold { key, by: read_holder(&mut words)?? };
-            let via = match words.next()? {
-                b"owner" => Via::Owner,
-                b"took" => Via::Took,
-                b"behind" => Via::Behind,
-                _ => return None,
-            };
-            Some(Link { hold, via, to: read_told(&mut words)? })
+    /// Reads [`Known::words`]; what makes no sense ends it.
+    pub fn read(words: &[Vec<u8>]) -> Self {
+        let mut words = words.iter().map(Vec::as_slice);
+        let mut known = Known::default();
+        while known.read_one(&mut words).is_some() {}
+        known
+    }
+
+    fn read_one<'a>(&mut self, words: &mut impl Iterator<Item = &'a [u8]>) -> Option<()> {
+        let kind = words.next()?;
+        let key = read_key(words)?;
+        let hold = Hold { key, by: read_holder(words)?? };
+        let via = match kind {
+            b"owner" => Via::Owner,
+            b"took" => Via::Took,
+            b"behind" => Via::Behind,
+            b"claim" => {
+                self.claims.push((hold, number(words)?));
+                return Some(());
+            }
+            _ => return None,
         };
-        match one() {
-            Some(link) => links.push(link),
-            None => return links,
-        }
+        self.links.push(Link { hold, via, to: read_told(words)? });
+        Some(())
     }
 }
 
-/// The words of an answer that tells of waits.
-pub fn write_waits(waits: &[Told]) -> Words {
-    let (mut words, mut bytes) = (Words::new(), 0);
-    for told in waits {
-        bytes += told.wait.key.name.len() + told.wait.shown.len();
-        if bytes > ANSWER_BYTES_MAX {
-            break;
+impl Edges {
+    /// The words of the answer, as many as fit.
+    pub fn words(&self) -> Words {
+        let (mut words, mut bytes) = (Words::new(), 0);
+        for Edge { waiter, resource, holder, waited_ms } in &self.0 {
+            bytes += waiter.len() + resource.len() + holder.len();
+            if bytes > ANSWER_BYTES_MAX {
+                break;
+            }
+            words.extend([waiter.clone(), resource.clone(), holder.clone()]);
+            put(&mut words, waited_ms);
         }
-        put_told(&mut words, told);
+        words
     }
-    words
-}
 
-/// Reads [`write_waits`].
-pub fn read_waits(words: &[Vec<u8>]) -> Vec<Told> {
-    let mut words = words.iter().map(Vec::as_slice);
-    std::iter::from_fn(|| read_told(&mut words)).collect()
+    /// Reads [`Edges::words`].
+    pub fn read(words: &[Vec<u8>]) -> Self {
+        let mut words = words.iter().map(Vec::as_slice);
+        let one = || {
+            let (waiter, resource, holder) = (words.next()?.to_vec(), words.next()?.to_vec(), words.next()?.to_vec());
+            Some(Edge { waiter, resource, holder, waited_ms: number(&mut words)? })
+        };
+        Edges(std::iter::from_fn(one).collect())
+    }
 }
 
 /// The words of a list of keys.
@@ -232,14 +280,15 @@ mod tests {
         assert_eq!(read_holds(words.iter().map(Vec::as_slice)), Some(holds.clone()));
         assert_eq!(read_holds(words[..3].iter().map(Vec::as_slice)), None);
         let waits = [told(b"bob", false, Some(ann)), told(b"v\x1f", true, None)];
-        assert_eq!(read_waits(&write_waits(&waits)), waits);
-        let links: Vec<Link> = [Via::Owner, Via::Took, Via::Behind]
-            .into_iter()
-            .map(|via| Link { hold: holds[0].clone(), via, to: waits[0].clone() })
-            .collect();
-        let words = write_links(&links);
-        assert_eq!(read_links(&words), links);
-        assert_eq!(read_links(&words[..words.len() - 1]), links[..2]);
+        let link = |via, to: &Told| Link { hold: holds[0].clone(), via, to: to.clone() };
+        let links = vec![link(Via::Owner, &waits[0]), link(Via::Took, &waits[1]), link(Via::Behind, &waits[0])];
+        let known = Known { links: links.clone(), claims: vec![(holds[1].clone(), 7)] };
+        let words = known.words();
+        assert_eq!(Known::read(&words), known);
+        assert_eq!(Known::read(&words[..words.len() - 1]).links, links[..2]);
+        let edge = Edge { waiter: b"a".to_vec(), resource: vec![], holder: b"\xff".to_vec(), waited_ms: 3 };
+        let edges = Edges(vec![edge.clone(), edge]);
+        assert_eq!(Edges::read(&edges.words()), edges);
         let keys = [LockKey::new(1, b"a"), LockKey::new(2, b"")];
         assert_eq!(read_keys(&write_keys(&keys)), keys);
     }
@@ -250,6 +299,8 @@ mod tests {
         assert_eq!(that_fit(&vec![hold(1); 5000]), HOLDS_MAX);
         assert_eq!(that_fit(&vec![hold(100 << 10); 5]), 2);
         let long = Link { hold: hold(400 << 10), via: Via::Owner, to: told(b"a", false, None) };
-        assert_eq!(read_links(&write_links(&vec![long; 5])).len(), 2);
+        let known = Known { links: vec![long; 5], claims: vec![(hold(300 << 10), 1)] };
+        let read = Known::read(&known.words());
+        assert_eq!((read.links.len(), read.claims.len()), (1, 1));
     }
 }
