@@ -1,9 +1,8 @@
 -- Asks for a lock. A free one goes to the asker, or to the waiter of any node who ranks before him; the holder who asks again
 -- keeps his fence and gets a fresh lease. A refusal writes nothing, but that an asker who waits is registered if he is his node's best.
 -- KEYS: lock, fence counter, queue
--- ARGV: fence floor, node, when it was sent (Unix µs), ms to keep a queue, until when it knows, owner, lease in ms, what follows the fence in the value, then of the asker
---   as a waiter: what follows his rank ('' if he does not wait), arrival in µs ('' for now), his rank's tier, the µs that he is ahead,
---   the rest of his rank, and this node's best waiters (0 to 2)
+-- ARGV: fence floor, context (see turn.lua), owner, lease in ms, what follows the fence in the value, the asker as a waiter (see ask.lua),
+--   this node's best waiters (0 to 2)
 -- Returns: the fence as an integer when the lock was free, or
 --   'granted', fence, registered                        the same, where somebody waits
 --   'handed' | 'claimed', fence | value, call, registered, time   somebody before the asker has it now (see hand_over.lua)
@@ -11,7 +10,7 @@
 --   'held', value, pttl, registered, time               another holds it
 -- time is two elements, the upstream's seconds and microseconds.
 local lock, counter, queue, floor = KEYS[1], KEYS[2], KEYS[3], tonumber(ARGV[1])
-local first, second = ARGV[14], ARGV[15]
+local first, second = ARGV[7], ARGV[8]
 local exists = redis.pcall('EXISTS', lock, queue)
 if type(exists) == 'table' then return exists end
 if exists == 0 and not first then
@@ -19,7 +18,7 @@ if exists == 0 and not first then
   local fence = redis.pcall('INCR', counter)
   if type(fence) == 'table' then return fence end
   if fence >= floor then
-    local written = redis.pcall('SET', lock, ARGV[6] .. '\31' .. string.format('%.0f', fence) .. ARGV[8], 'PX', ARGV[7])
+    local written = redis.pcall('SET', lock, ARGV[3] .. '\31' .. string.format('%.0f', fence) .. ARGV[5], 'PX', ARGV[4])
     if written.err then return written end
     return fence
   end
@@ -32,21 +31,21 @@ if not value then
   local function take()
     local fence = next_fence()
     if type(fence) == 'table' then return fence end
-    local written = redis.pcall('SET', lock, ARGV[6] .. '\31' .. string.format('%.0f', fence) .. ARGV[8], 'PX', ARGV[7])
+    local written = redis.pcall('SET', lock, ARGV[3] .. '\31' .. string.format('%.0f', fence) .. ARGV[5], 'PX', ARGV[4])
     if written.err then return written end
     return fence
   end
   return ask_free(take, first, second)
 end
-local owner = ARGV[6]
+local owner = ARGV[3]
 local holder, fence, acquired_at, call = value:match('^([^\31]*)\31(%d+)\31[0-3]\31(%d+)\31([^\31]*)\31')
 if holder == owner and (owner ~= '' or fence ~= '0') then
   -- A `+` after the call says that it only repeats: were its answer lost, the hold that another call was told of must not be
   -- taken for its own. The same call sent twice stays what it was, and a claim is nobody's hold yet.
-  local level, mine, meta = ARGV[8]:match('^\31([0-3])\31%d+\31([^\31]*)(\31.*)$')
+  local level, mine, meta = ARGV[5]:match('^\31([0-3])\31%d+\31([^\31]*)(\31.*)$')
   if call ~= mine and call:sub(-1) ~= '?' then mine = mine .. '+' end
   local now = owner .. '\31' .. fence .. '\31' .. level .. '\31' .. acquired_at .. '\31' .. mine .. meta
-  local written = redis.pcall('SET', lock, now, 'PX', ARGV[7])
+  local written = redis.pcall('SET', lock, now, 'PX', ARGV[4])
   if written.err then return written end
   return {'repeat', value, now}
 end

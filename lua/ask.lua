@@ -1,9 +1,11 @@
--- Included, behind turn.lua, by the scripts that ask for a lock. ARGV 9 to 13 tell the asker as a waiter, see acquire.lua.
-local is_waiting = ARGV[9] ~= ''
+-- Included, behind turn.lua, by the scripts that ask for a lock. ARGV 6 tells the asker as a waiter: arrival in µs ('' for now), his
+-- rank's tier, the µs that he is ahead, the rest of his rank, and if he waits, what follows in a waiter behind its second field.
+local arrived, tier, ahead, rest, waiting = ARGV[6]:match('^(%d*)\31(%d)\31(%d+)\31(%d+)(.*)$')
+local is_waiting = waiting ~= ''
 local time = redis.call('TIME')
-local arrival = ARGV[10] == '' and time[1] * 1000000 + time[2] or tonumber(ARGV[10])
-local rank = ARGV[11] .. string.format('%020.0f', math.max(arrival - tonumber(ARGV[12]), 0)) .. ARGV[13]
-local asker = rank .. '\31' .. ARGV[3] .. ARGV[9]
+local arrival = arrived == '' and time[1] * 1000000 + time[2] or tonumber(arrived)
+local rank = tier .. string.format('%020.0f', math.max(arrival - tonumber(ahead), 0)) .. rest
+local asker = rank .. '\31' .. sent_us .. waiting
 
 -- The lock is free, and somebody waits: `take` gives it to the asker if nobody ranks before him.
 local function ask_free(take, first, second)
@@ -11,7 +13,7 @@ local function ask_free(take, first, second)
   first, second = with_newcomer(first, second, mine)
   local other_rank = other and other:sub(1, RANK)
   local is_first = not goes_before(first, asker)
-    and not (other and (other_rank < rank or (other_rank == rank and other_node < ARGV[2])))
+    and not (other and (other_rank < rank or (other_rank == rank and other_node < me)))
   if is_first then
     local fence = take()
     if type(fence) == 'table' then return fence end
@@ -36,7 +38,7 @@ end
 local function ask_held(value)
   local mine
   if is_waiting then
-    mine = redis.call('HGET', KEYS[3], ARGV[2]) or nil
+    mine = redis.call('HGET', KEYS[3], me) or nil
     if goes_before(asker, mine) then
       register(asker, mine)
       mine = asker

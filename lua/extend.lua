@@ -5,6 +5,8 @@ local lock, owner, fence, lease_ms, is_rule_key = KEYS[1], ARGV[1], ARGV[2], ARG
 local value = redis.pcall('GET', lock)
 if type(value) == 'table' then return value end
 if not value then return -1 end
+-- A claim is nobody's lock before it is confirmed, and its short lease is what keeps the dead from holding anybody up.
+if value:find('^[^\31]*\31%d+\31[0-3]\31%d+\31[^\31]*%?\31') then return 0 end
 -- include holds.lua
 local outcome = holds(lock, value, owner, fence, is_rule_key)
 if outcome == 'no lock' then return {outcome} end

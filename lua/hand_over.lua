@@ -1,26 +1,26 @@
 -- A node's own turn at a lock: confirms a claim, takes back a grant that met nobody, or just looks; a free lock goes to the best
 -- waiter of all nodes. Either way this node's best waiter is registered afterwards.
 -- KEYS: lock, fence counter, queue
--- ARGV: fence floor, node, when it was sent (Unix µs), ms to keep a queue, until when it knows, what to do: '' | 'back' | 'confirm', the whole value that is to be taken
---   back or confirmed, the confirmed value, its lease (see turn.lua), the confirmed call, this node's best waiters (0 to 3)
+-- ARGV: fence floor, context (see turn.lua), what to do: '' | 'back' | 'confirm', the whole value that is to be taken back or confirmed,
+--   the confirmed value, its lease (see turn.lua), the confirmed call, this node's best waiters (0 to 2)
 -- Returns, with the call of this node that is registered now, or '':
 --   'handed', fence, call, registered      a waiter of this node has it
 --   'claimed', value, call, registered     call is '' for another node's waiter
 --   'confirmed', registered | 'free', registered | 'held', value, pttl, registered
-local lock, node = KEYS[1], ARGV[2]
-local what, expected, confirmed, lease, confirmed_call = ARGV[6], ARGV[7], ARGV[8], ARGV[9], ARGV[10]
+local lock = KEYS[1]
+local what, expected, confirmed, lease, confirmed_call = ARGV[3], ARGV[4], ARGV[5], ARGV[6], ARGV[7]
 local value = redis.pcall('GET', lock)
+-- include turn.lua
 if type(value) == 'table' then
   -- No lock: nobody waits for it any more.
-  redis.pcall('HDEL', KEYS[3], node)
+  redis.pcall('HDEL', KEYS[3], me)
   return value
 end
--- include turn.lua
-local first, second = ARGV[11], ARGV[12]
+local first, second = ARGV[8], ARGV[9]
 local mine
 if value then
   -- Where the lock is free `take_turns` looks itself.
-  mine = redis.call('HGET', KEYS[3], node) or nil
+  mine = redis.call('HGET', KEYS[3], me) or nil
   first, second = with_newcomer(first, second, mine)
 end
 local kind, time = lease:sub(1, 1), lease:sub(2)

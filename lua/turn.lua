@@ -1,6 +1,8 @@
--- Included where a script decides whose turn it is. Expects KEYS: lock, fence counter, queue; ARGV: fence floor, node, when it was
--- sent (Unix µs of its node), ms to keep a queue, until when the node knew its own tries (likewise), …
---
+-- Included where a script decides whose turn it is. Expects KEYS: lock, fence counter, queue; ARGV: fence floor, context, …
+-- The context is, with 0x1F between them: node, when the script was sent (Unix µs of its node), ms to keep a queue, until when the
+-- node knew its own tries (like the time it was sent), µs by which fences run ahead of the upstream's clock.
+local me, sent_us, kept_ms, knows_until, ahead_us = ARGV[2]:match('^([^\31]*)\31(%d+)\31(%d+)\31(%d+)\31(%d+)$')
+
 -- The queue is a hash with one field a node: that node's best waiter. A waiter is one string of fields with 0x1F between them:
 --   rank (42 digits that sort as the rank does), when the try was sent that wrote it (0 if its node did), ms of a claim's lease, lease, level, call,
 --   length of the owner, owner and meta
@@ -15,7 +17,8 @@ local function next_fence()
   local floor = tonumber(ARGV[1])
   if fence < floor then
     local time = redis.call('TIME')
-    fence = math.max(time[1] * 1000000 + time[2], floor)
+    -- After a failover fences run ahead of the clock, and what was given meanwhile may have been flushed with the counter.
+    fence = math.max(time[1] * 1000000 + time[2] + tonumber(ahead_us), floor)
     redis.call('SET', KEYS[2], string.format('%.0f', fence))
   end
   return fence
@@ -27,7 +30,7 @@ local function registered()
   local best, best_node, mine
   for i = 1, #entries, 2 do
     local node, waiter = entries[i], entries[i + 1]
-    if node == ARGV[2] then
+    if node == me then
       mine = waiter
     else
       local rank, best_rank = waiter:sub(1, RANK), best and best:sub(1, RANK)
@@ -50,12 +53,12 @@ end
 local function register(waiter, mine)
   if waiter == mine then return end
   if not waiter then
-    redis.pcall('HDEL', KEYS[3], ARGV[2])
+    redis.pcall('HDEL', KEYS[3], me)
     return
   end
-  redis.pcall('HSET', KEYS[3], ARGV[2], waiter)
+  redis.pcall('HSET', KEYS[3], me, waiter)
   local left = redis.pcall('PTTL', KEYS[3])
-  if type(left) == 'number' and left < tonumber(ARGV[4]) then redis.pcall('PEXPIRE', KEYS[3], ARGV[4]) end
+  if type(left) == 'number' and left < tonumber(kept_ms) then redis.pcall('PEXPIRE', KEYS[3], kept_ms) end
 end
 
 -- Writes the lock for a waiter of `node`. One of this node has it at once; another node's, one whom the script did not bring (a
@@ -66,7 +69,7 @@ local function give(waiter, node, is_newcomer)
   local claim_ms, lease, level, call, length, rest =
     waiter:match('^%d+\31%d+\31(%d+)\31(%w+)\31(%d)\31([^\31]*)\31(%d+)\31(.*)$')
   local owner, meta = rest:sub(1, tonumber(length)), rest:sub(tonumber(length) + 1)
-  local is_own, is_plain = node == ARGV[2], lease:sub(1, 1) ~= 'L'
+  local is_own, is_plain = node == me, lease:sub(1, 1) ~= 'L'
   local fence = 0
   if is_plain then
     owner = ''
@@ -76,7 +79,7 @@ local function give(waiter, node, is_newcomer)
   end
   local is_claim = is_plain or not is_own or is_newcomer
   local value = table.concat({
-    owner, string.format('%.0f', fence), level, string.format('%.0f', math.floor(ARGV[3] / 1000)), node .. ':' .. call .. (is_claim and '?' or ''), meta
+    owner, string.format('%.0f', fence), level, string.format('%.0f', math.floor(sent_us / 1000)), node .. ':' .. call .. (is_claim and '?' or ''), meta
   }, '\31')
   local written = redis.pcall('SET', KEYS[1], value, 'PX', is_claim and claim_ms or lease:sub(2))
   if written.err then return written end
@@ -92,7 +95,7 @@ end
 -- when the script was sent: its node did not know of him yet.
 local function with_newcomer(first, second, mine)
   local sent = mine and tonumber(mine:match('^%d+\31(%d+)'))
-  if not sent or sent <= tonumber(ARGV[5]) or call_of(mine) == call_of(first) or call_of(mine) == call_of(second) then
+  if not sent or sent <= tonumber(knows_until) or call_of(mine) == call_of(first) or call_of(mine) == call_of(second) then
     return first, second
   end
   if not first or goes_before(mine, first) then return mine, first end
@@ -109,9 +112,9 @@ local function take_turns(first, second)
     register(nil, mine)
     return nil
   end
-  local is_own = first and not (goes_before(other, first) or (other and other:sub(1, RANK) == first:sub(1, RANK) and other_node < ARGV[2]))
+  local is_own = first and not (goes_before(other, first) or (other and other:sub(1, RANK) == first:sub(1, RANK) and other_node < me))
   local given
-  if is_own then given = give(first, ARGV[2], first:match('^%d+\31(%d+)') ~= '0') else given = give(other, other_node) end
+  if is_own then given = give(first, me, first:match('^%d+\31(%d+)') ~= '0') else given = give(other, other_node) end
   if given.err then return given end
   local best = first
   if is_own then best = second end

@@ -548,3 +548,18 @@ fn a_server_that_cannot_start_is_tried_again_and_its_last_words_are_logged() {
     lockgate.send(Signal::SIGTERM);
     assert_eq!(lockgate.ends().code(), Some(0), "{}", lockgate.log());
 }
+
+#[test]
+fn every_bite_still_finds_what_it_changes() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let text = std::fs::read_to_string(root.join("tests/bite/bites.toml")).unwrap();
+    let bites: toml::Table = text.parse().unwrap();
+    let bites = bites["bite"].as_array().unwrap();
+    assert!(bites.len() > 20);
+    for bite in bites {
+        let word = |key: &str| bite[key].as_str().unwrap();
+        let file = std::fs::read_to_string(root.join(word("file"))).unwrap();
+        assert_eq!(file.matches(word("old")).count(), 1, "'{}' of tests/bite/bites.toml", word("name"));
+        assert_ne!(word("old"), word("new"));
+    }
+}

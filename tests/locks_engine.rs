@@ -459,7 +459,8 @@ fn fences_grow_though_the_counter_is_lost() {
         side.run("SET lockgate:fence 17");
         let third = node.fence("LOCK.ACQUIRE b ann").await;
         assert!(third > second, "{second} {third}");
-        node.engine.met_master(0, true);
+        let now = std::time::UNIX_EPOCH.elapsed().unwrap();
+        node.engine.met_master(u64::try_from(now.as_micros()).unwrap(), true);
         let fourth = node.fence("LOCK.ACQUIRE c ann").await;
         assert!(fourth >= third + (1 << 32), "{third} {fourth}");
         assert_eq!(node.fence("LOCK.ACQUIRE d ann").await, fourth + 1);

@@ -50,6 +50,8 @@ pub struct Load {
     pub waiters: u64,
     /// Locks tied to its clients' connections.
     pub locks: u64,
+    /// By how many µs its fences run ahead of the upstream's clock.
+    pub ahead_us: u64,
 }
 
 /// Another node.
@@ -148,14 +150,14 @@ impl Nodes {
     /// What this node says of itself, with `word` being `alive` or `bye`.
     pub fn presence(&self, word: &str, load: Load, now: Moment) -> Vec<u8> {
         let leads = if self.lock().leads(now) { "1" } else { "0" };
-        let numbers = [self.me.instance, FORMAT, READS, self.me.started_at_ms, load.waiters, load.locks];
-        let [instance, format, reads, started, waiters, locks] = numbers.map(|number| number.to_string());
+        let numbers = [self.me.instance, FORMAT, READS, self.me.started_at_ms, load.waiters, load.locks, load.ahead_us];
+        let [instance, format, reads, started, waiters, locks, ahead] = numbers.map(|number| number.to_string());
         let mut out = Vec::new();
         #[rustfmt::skip]
         encode_command(&[
             word, "id", &self.me.id, "instance", &instance, "format", &format, "reads", &reads,
             "version", env!("CARGO_PKG_VERSION"), "started", &started, "address", &self.me.address,
-            "waiters", &waiters, "locks", &locks, "leads", leads,
+            "waiters", &waiters, "locks", &locks, "leads", leads, "ahead", &ahead,
         ], &mut out);
         out
     }
@@ -225,6 +227,11 @@ impl Nodes {
                 "another node goes by this node's name; give each its own nodes.id, or leave it out"
             );
         }
+    }
+
+    /// By how many µs the others' fences run ahead of the upstream's clock, at most.
+    pub fn ahead_us(&self) -> u64 {
+        self.lock().peers.values().map(|peer| peer.load.ahead_us).max().unwrap_or(0)
     }
 
     /// From now on this node hears what the others say.
@@ -426,7 +433,7 @@ impl<'a> Said<'a> {
             format,
             started_at_ms: self.number("started"),
             address: self.text("address").unwrap_or_default(),
-            load: Load { waiters: self.number("waiters"), locks: self.number("locks") },
+            load: Load { waiters: self.number("waiters"), locks: self.number("locks"), ahead_us: self.number("ahead") },
             leads_since: leads.then(|| before.and_then(|before| before.leads_since).unwrap_or(now)),
             heard: now,
             is_understood: format <= READS && FORMAT <= self.number("reads"),
@@ -454,7 +461,7 @@ mod tests {
     }
 
     fn says(node: &Nodes, word: &str, now: Moment) -> Vec<u8> {
-        node.presence(word, Load { waiters: 2, locks: 1 }, now)
+        node.presence(word, Load { waiters: 2, locks: 1, ahead_us: 0 }, now)
     }
 
     fn names(node: &Nodes) -> Vec<String> {

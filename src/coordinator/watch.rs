@@ -16,7 +16,7 @@ use crate::locks::Event;
 use crate::protocol::frame::{Value, decode};
 use crate::store::nodes::registered_call;
 use crate::store::value::Fields;
-use crate::store::{Held, companion};
+use crate::store::{Held, companion, replication_id};
 use crate::upstream::dial::DialError;
 use crate::upstream::links::Links;
 use crate::upstream::watch::{Heard, WatchLink};
@@ -56,8 +56,9 @@ enum About {
     Replication {
         asked: Moment,
     },
+    Counter,
     Time {
-        other_history: bool,
+        history: Option<Vec<u8>>,
     },
     Published,
 }
@@ -100,8 +101,6 @@ struct Complaints {
 #[derive(Default)]
 struct Memory {
     complaints: Complaints,
-    /// The history of the master that was met last.
-    replication_id: Option<Vec<u8>>,
 }
 
 impl Coordinator {
@@ -212,7 +211,7 @@ impl Coordinator {
     }
 
     pub(super) fn load(&self) -> Load {
-        Load { waiters: self.shards.waiting(), locks: self.tied.count() as u64 }
+        Load { waiters: self.shards.waiting(), locks: self.tied.count() as u64, ahead_us: self.store.ahead_us() }
     }
 }
 
@@ -265,6 +264,8 @@ impl<'a> Watch<'a> {
         let coordinator = self.coordinator;
         let nodes = &coordinator.nodes;
         self.link.send(&[b"CLIENT", b"SETNAME", b"lockgate-watch"], About::Nothing);
+        // Fences that run ahead of the clock are to go on above those that others gave.
+        self.link.send(&[b"GET", companion::FENCE_COUNTER], About::Counter);
         self.ask_for_news();
         loop {
             if nodes.is_leaving() {
@@ -487,10 +488,13 @@ impl<'a> Watch<'a> {
             }
             Heard::AllChanged => desk.all_changed(),
             Heard::Message { channel, payload } if channel == nodes::CHANNEL => {
-                if self.coordinator.nodes.heard(&payload, self.coordinator.now()) == News::Joined {
+                let news = self.coordinator.nodes.heard(&payload, self.coordinator.now());
+                if news == News::Joined {
                     // The newcomer has not heard of this node yet.
                     self.say("alive");
                 }
+                // Who began after a failover, or heard of it later, goes on above what the others gave since.
+                self.coordinator.store.met_ahead(self.coordinator.nodes.ahead_us(), super::unix_us());
             }
             Heard::Message { payload, .. } => self.message_came(&payload),
         }
@@ -550,8 +554,15 @@ impl<'a> Watch<'a> {
             About::Value(key) => self.value_came(key, reply),
             About::Lease => self.lease_came(reply),
             About::Registration => self.registration_came(reply),
+            About::Counter => {
+                let fence =
+                    reply.and_then(Value::as_bytes).and_then(|text| std::str::from_utf8(text).ok()?.parse().ok());
+                if let Some(fence) = fence {
+                    self.coordinator.store.met_fence(fence, super::unix_us());
+                }
+            }
             About::Replication { asked } => self.replication_came(reply, asked),
-            About::Time { other_history } => {
+            About::Time { history } => {
                 let time_us = reply.and_then(Value::as_array).and_then(|time| match time {
                     [seconds, micros] => {
                         let [seconds, micros] = [seconds, micros].map(|part| u64::try_from(part.as_integer()?).ok());
@@ -560,7 +571,7 @@ impl<'a> Watch<'a> {
                     _ => None,
                 });
                 // Whoever does not tell the time is met at this node's own.
-                self.coordinator.met_master(time_us.unwrap_or_else(super::unix_us), other_history);
+                self.coordinator.store.met_history(history.as_deref(), time_us.unwrap_or_else(super::unix_us));
             }
         }
     }
@@ -591,18 +602,10 @@ impl<'a> Watch<'a> {
                 "INFO replication is refused: a failover is noticed only when the link to the old master breaks"
             );
         }
-        let id = text.and_then(|text| {
-            let mut lines = text.split(|byte| *byte == b'\n');
-            lines.find_map(|line| line.trim_ascii().strip_prefix(b"master_replid:"))
-        });
-        let other_history =
-            id.is_some() && self.memory.replication_id.as_deref().is_some_and(|known| Some(known) != id);
-        if other_history || !self.has_met_master {
+        let history = text.and_then(replication_id);
+        if !self.has_met_master || !self.coordinator.store.knows_history(history) {
             self.has_met_master = true;
-            if let Some(id) = id {
-                self.memory.replication_id = Some(id.to_vec());
-            }
-            self.link.send(&[b"TIME"], About::Time { other_history });
+            self.link.send(&[b"TIME"], About::Time { history: history.map(<[u8]>::to_vec) });
         }
     }
 }

@@ -56,8 +56,6 @@ pub struct Call {
     pub offers: u32,
     /// A lost reply may have granted to it; the next look at the key will tell.
     pub is_unsettled: bool,
-    /// The reply to its confirmation was lost: a plain value in the key may be its own.
-    pub is_confirmation_lost: bool,
     /// Its time is up, but the confirmation under way decides.
     pub is_overdue: bool,
     pub attempts: u32,
@@ -90,7 +88,6 @@ impl Call {
             was_lost: false,
             offers: 0,
             is_unsettled: false,
-            is_confirmation_lost: false,
             is_overdue: false,
             attempts: 0,
             trouble: None,

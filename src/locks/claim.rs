@@ -119,7 +119,7 @@ impl Line {
         if was_lost {
             match call.asked.form {
                 Form::Plain { .. } if call.is_living() => {
-                    call.is_confirmation_lost = true;
+                    self.unconfirmed.insert(claim.call);
                     return;
                 }
                 // Nobody can tell any more whether the value is this call's: it goes by its expiry, as without Lockgate.
@@ -142,11 +142,8 @@ impl Line {
 
     /// The key was seen with a plain value in it, or without one, after the reply to a confirmation was lost.
     pub(super) fn settle_plain(&mut self, value: Option<&[u8]>, now: Moment, out: &mut Vec<Action>) {
-        let lost: Vec<CallId> =
-            self.calls.values().filter(|call| call.is_confirmation_lost).map(|call| call.asked.call).collect();
-        for id in lost {
+        for id in std::mem::take(&mut self.unconfirmed) {
             let call = self.call_mut(id);
-            call.is_confirmation_lost = false;
             let (is_overdue, may_be_its) =
                 (call.is_overdue, value.is_some_and(|value| value == call.asked.form.shown_owner()));
             if may_be_its {

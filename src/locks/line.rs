@@ -94,6 +94,8 @@ pub struct Line {
     pub(super) tries: BTreeSet<(Moment, CallId)>,
     /// A registration that looks wrong may be that of a try under way: its return will tell.
     pub(super) entry_awaits_try: bool,
+    /// The replies to their confirmations were lost: a plain value in the key may be their own.
+    pub(super) unconfirmed: BTreeSet<CallId>,
     /// The watch link tells of changes around us.
     pub(super) is_watched: bool,
     /// The key may have come free.
@@ -135,6 +137,7 @@ impl Line {
             empty_since: None,
             tries: BTreeSet::new(),
             entry_awaits_try: false,
+            unconfirmed: BTreeSet::new(),
             is_watched: false,
             wants_look: false,
             expires: None,
@@ -384,7 +387,8 @@ impl Line {
             Tried::Repeated { grant, before, was_claim, ours } => {
                 let call = &self.calls[&id];
                 let is_new = was_claim
-                    || call.repeats_untold
+                    // Unless the owner has meanwhile been told of it through another node.
+                    || (call.repeats_untold && (ours.is_some() || call.predecessor.as_ref() == Some(&before)))
                     || call.took_over.as_ref() == Some(&before)
                     || ours.is_some_and(|ours| self.is_untold(ours))
                     || self.is_giving_back(&before);
@@ -661,10 +665,10 @@ impl Line {
     /// A try that is under way decides: its answer is as good as a look, and only it knows whether the client may have the key. So
     /// a WAIT shorter than a round trip means the same as none.
     fn times_out(&mut self, id: CallId, now: Moment, out: &mut Vec<Action>) {
-        let is_being_confirmed = self.is_being_confirmed(id);
+        let is_being_confirmed = self.is_being_confirmed(id) || self.unconfirmed.contains(&id);
         let Some(call) = self.calls.get_mut(&id).filter(|call| call.is_living()) else { return };
         match call.stage {
-            Stage::Waiting if is_being_confirmed || call.is_confirmation_lost => call.is_overdue = true,
+            Stage::Waiting if is_being_confirmed => call.is_overdue = true,
             Stage::Asking if call.is_trying => self.call_mut(id).asked.may_wait = false,
             Stage::Asking if !call.is_deferred => {
                 let why = call.trouble.clone().unwrap_or_else(|| "it did not answer while the call waited".into());
@@ -743,9 +747,9 @@ impl Line {
     fn end(&mut self, id: CallId, stage: Stage, now: Moment) {
         self.dequeue(id);
         let claim_ms = self.rules.claim_ms;
+        self.unconfirmed.remove(&id);
         let call = self.call_mut(id);
         call.stage = stage;
-        call.is_confirmation_lost = false;
         let (actor, is_trying, claim_ms) = (call.asked.actor.clone(), call.is_trying, call.claim_ms(claim_ms));
         if let Some(ticket) = call.ticket.take() {
             self.tickets.remove(&(ticket.until, id));

@@ -499,7 +499,7 @@ fn an_older_try_under_way_holds_the_owners_newer_call_back() {
     assert_eq!(story.step(Event::TriesAgain(call)), ["ann' tries"]);
     let grant = Grant { fence: Fence(101), value: Arc::from(&b"new"[..]) };
     story.leaves("ann'");
-    let outcome = Tried::Repeated { grant, before: Arc::from(&b"old"[..]), was_claim: false, ours: None };
+    let outcome = Tried::Repeated { grant, before: Arc::from(&b"101"[..]), was_claim: false, ours: None };
     assert_eq!(story.tried("ann'", outcome), ["take back new"], "nobody was told of this fence ever");
 }
 

@@ -5,10 +5,13 @@ use crate::domain::LockKey;
 /// Keys under this prefix are Lockgate's own and cannot be locks.
 pub const PREFIX: &[u8] = b"lockgate:";
 
+/// The fence counter of an upstream without slots.
+pub const FENCE_COUNTER: &[u8] = b"lockgate:fence";
+
 /// The counter from which the fences of `key` come. On a standalone upstream one per database is enough; an upstream with slots
 /// will get one tag per slot here.
 pub fn fence_counter(_key: &LockKey) -> &'static [u8] {
-    b"lockgate:fence"
+    FENCE_COUNTER
 }
 
 /// The hash in which the nodes' best waiters for `key` are registered; it exists only while somebody waits.

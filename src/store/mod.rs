@@ -11,8 +11,8 @@ mod script;
 mod transfer;
 pub mod value;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::Notify;
 
@@ -46,12 +46,6 @@ pub struct Times {
     pub sent_us: u64,
     /// Until when the node knew what its own tries had come to.
     pub knows_us: u64,
-}
-
-impl Times {
-    fn texts(self) -> (String, String) {
-        (self.sent_us.to_string(), self.knows_us.to_string())
-    }
 }
 
 /// Who asks for a lock, and for what.
@@ -136,11 +130,18 @@ pub struct Store {
     floor: AtomicU64,
     /// The highest fence that this node has seen.
     fence_max: AtomicU64,
+    /// The replication id of the master that was met last.
+    history: Mutex<Option<Vec<u8>>>,
+    /// By how many µs fences run ahead of the upstream's clock, since failovers.
+    ahead_us: AtomicU64,
     /// Rings when the upstream has called itself a replica: its master is to be met anew.
     pub master_doubted: Notify,
     /// How long a queue upstream outlives its last change, in ms.
     queue_kept_ms: String,
 }
+
+/// Clocks differ; fences that are this much ahead of one's own are so for another reason, in µs.
+const AHEAD_MIN_US: u64 = 60_000_000;
 
 /// How far fences jump when a master with another history takes over: an hour of clock difference in µs.
 const OTHER_HISTORY_GAP: u64 = 1 << 32;
@@ -153,6 +154,8 @@ impl Store {
             node,
             floor: AtomicU64::new(now_us.min(FENCE_MAX / 2)),
             fence_max: AtomicU64::new(0),
+            history: Mutex::default(),
+            ahead_us: AtomicU64::new(0),
             queue_kept_ms: queue_kept_ms.to_string(),
             master_doubted: Notify::new(),
         }
@@ -166,14 +169,71 @@ impl Store {
     /// A master was met anew: it may have lost increments, so fences go on above all that this node has seen, and with
     /// `other_history` (its replication id changed) above what other nodes may have seen too.
     pub fn met_master(&self, time_us: u64, other_history: bool) {
-        let gap = if other_history { OTHER_HISTORY_GAP } else { 1 };
-        let floor = time_us.max(self.fence_max.load(Ordering::Relaxed)).saturating_add(gap).min(FENCE_MAX / 2);
+        let gap = if other_history { OTHER_HISTORY_GAP } else { 0 };
+        let ahead_us = self.ahead_us.fetch_add(gap, Ordering::Relaxed) + gap;
+        let above_seen = self.fence_max.load(Ordering::Relaxed) + 1;
+        let floor = time_us.saturating_add(ahead_us).max(above_seen).min(FENCE_MAX / 2);
         self.floor.fetch_max(floor, Ordering::Relaxed);
+    }
+
+    /// A master was met whose INFO names this replication id (`None` where it tells none): another one than before has another
+    /// history.
+    pub fn met_history(&self, id: Option<&[u8]>, time_us: u64) {
+        let mut known = self.history.lock().unwrap_or_else(PoisonError::into_inner);
+        let other_history = id.is_some() && known.as_deref().is_some_and(|known| Some(known) != id);
+        if let Some(id) = id {
+            *known = Some(id.to_vec());
+        }
+        // Held meanwhile, so that two links that come back at once count one failover.
+        self.met_master(time_us, other_history);
+    }
+
+    /// `true` where a master with this replication id is the one that was met last, or tells none.
+    pub fn knows_history(&self, id: Option<&[u8]>) -> bool {
+        let known = self.history.lock().unwrap_or_else(PoisonError::into_inner);
+        id.is_none() || known.as_deref() == id
+    }
+
+    /// Before anything is granted over a link that was just dialled, its master is met.
+    async fn reach<C: Caller>(&self, caller: &C) -> Result<(), StoreError> {
+        if let Some(info) = caller.reach().await? {
+            self.met_history(replication_id(&info), unix_us());
+        }
+        Ok(())
+    }
+
+    /// By how many µs this node's fences run ahead of the upstream's clock.
+    pub fn ahead_us(&self) -> u64 {
+        self.ahead_us.load(Ordering::Relaxed)
+    }
+
+    /// Another node lets its fences run so far ahead.
+    pub fn met_ahead(&self, ahead_us: u64, now_us: u64) {
+        if ahead_us > self.ahead_us() && ahead_us < FENCE_MAX / 4 {
+            self.ahead_us.fetch_max(ahead_us, Ordering::Relaxed);
+            self.met_master(now_us, false);
+        }
+    }
+
+    /// A fence that was given by whichever node: where they run ahead of the clock, this node's do so as well.
+    pub fn met_fence(&self, fence: u64, now_us: u64) {
+        self.fence_max.fetch_max(fence, Ordering::Relaxed);
+        let ahead_us = fence.saturating_sub(now_us);
+        if (AHEAD_MIN_US..FENCE_MAX / 4).contains(&ahead_us) {
+            self.ahead_us.fetch_max(ahead_us, Ordering::Relaxed);
+        }
     }
 
     /// The call of this node that holds a lock of that `value`.
     pub fn names_call(&self, value: &[u8]) -> Option<Named> {
         let fields = Fields::read(value)?;
+        // Other nodes may have seen more failovers than this one. Anybody can write a value, so that only what two more of them
+        // explain is believed.
+        let believable = self.ahead_us.load(Ordering::Relaxed) + 2 * OTHER_HISTORY_GAP + AHEAD_MIN_US;
+        let now_us = unix_us();
+        if fields.fence.0 > now_us + AHEAD_MIN_US && fields.fence.0 < now_us.saturating_add(believable) {
+            self.met_fence(fields.fence.0, now_us);
+        }
         Some(Named {
             call: fields.call_of(&self.node)?,
             fence: fields.fence,
@@ -194,6 +254,7 @@ impl Store {
         is_rule_key: bool,
     ) -> Result<Acquired, StoreError> {
         const SEPARATOR: char = FIELD_SEPARATOR as char;
+        self.reach(caller).await?;
         let (level, node, call, now_ms) = (ask.level.number(), &self.node, ask.call, times.sent_us / 1000);
         let (script, first, second, tail) = match &ask.form {
             Form::Lock { owner, lease_ms, meta } => {
@@ -209,10 +270,10 @@ impl Store {
         };
         let (tier, ahead, rest) = crate::locks::rank::parts(ask.level, standing.first_call, standing.promote_after_us);
         let arrival = standing.arrival_us.map(|us| us.to_string()).unwrap_or_default();
-        let (floor, times_text, offers) = (self.floor(), times.texts(), offers_text(others));
-        let mut args = self.head(&floor, &times_text);
-        args.extend([first, second.as_bytes(), &tail, &waiting_part, arrival.as_bytes()]);
-        args.extend([tier.as_bytes(), ahead.as_bytes(), rest.as_bytes()]);
+        let asker = format!("{arrival}\x1f{tier}\x1f{ahead}\x1f{rest}").into_bytes();
+        let (asker, head, offers) = ([asker, waiting_part].concat(), self.head(times), offers_text(others));
+        let mut args: Vec<&[u8]> = head.iter().map(Vec::as_slice).collect();
+        args.extend([first, second.as_bytes(), &tail, &asker]);
         args.extend(offers.iter().map(Vec::as_slice));
         let reply = self.run_on(script, caller, key, &args).await?;
         let granted = |fence: i64| -> Result<Grant, StoreError> {
@@ -271,7 +332,8 @@ impl Store {
         times: Times,
         is_rule_key: bool,
     ) -> Result<HandedOver, StoreError> {
-        let (floor, times_text, texts) = (self.floor(), times.texts(), offers_text(offers));
+        self.reach(caller).await?;
+        let (head, texts) = (self.head(times), offers_text(offers));
         let (what, expected, confirmed, lease, call) = match task {
             Task::Look => ("", &[][..], Arc::default(), String::new(), String::new()),
             Task::TakeBack(value) => ("back", &**value, Arc::default(), String::new(), String::new()),
@@ -280,7 +342,7 @@ impl Store {
                 ("confirm", &**claim, value, lease_text(&offer.form), offer.call.to_string())
             }
         };
-        let mut args = self.head(&floor, &times_text);
+        let mut args: Vec<&[u8]> = head.iter().map(Vec::as_slice).collect();
         args.extend([what.as_bytes(), expected, &confirmed, lease.as_bytes(), call.as_bytes()]);
         args.extend(texts.iter().map(Vec::as_slice));
         let Reply::Array(parts) = self.run_on(&script::HAND_OVER, caller, key, &args).await? else {
@@ -320,9 +382,10 @@ impl Store {
         times: Times,
         is_rule_key: bool,
     ) -> Result<Freed, StoreError> {
-        let (floor, fence, times_text) = (self.floor(), fence_arg(fence), times.texts());
+        self.reach(caller).await?;
+        let (head, fence) = (self.head(times), fence_arg(fence));
         let texts = offers_text(offers);
-        let mut args = self.head(&floor, &times_text);
+        let mut args: Vec<&[u8]> = head.iter().map(Vec::as_slice).collect();
         args.extend([owner.unwrap_or_default(), fence.as_bytes(), flag(is_rule_key), flag(owner.is_none())]);
         args.extend(texts.iter().map(Vec::as_slice));
         let parts = match self.run_on(&script::RELEASE, caller, key, &args).await? {
@@ -433,10 +496,13 @@ impl Store {
         self.run(script, caller, &[&key.name, companion::fence_counter(key), &queue], args).await
     }
 
-    /// What every script that decides whose turn it is begins its arguments with.
-    fn head<'a>(&'a self, floor: &'a str, (sent, knows): &'a (String, String)) -> Vec<&'a [u8]> {
-        let kept = self.queue_kept_ms.as_bytes();
-        vec![floor.as_bytes(), self.node.as_bytes(), sent.as_bytes(), kept, knows.as_bytes()]
+    /// What every script that decides whose turn it is begins its arguments with: the floor of fences, and what `lua/turn.lua` calls
+    /// the context.
+    fn head(&self, times: Times) -> [Vec<u8>; 2] {
+        let (node, kept_ms, ahead_us) = (&self.node, &self.queue_kept_ms, self.ahead_us());
+        let Times { sent_us, knows_us } = times;
+        let context = format!("{node}\x1f{sent_us}\x1f{kept_ms}\x1f{knows_us}\x1f{ahead_us}");
+        [self.floor().into_bytes(), context.into_bytes()]
     }
 
     /// `handed | claimed`, fence or value, call, registered call.
@@ -468,7 +534,7 @@ impl Store {
 
     fn fence(&self, fence: i64) -> Result<Fence, StoreError> {
         let fence = u64::try_from(fence).ok().filter(|fence| (1..=FENCE_MAX).contains(fence)).ok_or_else(odd_reply)?;
-        self.fence_max.fetch_max(fence, Ordering::Relaxed);
+        self.met_fence(fence, unix_us());
         Ok(Fence(fence))
     }
 }
@@ -567,4 +633,16 @@ fn fence_arg(fence: Option<Fence>) -> String {
 
 fn flag(is_set: bool) -> &'static [u8] {
     if is_set { b"1" } else { b"0" }
+}
+
+/// The `master_replid` of an `INFO replication`.
+pub fn replication_id(info: &[u8]) -> Option<&[u8]> {
+    let mut lines = info.split(|byte| *byte == b'\n');
+    lines.find_map(|line| line.trim_ascii().strip_prefix(b"master_replid:"))
+}
+
+/// This node's clock, Unix time in µs.
+fn unix_us() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
 }

@@ -20,4 +20,11 @@ pub enum CallError {
 pub trait Caller: Clone + 'static {
     /// Sends `request`, one whole RESP command, and resolves to its whole reply.
     fn call(&self, request: Vec<u8>) -> impl Future<Output = Result<Vec<u8>, CallError>> + 'static;
+
+    /// Resolves once a link stands over which the next command goes at once; at once itself where one does. What is decided by
+    /// what was last known of the upstream is decided behind this: a link that has to be dialled first may find another master.
+    /// Then it brings the reply to `INFO replication`, or the error in its place.
+    fn reach(&self) -> impl Future<Output = Result<Option<Vec<u8>>, CallError>> + 'static {
+        std::future::ready(Ok(None))
+    }
 }

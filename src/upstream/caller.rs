@@ -27,6 +27,20 @@ impl LinkCaller {
 }
 
 impl Caller for LinkCaller {
+    fn reach(&self) -> impl Future<Output = Result<Option<Vec<u8>>, CallError>> + 'static {
+        const ASK: &[u8] = b"*2\r\n$4\r\nINFO\r\n$11\r\nreplication\r\n";
+        let info = (!self.pool.is_open()).then(|| self.call(ASK.to_vec()));
+        async move {
+            match info {
+                None => Ok(None),
+                Some(info) => match info.await {
+                    Ok(info) => Ok(Some(info)),
+                    Err(CallError::Unavailable(why) | CallError::Lost(why)) => Err(CallError::Unavailable(why)),
+                },
+            }
+        }
+    }
+
     fn call(&self, request: Vec<u8>) -> impl Future<Output = Result<Vec<u8>, CallError>> + 'static {
         let slot = Rc::new(Slot::default());
         match self.links.pick(&self.pool) {

@@ -10,8 +10,10 @@ use crate::domain::{CallId, Fence, Moment, PlainLease};
 /// What stands in the key. Every hold has a number of its own, which a real key does not have: the checks need it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Key {
-    /// Grows with every change of holder; for `LOCK.*` it is the fence.
+    /// Grows with every change of holder.
     pub hold: u64,
+    /// The fence that the holder is told; 0 for what SET NX wrote.
+    pub fence: u64,
     pub holder: Holder,
     pub until: Option<Moment>,
 }
@@ -42,7 +44,7 @@ impl Key {
             Holder::Stranger => Arc::from(&b"stranger"[..]),
             Holder::Plain { .. } => Arc::from(PLAIN),
             Holder::Lock { owner, node, call, is_repeat, is_claim } => {
-                format!("o{owner} {} {node}:{call} {is_repeat} {is_claim}", self.hold).into_bytes().into()
+                format!("o{owner} {} {node}:{call} {is_repeat} {is_claim}", self.fence).into_bytes().into()
             }
         }
     }
@@ -60,9 +62,12 @@ impl Key {
 
     fn named(&self, node: usize) -> Option<Named> {
         match &self.holder {
-            Holder::Lock { node: of, call, is_repeat, is_claim, .. } if *of == node => {
-                Some(Named { call: CallId(*call), fence: Fence(self.hold), is_repeat: *is_repeat, is_claim: *is_claim })
-            }
+            Holder::Lock { node: of, call, is_repeat, is_claim, .. } if *of == node => Some(Named {
+                call: CallId(*call),
+                fence: Fence(self.fence),
+                is_repeat: *is_repeat,
+                is_claim: *is_claim,
+            }),
             _ => None,
         }
     }
@@ -80,7 +85,6 @@ pub struct Entry {
 #[derive(Debug, Clone)]
 pub struct Given {
     pub call: u64,
-    pub hold: u64,
     /// When the asker came, for one who never waited.
     pub rank: Rank,
 }
@@ -90,6 +94,14 @@ pub struct Upstream {
     pub key: Option<Key>,
     pub queue: BTreeMap<usize, Entry>,
     pub holds: u64,
+    /// What INCR counts.
+    pub counter: u64,
+    /// The lowest fence that the script under way may give.
+    pub floor: u64,
+    /// By how much its node lets fences run ahead of the clock.
+    pub ahead: u64,
+    /// The highest fence that was ever given: unlike the rest, no failover takes it back.
+    pub fence_max: u64,
     /// Nodes that are told of the next change of the key.
     pub armed: Vec<usize>,
     /// Grants since they were last taken.
@@ -141,9 +153,19 @@ impl Upstream {
         self.queue.get(&node).map(|entry| entry.offer.call)
     }
 
-    fn write(&mut self, holder: Holder, until: Option<Moment>) -> u64 {
+    fn write(&mut self, holder: Holder, until: Option<Moment>, is_plain: bool, now: Moment) -> u64 {
         self.holds += 1;
-        self.key = Some(Key { hold: self.holds, holder, until });
+        let mut fence = 0;
+        if !is_plain {
+            self.counter += 1;
+            if self.counter < self.floor {
+                self.counter = (now.0 + self.ahead).max(self.floor);
+            }
+            fence = self.counter;
+            assert!(fence > self.fence_max, "the fence {fence} comes after {}", self.fence_max);
+            self.fence_max = fence;
+        }
+        self.key = Some(Key { hold: self.holds, fence, holder, until });
         self.holds
     }
 
@@ -165,14 +187,14 @@ impl Upstream {
             Form::Plain { .. } => Holder::Plain { call: call.0 },
         };
         let is_plain = matches!(form, Form::Plain { .. });
-        let hold = self.write(holder, until);
-        self.given.push(Given { call: call.0, hold, rank });
+        self.write(holder, until, is_plain, now);
+        self.given.push(Given { call: call.0, rank });
         self.grant(is_plain)
     }
 
     fn grant(&self, is_plain: bool) -> Grant {
         let key = self.key.as_ref().expect("just written");
-        Grant { fence: Fence(if is_plain { 0 } else { key.hold }), value: key.value() }
+        Grant { fence: Fence(if is_plain { 0 } else { key.fence }), value: key.value() }
     }
 
     fn with_newcomer(&self, node: usize, turn: &Turn) -> Vec<Entry> {
@@ -211,8 +233,8 @@ impl Upstream {
             Form::Plain { .. } => u64::MAX,
         };
         let holder = Holder::Lock { owner, node: of, call: offer.call.0, is_repeat: false, is_claim: true };
-        let hold = self.write(holder, Some(now.plus_ms(offer.claim_ms)));
-        self.given.push(Given { call: offer.call.0, hold, rank: offer.rank });
+        self.write(holder, Some(now.plus_ms(offer.claim_ms)), is_plain, now);
+        self.given.push(Given { call: offer.call.0, rank: offer.rank });
         if node != of {
             self.queue.remove(&of);
         }
@@ -318,14 +340,14 @@ impl Upstream {
                 Task::Confirm { claim, offer } if **claim == *key.value() => {
                     let until = Self::lease(&offer.form, now);
                     let is_plain = matches!(offer.form, Form::Plain { .. });
-                    let holder = match &key.holder {
+                    let holder = match key.holder.clone() {
                         _ if is_plain => Holder::Plain { call: offer.call.0 },
                         Holder::Lock { owner, node, call, .. } => {
-                            Holder::Lock { owner: *owner, node: *node, call: *call, is_repeat: false, is_claim: false }
+                            Holder::Lock { owner, node, call, is_repeat: false, is_claim: false }
                         }
                         other => unreachable!("a claim is of the long form: {other:?}"),
                     };
-                    self.key = Some(Key { hold: key.hold, holder, until });
+                    self.key = Some(Key { holder, until, ..key });
                     own.retain(|entry| entry.offer.call != offer.call);
                     self.register(node, own.into_iter().next());
                     return Handing::Confirmed { grant: self.grant(is_plain), registered: self.registered(node) };
