@@ -53,9 +53,8 @@ impl Line {
 
     /// The call stands in line, and nobody is about to tell it that it has the lock.
     pub fn is_waiting(&self, id: CallId) -> bool {
-        let waits =
-            |call: &Call| matches!(call.stage, Stage::Waiting) && call.ticket.is_none() && !call.is_confirmation_lost;
-        self.calls.get(&id).is_some_and(waits) && !self.is_being_confirmed(id)
+        let waits = |call: &Call| matches!(call.stage, Stage::Waiting) && call.ticket.is_none();
+        self.calls.get(&id).is_some_and(waits) && !self.is_being_confirmed(id) && !self.unconfirmed.contains(&id)
     }
 
     /// The line looks at nothing by itself, because changes are told.
