@@ -30,10 +30,11 @@ lint: ## rustfmt and clippy, warnings as errors
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --locked --all-targets -- -D warnings
 
-bench: ## Measure side by side with direct Redis, HAProxy and twemproxy; writes docs/benchmarks.md
+bench: ## Measure side by side with direct Redis, HAProxy and twemproxy, and what locks cost; writes docs/benchmarks.md
 	@scripts/setup-bench.sh
 	$(CARGO) build --release --locked
 	@bench/run
+	@bench/locks --docs
 
 docker: ## Build the container image
 	docker build -t lockgate .

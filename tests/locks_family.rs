@@ -325,7 +325,7 @@ fn a_lone_node_is_told_of_and_has_nothing_to_clean() {
 fn a_forced_lock_goes_to_the_next_in_line_and_its_holder_is_told() {
     let stage = Stage::new();
     let (mut ann, mut admin, mut waiter) = (stage.client3(), stage.client(), stage.client());
-    let fence = ann.run("LOCK.ACQUIRE orders:1 ann TTL 300 KEEPALIVE").int();
+    let fence = ann.run("LOCK.ACQUIRE orders:1 ann TTL 3000 KEEPALIVE").int();
     waiter.waits_for("orders:1", "eve");
     stage.await_waiters("orders:1", 1);
     assert_eq!(admin.run("LOCK.FORCE orders:1"), Reply::Int(1));
@@ -479,6 +479,20 @@ fn keys_that_the_owner_holds_keep_their_fence_and_stay_his_when_the_rest_fails()
 }
 
 #[test]
+fn a_renewed_lock_is_renewed_on_when_it_is_asked_for_together_with_others() {
+    let stage = Stage::new();
+    let mut ann = stage.client3();
+    let fence = ann.run("LOCK.ACQUIRE a ann TTL 300 KEEPALIVE").int();
+    assert_eq!(fences(&ann.run("LOCK.ACQUIREALL 2 a b ann TTL 300"))[0], fence);
+    eventually("what is not renewed ends", || stage.holder("b").is_none().then_some(()));
+    let began = std::time::Instant::now();
+    eventually("some leases later", || (began.elapsed().as_millis() > 700).then_some(()));
+    assert_eq!(ann.run("LOCK.INFO a").field("fence"), Reply::Int(fence));
+    ann.assert_nothing_waits();
+    ann.releases("a", "ann");
+}
+
+#[test]
 fn while_it_waits_it_holds_nothing() {
     let stage = Stage::new();
     let (mut ann, mut bob, mut many) = (stage.client(), stage.client(), stage.client());
@@ -541,6 +555,38 @@ fn owners_who_want_the_same_keys_in_other_orders_do_not_lock_one_another_out() {
             });
         }
     });
+}
+
+#[test]
+fn crowds_that_want_overlapping_keys_all_get_their_turn() {
+    let stage = Stage::new();
+    std::thread::scope(|scope| {
+        for worker in 0..8 {
+            let mut client = stage.client();
+            scope.spawn(move || {
+                let keys = ["2 a b", "2 c b", "2 a c", "3 d a b", "1 b", "2 d c", "4 d c b a", "2 b d"][worker];
+                for _ in 0..15 {
+                    let all = client.run(&format!("LOCK.ACQUIREALL {keys} worker-{worker} WAIT 60000"));
+                    let count = all.items().len() as i64;
+                    assert_eq!(client.run(&format!("LOCK.RELEASEALL {keys} worker-{worker}")), Reply::Int(count));
+                }
+            });
+        }
+        // And among them some that want one key, in the ordinary way.
+        for worker in 0..3 {
+            let mut client = stage.client();
+            scope.spawn(move || {
+                let key = ["a", "b", "d"][worker];
+                for _ in 0..30 {
+                    client.waits_for(key, &format!("single-{worker}"));
+                    client.is_granted();
+                    client.releases(key, &format!("single-{worker}"));
+                }
+            });
+        }
+    });
+    let mut bypass = stage.bypass();
+    eventually("nothing is left but the counter", || (bypass.run("DBSIZE") == Reply::Int(1)).then_some(()));
 }
 
 #[test]
@@ -883,7 +929,7 @@ fn a_holder_whose_renewed_lock_was_lost_is_told() {
         ("EPHEMERAL", "SET orders:1 thief PX 60000", "taken"),
         ("KEEPALIVE", "FLUSHALL", "freed"),
     ] {
-        ann.run(&format!("LOCK.ACQUIRE orders:1 ann TTL 300 {option}"));
+        ann.run(&format!("LOCK.ACQUIRE orders:1 ann TTL 3000 {option}"));
         bypass.run(loss);
         assert_eq!(told_of_loss(&mut ann), ("orders:1".into(), "ann".into(), reason.into()));
         ann.assert_nothing_waits();

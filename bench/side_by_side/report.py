@@ -15,14 +15,14 @@ END = "<!-- figures: end -->"
 LABELS = {kind.name: kind.label for kind in KINDS}
 
 
-def write_between_marks(page: Path, text: str) -> None:
+def write_between_marks(page: Path, text: str, begins: str = BEGIN, ends: str = END) -> None:
     """Replaces what stands between the marks and leaves the rest of the page as it is."""
     old = page.read_text()
-    before, begin, rest = old.partition(BEGIN)
-    _, end, after = rest.partition(END)
+    before, begin, rest = old.partition(begins)
+    _, end, after = rest.partition(ends)
     if not begin or not end:
-        raise ValueError(f"{page} has lost the marks between which figures are written; put these two lines back:\n{BEGIN}\n{END}")
-    page.write_text(before + BEGIN + "\n\n" + text.strip() + "\n\n" + END + after)
+        raise ValueError(f"{page} has lost the marks between which figures are written; put these two lines back:\n{begins}\n{ends}")
+    page.write_text(before + begins + "\n\n" + text.strip() + "\n\n" + ends + after)
 
 
 def markdown(results: dict) -> str:

@@ -75,7 +75,7 @@ enum Ending {
 struct Tie {
     key: LockKey,
     owner: OwnerId,
-    value: Arc<[u8]>,
+    value: Rc<RefCell<Arc<[u8]>>>,
     ending: Option<oneshot::Sender<Ending>>,
     coordinator: Arc<Coordinator>,
 }
@@ -141,13 +141,20 @@ impl BoundLocks {
         }
     }
 
+    /// The owner's lock on this key has another value now, by a call that lets its tie be.
+    pub(super) fn renamed(&self, key: &LockKey, owner: &OwnerId, value: &Arc<[u8]>) {
+        if let Some(tie) = self.ties.borrow().get(&(key.clone(), owner.clone())) {
+            tie.value.replace(value.clone());
+        }
+    }
+
     /// Ties a lock that was granted just now.
     pub(super) fn tie<C: Caller>(&self, coordinator: &Arc<Coordinator>, granted: Granted<C>) {
         self.untie(&granted.key, &granted.owner);
         let (ending, ends) = oneshot::channel();
         let Granted { key, owner, value, .. } = &granted;
         coordinator.tied.begins(key, owner);
-        let (key, owner) = (key.clone(), owner.clone());
+        let (key, owner, value) = (key.clone(), owner.clone(), Rc::new(RefCell::new(value.clone())));
         let tie = Tie {
             key: key.clone(),
             owner: owner.clone(),
@@ -157,7 +164,7 @@ impl BoundLocks {
         };
         self.ties.borrow_mut().insert((key, owner), tie);
         let (ties, news) = (Rc::downgrade(&self.ties), Rc::downgrade(&self.news));
-        tokio::task::spawn_local(renew(coordinator.clone(), granted, ends, ties, news));
+        tokio::task::spawn_local(renew(coordinator.clone(), granted, value, ends, (ties, news)));
     }
 }
 
@@ -165,11 +172,11 @@ impl BoundLocks {
 async fn renew<C: Caller>(
     coordinator: Arc<Coordinator>,
     granted: Granted<C>,
+    present: Rc<RefCell<Arc<[u8]>>>,
     mut ends: oneshot::Receiver<Ending>,
-    ties: Weak<RefCell<Ties>>,
-    news: Weak<News>,
+    (ties, news): (Weak<RefCell<Ties>>, Weak<News>),
 ) {
-    let Granted { key, owner, value, lease_ms, bond, service } = granted;
+    let Granted { key, owner, lease_ms, bond, service, .. } = granted;
     let mut pause_ms = (lease_ms / 2).max(1);
     let mut until = coordinator.now().plus_ms(lease_ms);
     loop {
@@ -179,7 +186,7 @@ async fn renew<C: Caller>(
             ending = &mut ends => {
                 if let Ok(Ending::Closed(_errand)) = ending && bond == Bond::Ephemeral {
                     coordinator.hold_ends(&key, Some(&owner));
-                    let event = Event::GivesBack { value, lease_ms };
+                    let event = Event::GivesBack { value: present.borrow().clone(), lease_ms };
                     let fed = coordinator.shards.feed_always(&key, event, coordinator.now());
                     coordinator.carry_out(fed, &key, &service);
                 }
@@ -187,19 +194,23 @@ async fn renew<C: Caller>(
             }
             () = coordinator.sleep_until(at) => {}
         }
-        match coordinator.store.renew(&service, &key, &value, lease_ms).await {
+        let value = present.borrow().clone();
+        // On the heap while it lasts: a hundred thousand of these tasks wait, and few renew at a time.
+        match Box::pin(coordinator.store.renew(&service, &key, &value, lease_ms)).await {
             Ok(true) => {
                 until = coordinator.now().plus_ms(lease_ms);
                 coordinator.books.holds.extended(&key, lease_ms, coordinator.now());
                 coordinator.fed(&key, Event::Extended { lease_ms }, &service);
                 pause_ms = (lease_ms / 2).max(1);
             }
+            // It was renamed while the renewal was on its way.
+            Ok(false) if *present.borrow() != value => pause_ms = 1,
             // Whichever way, this grant is over.
             Ok(false) => {
                 let has_let_go = coordinator.tied.has_let_go(&key, &owner);
                 let loss = match has_let_go {
                     true => Ok(None),
-                    false => coordinator.why_lost(&service, &key, &owner, until).await,
+                    false => Box::pin(coordinator.why_lost(&service, &key, &owner, until)).await,
                 };
                 let Ok(loss) = loss else {
                     pause_ms = (lease_ms / 8).clamp(1, 1000);
@@ -217,7 +228,7 @@ async fn renew<C: Caller>(
                 }
                 if let Some(ties) = ties.upgrade() {
                     let key = (key, owner);
-                    let is_this = ties.borrow().get(&key).is_some_and(|tie| Arc::ptr_eq(&tie.value, &value));
+                    let is_this = ties.borrow().get(&key).is_some_and(|tie| Rc::ptr_eq(&tie.value, &present));
                     let tie = if is_this { ties.borrow_mut().remove(&key) } else { None };
                     drop(tie);
                 }

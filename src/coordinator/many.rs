@@ -1,7 +1,11 @@
 //! `LOCK.ACQUIREALL` and `LOCK.RELEASEALL`. All keys are taken in one step or none is, and while a call waits it holds nothing but,
-//! for the moment until the step is tried again, the key that was in the way.
+//! for the moment until the step is tried again, the key that was in the way: the bridge. A bridge may still be on its way back to the
+//! next in line when the step finds it held by the owner; the step writes its own name over it, and so keeps it.
+//!
+//! Two calls could hold up one another with their bridges for ever. So keys have an order, by name: who finds another's bridge at a
+//! lower key than his own gives way and stands in that line; who finds one at a higher key keeps his and tries again.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -13,11 +17,15 @@ use super::{Asker, Coordinator, LockReply, integer};
 use crate::commands::lock_args::{AcquireAllArgs, AcquireArgs, Bond};
 use crate::domain::{CallId, Level, LockKey, Moment, OwnerId};
 use crate::locks::{Answer, Event};
-use crate::store::{AllAcquired, AllAsked, StoreError, Taken};
+use crate::store::{AllAcquired, AllAsked, BRIDGE, StoreError, Taken};
 use crate::upstream::call::{CallError, Caller};
 
 /// The lease of the key that was in the way, until all are taken or it is given back, in ms.
 const IN_THE_WAY_MS: u64 = 2000;
+/// How long a call keeps its bridge while others give way, in ms.
+const GIVE_WAY_MS: u64 = 1000;
+/// The longest pause between tries meanwhile, in ms.
+const GIVE_WAY_PAUSE_MAX_MS: u64 = 16;
 /// How often the step of a call that does not wait is sent, its first try included, while replies are lost.
 const LOST_TRIES_MAX: u32 = 2;
 
@@ -31,26 +39,50 @@ struct Wanted {
     lease_ms: u64,
 }
 
+/// What a call and its tries know of one another.
+#[derive(Default)]
+struct Shared {
+    /// Nobody waits for the try any more.
+    has_left: Cell<bool>,
+    /// The last bridge at each key: what the owner holds by it he did not hold before this call.
+    bridges: RefCell<Vec<(LockKey, Arc<[u8]>)>>,
+}
+
+impl Shared {
+    fn note_bridge(&self, key: LockKey, value: Arc<[u8]>) {
+        let mut bridges = self.bridges.borrow_mut();
+        bridges.retain(|(bridged, _)| *bridged != key);
+        bridges.push((key, value));
+    }
+
+    fn was_bridge(&self, value: &[u8]) -> bool {
+        self.bridges.borrow().iter().any(|(_, bridge)| **bridge == *value)
+    }
+
+    fn had_bridge_at(&self, key: &LockKey) -> bool {
+        self.bridges.borrow().iter().any(|(bridged, _)| bridged == key)
+    }
+}
+
 /// A call under way. Dropping it says that its client has left: what it may have taken without anybody knowing is given back.
 struct Call<C: Caller> {
     coordinator: Arc<Coordinator>,
     service: C,
     wanted: Wanted,
-    /// Read by a try that comes back when nobody waits for it.
-    has_left: Rc<Cell<bool>>,
+    shared: Rc<Shared>,
     /// The reply to a try was lost, so that it may hold everything.
     may_hold: bool,
 }
 
 impl<C: Caller> Drop for Call<C> {
     fn drop(&mut self) {
-        self.has_left.set(true);
+        self.shared.has_left.set(true);
         if self.may_hold {
             let (coordinator, service, wanted) = (self.coordinator.clone(), self.service.clone(), self.wanted.clone());
-            let errand = coordinator.errands.begin();
+            let (errand, shared) = (coordinator.errands.begin(), self.shared.clone());
             tokio::task::spawn_local(async move {
                 let _errand = errand;
-                coordinator.clear_up(&service, &wanted).await;
+                coordinator.clear_up(&service, &wanted, &shared).await;
             });
         }
     }
@@ -62,6 +94,7 @@ struct Bridge<C: Caller> {
     service: C,
     key: LockKey,
     value: Arc<[u8]>,
+    since: Moment,
     is_kept: bool,
 }
 
@@ -76,7 +109,7 @@ impl<C: Caller> Drop for Bridge<C> {
 /// What one try came to.
 enum Step {
     All(Vec<Taken>),
-    InTheWay(usize),
+    InTheWay { place: usize, is_bridge: bool },
     Failed(StoreError),
 }
 
@@ -109,35 +142,65 @@ impl Coordinator {
         let wait_ms = args.wait_ms.min(self.settings.max_wait_ms.get());
         let deadline = (wait_ms > 0).then(|| self.now().plus_ms(wait_ms));
         let (owner, call, level) = (args.owner.clone(), self.next_call(), args.level.unwrap_or_default());
-        let wanted = Wanted { keys: keys.into(), owner, call, level, lease_ms };
+        // In the order of their names, whichever way they were given.
+        let mut order: Vec<usize> = (0..keys.len()).collect();
+        order.sort_by(|a, b| keys[*a].name.cmp(&keys[*b].name));
+        let sorted: Arc<[LockKey]> = order.iter().map(|place| keys[*place].clone()).collect();
+        let wanted = Wanted { keys: sorted.clone(), owner, call, level, lease_ms };
         let (coordinator, service) = (self.clone(), asker.service.clone());
-        let mut all = Call { coordinator, service, wanted, has_left: Rc::default(), may_hold: false };
+        let mut all = Call { coordinator, service, wanted, shared: Rc::default(), may_hold: false };
         let mut bridge: Option<Bridge<C>> = None;
-        let mut failures = 0;
+        let (mut failures, mut pauses) = (0, 0);
         loop {
-            let work = self.clone().try_all(asker, all.wanted.clone(), all.has_left.clone());
+            let work = self.clone().try_all(asker, all.wanted.clone(), all.shared.clone());
             match Afloat::new(&self.errands, work).await {
                 Step::All(taken) => {
                     all.may_hold = false;
+                    // Its value is another now.
+                    if let Some(bridge) = &mut bridge {
+                        bridge.is_kept = true;
+                    }
                     if !is_there() {
                         self.give_all_back(&all.wanted, &taken, &asker.service);
                         return LockReply::Nil;
                     }
-                    if let Some(bridge) = &mut bridge {
-                        bridge.is_kept = true;
+                    let mut fences = vec![LockReply::Nil; keys.len()];
+                    for ((key, place), taken) in sorted.iter().zip(order).zip(&taken) {
+                        if !taken.is_new {
+                            asker.bound.renamed(key, &args.owner, &taken.grant.value);
+                        }
+                        fences[place] = integer(taken.grant.fence.0);
                     }
-                    return LockReply::Array(taken.iter().map(|taken| integer(taken.grant.fence.0)).collect());
+                    return LockReply::Array(fences);
                 }
-                Step::InTheWay(place) => {
+                Step::InTheWay { place, is_bridge } => {
                     all.may_hold = false;
                     failures = 0;
+                    let key = &sorted[place];
+                    if let Some(bridge) = &bridge
+                        && is_bridge
+                        && bridge.key < *key
+                        && self.now() < bridge.since.plus_ms(GIVE_WAY_MS)
+                        && deadline.is_some_and(|deadline| self.now() < deadline)
+                    {
+                        pauses += 1;
+                        let pause_ms = (1 << pauses.min(8)).min(GIVE_WAY_PAUSE_MAX_MS);
+                        self.sleep_until(self.now().plus_ms(pause_ms)).await;
+                        continue;
+                    }
+                    pauses = 0;
                     // The next in its line need not wait until this call has it all.
                     drop(bridge.take());
                     let Some(left_ms) = deadline.map(|deadline| deadline.since_us(self.now()) / 1000) else {
                         return LockReply::Nil;
                     };
-                    match self.cross(asker, &keys[place], args, left_ms, &is_there).await {
-                        Ok(crossed) => bridge = crossed,
+                    match self.cross(asker, key, args, left_ms, &is_there).await {
+                        Ok(crossed) => {
+                            if let Some(bridge) = &crossed {
+                                all.shared.note_bridge(bridge.key.clone(), bridge.value.clone());
+                            }
+                            bridge = crossed;
+                        }
                         Err(reply) => return reply,
                     }
                 }
@@ -181,7 +244,7 @@ impl Coordinator {
             ttl_ms: Some(IN_THE_WAY_MS),
             wait_ms: left_ms,
             level: args.level,
-            meta: Arc::default(),
+            meta: BRIDGE.into(),
             bond: Bond::None,
         };
         let (asked, deadline) = self.asked_for(&for_one, key, &asker.user);
@@ -192,6 +255,7 @@ impl Coordinator {
                 service: asker.service.clone(),
                 key: key.clone(),
                 value: grant.value,
+                since: self.now(),
                 is_kept: false,
             })),
             Some((asked, answer)) => Err(self.acquire_reply(asker, key, &for_one, &asked, answer)),
@@ -204,7 +268,7 @@ impl Coordinator {
         self: Arc<Self>,
         asker: &Asker<C>,
         wanted: Wanted,
-        has_left: Rc<Cell<bool>>,
+        shared: Rc<Shared>,
     ) -> impl Future<Output = Step> + 'static {
         let (caller, service) = (asker.caller.clone(), asker.service.clone());
         async move {
@@ -213,8 +277,14 @@ impl Coordinator {
             let asked = AllAsked { owner, call: *call, level: *level, lease_ms: *lease_ms, now_ms };
             let is_rule_key = |key: &LockKey| self.settings.lock_keys.matches(&key.name);
             match self.store.acquire_all(&caller, keys, &asked, is_rule_key).await {
-                Ok(AllAcquired::Granted(taken)) => {
-                    if has_left.get() {
+                Ok(AllAcquired::Granted(mut taken)) => {
+                    for (key, taken) in keys.iter().zip(&mut taken) {
+                        if let Some(before) = &taken.before {
+                            taken.is_new |= shared.was_bridge(before)
+                                || self.shards.read(key, |line| line.is_giving_back(before)).unwrap_or(false);
+                        }
+                    }
+                    if shared.has_left.get() {
                         self.give_all_back(&wanted, &taken, &service);
                     }
                     for key in keys.iter() {
@@ -222,10 +292,10 @@ impl Coordinator {
                     }
                     Step::All(taken)
                 }
-                Ok(AllAcquired::InTheWay(place)) => Step::InTheWay(place),
+                Ok(AllAcquired::InTheWay { place, is_bridge }) => Step::InTheWay { place, is_bridge },
                 Err(error) => {
-                    if has_left.get() && matches!(error, StoreError::Call(CallError::Lost(_))) {
-                        self.clear_up(&service, &wanted).await;
+                    if shared.has_left.get() && matches!(error, StoreError::Call(CallError::Lost(_))) {
+                        self.clear_up(&service, &wanted, &shared).await;
                     }
                     Step::Failed(error)
                 }
@@ -247,7 +317,7 @@ impl Coordinator {
 
     /// Nobody knows what a step did whose reply was lost. Once the upstream answers, what names the call is given back; after its
     /// lease there is nothing left to give.
-    async fn clear_up<C: Caller>(self: &Arc<Self>, service: &C, wanted: &Wanted) {
+    async fn clear_up<C: Caller>(self: &Arc<Self>, service: &C, wanted: &Wanted, shared: &Shared) {
         let until = self.now().plus_ms(wanted.lease_ms);
         for key in wanted.keys.iter() {
             let mut failures = 0;
@@ -257,7 +327,7 @@ impl Coordinator {
                         let named = held.as_ref().and_then(|held| self.store.names_call(&held.value));
                         if let (Some(held), Some(named)) = (held, named)
                             && named.call == wanted.call
-                            && !named.is_repeat
+                            && (!named.is_repeat || shared.had_bridge_at(key))
                         {
                             self.give_back(key, held.value, wanted.lease_ms, service);
                         }

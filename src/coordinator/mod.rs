@@ -188,6 +188,8 @@ impl Coordinator {
         self.settings.default_ttl_ms.set(limits.default_ttl_ms);
         self.settings.max_ttl_ms.set(limits.max_ttl_ms);
         self.settings.max_wait_ms.set(limits.max_wait_ms);
+        // Queues outlive the longest wait that may have begun.
+        self.store.keep_queues(self.settings.queue_kept_ms());
         let waiting_max = usize::try_from(limits.max_queue).unwrap_or(usize::MAX);
         self.shards.change_rules(waiting_max, limits.promote_after_ms.saturating_mul(1000));
     }

@@ -797,7 +797,8 @@ impl Line {
         }
     }
 
-    fn is_giving_back(&self, value: &[u8]) -> bool {
+    /// `true` while that value is about to be taken back.
+    pub fn is_giving_back(&self, value: &[u8]) -> bool {
         self.give_backs.iter().chain(&self.giving_back).any(|give_back| *give_back.value == *value)
     }
 

@@ -30,8 +30,10 @@ pub struct AllAsked<'a> {
 pub struct Taken {
     /// Its fence and value.
     pub grant: Grant,
-    /// The call itself took it; else the owner held it before.
+    /// The call itself took it; else the owner held it already.
     pub is_new: bool,
+    /// The whole value until then, where the owner held it.
+    pub before: Option<Arc<[u8]>>,
 }
 
 /// What the step brought.
@@ -39,9 +41,17 @@ pub struct Taken {
 pub enum AllAcquired {
     /// All of them, in the order of the keys.
     Granted(Vec<Taken>),
-    /// None: the key at this place is another's, or somebody waits for it.
-    InTheWay(usize),
+    /// None: a key is another's, or somebody waits for it.
+    InTheWay {
+        /// The first such key.
+        place: usize,
+        /// Another such call holds it, for a moment.
+        is_bridge: bool,
+    },
 }
+
+/// The meta of a lock that a call for several holds for the moment until it tries for all of them.
+pub const BRIDGE: &[u8] = b"lockgate:bridge";
 
 impl Store {
     /// Takes all `keys`, which share a slot, or none. Safe to repeat with the same call.
@@ -54,7 +64,8 @@ impl Store {
     ) -> Result<AllAcquired, StoreError> {
         const SEPARATOR: char = FIELD_SEPARATOR as char;
         let AllAsked { owner, call, level, lease_ms, now_ms } = *asked;
-        let (floor, lease) = (self.floor(), lease_ms.to_string());
+        self.reach(caller).await?;
+        let (floor, ahead, lease) = (self.floor(), self.ahead_us().to_string(), lease_ms.to_string());
         let (level, node) = (level.number(), &self.node);
         let tail = format!("{SEPARATOR}{level}{SEPARATOR}{now_ms}{SEPARATOR}{node}:{call}{SEPARATOR}");
         let queues: Vec<Vec<u8>> = keys.iter().map(companion::queue).collect();
@@ -62,7 +73,7 @@ impl Store {
         let mut names: Vec<&[u8]> = keys.iter().map(|key| &*key.name).collect();
         names.extend(queues.iter().map(Vec::as_slice));
         names.push(companion::fence_counter(first));
-        let mut args = vec![floor.as_bytes(), owner, lease.as_bytes(), tail.as_bytes()];
+        let mut args = vec![floor.as_bytes(), owner, lease.as_bytes(), tail.as_bytes(), BRIDGE, ahead.as_bytes()];
         args.extend(keys.iter().map(|key| flag(is_rule_key(key))));
         let Reply::Array(parts) = self.run(&script::ACQUIRE_ALL, caller, &names, &args).await? else {
             return Err(odd_reply());
@@ -76,8 +87,8 @@ impl Store {
                 let taken = taken.iter().map(|taken| self.taken(taken, owner, &tail, call));
                 Ok(AllAcquired::Granted(taken.collect::<Result<_, _>>()?))
             }
-            [Reply::Text(word), Reply::Integer(number)] if word == b"in the way" => {
-                Ok(AllAcquired::InTheWay(place(*number)?))
+            [Reply::Text(word), Reply::Integer(number), Reply::Integer(is_bridge)] if word == b"in the way" => {
+                Ok(AllAcquired::InTheWay { place: place(*number)?, is_bridge: *is_bridge == 1 })
             }
             [Reply::Text(word), Reply::Integer(number)] if word == b"no lock" => {
                 Err(StoreError::NotALock(keys[place(*number)?].clone()))
@@ -94,13 +105,15 @@ impl Store {
                 self.fence_max.fetch_max(fence, Ordering::Relaxed);
                 let digits = fence.to_string();
                 let value: Arc<[u8]> = [owner, &[FIELD_SEPARATOR], digits.as_bytes(), tail.as_bytes()].concat().into();
-                Ok(Taken { grant: Grant { fence: Fence(fence), value }, is_new: true })
+                Ok(Taken { grant: Grant { fence: Fence(fence), value }, is_new: true, before: None })
             }
-            Reply::Text(value) => {
-                let fields = Fields::read(value).ok_or_else(odd_reply)?;
+            Reply::Array(values) => {
+                let [Reply::Text(before), Reply::Text(now)] = values.as_slice() else { return Err(odd_reply()) };
+                let fence = Fields::read(now).ok_or_else(odd_reply)?.fence;
                 // The reply to an earlier try of this call was lost.
-                let is_new = fields.call_of(&self.node) == Some(call) && !fields.is_repeat;
-                Ok(Taken { grant: Grant { fence: fields.fence, value: value.as_slice().into() }, is_new })
+                let is_new = self.names_call(before).is_some_and(|named| named.call == call && !named.is_repeat);
+                let grant = Grant { fence, value: now.as_slice().into() };
+                Ok(Taken { grant, is_new, before: Some(before.as_slice().into()) })
             }
             _ => Err(odd_reply()),
         }

@@ -19,7 +19,7 @@ use tokio::sync::Notify;
 use crate::domain::{CallId, FIELD_SEPARATOR, Fence, Level, LockKey, PlainLease};
 use crate::locks::{Form, Grant, Handed, Named, Offer, Registered, Standing, Task};
 use crate::upstream::call::{CallError, Caller};
-pub use acquire_all::{AllAcquired, AllAsked, Taken};
+pub use acquire_all::{AllAcquired, AllAsked, BRIDGE, Taken};
 use reply::Reply;
 use script::Script;
 pub use transfer::Transfer;
@@ -137,7 +137,7 @@ pub struct Store {
     /// Rings when the upstream has called itself a replica: its master is to be met anew.
     pub master_doubted: Notify,
     /// How long a queue upstream outlives its last change, in ms.
-    queue_kept_ms: String,
+    queue_kept_ms: AtomicU64,
 }
 
 /// Clocks differ; fences that are this much ahead of one's own are so for another reason, in µs.
@@ -156,7 +156,7 @@ impl Store {
             fence_max: AtomicU64::new(0),
             history: Mutex::default(),
             ahead_us: AtomicU64::new(0),
-            queue_kept_ms: queue_kept_ms.to_string(),
+            queue_kept_ms: AtomicU64::new(queue_kept_ms),
             master_doubted: Notify::new(),
         }
     }
@@ -386,7 +386,8 @@ impl Store {
         let (head, fence) = (self.head(times), fence_arg(fence));
         let texts = offers_text(offers);
         let mut args: Vec<&[u8]> = head.iter().map(Vec::as_slice).collect();
-        args.extend([owner.unwrap_or_default(), fence.as_bytes(), flag(is_rule_key), flag(owner.is_none())]);
+        let terms = [fence.as_bytes(), flag(is_rule_key), flag(owner.is_none())].join(&FIELD_SEPARATOR);
+        args.extend([owner.unwrap_or_default(), &terms]);
         args.extend(texts.iter().map(Vec::as_slice));
         let parts = match self.run_on(&script::RELEASE, caller, key, &args).await? {
             Reply::Integer(outcome) => {
@@ -499,10 +500,15 @@ impl Store {
     /// What every script that decides whose turn it is begins its arguments with: the floor of fences, and what `lua/turn.lua` calls
     /// the context.
     fn head(&self, times: Times) -> [Vec<u8>; 2] {
-        let (node, kept_ms, ahead_us) = (&self.node, &self.queue_kept_ms, self.ahead_us());
+        let (node, kept_ms, ahead_us) = (&self.node, self.queue_kept_ms.load(Ordering::Relaxed), self.ahead_us());
         let Times { sent_us, knows_us } = times;
         let context = format!("{node}\x1f{sent_us}\x1f{kept_ms}\x1f{knows_us}\x1f{ahead_us}");
         [self.floor().into_bytes(), context.into_bytes()]
+    }
+
+    /// From here on a queue is kept so long after its last change, if it was not kept longer already: somebody may wait that long.
+    pub fn keep_queues(&self, queue_kept_ms: u64) {
+        self.queue_kept_ms.fetch_max(queue_kept_ms, Ordering::Relaxed);
     }
 
     /// `handed | claimed`, fence or value, call, registered call.

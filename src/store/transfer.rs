@@ -37,7 +37,9 @@ impl Store {
         is_rule_key: bool,
     ) -> Result<Option<(Grant, Option<u64>)>, StoreError> {
         let Transfer { from, fence, to, lease_ms, call, now_ms } = *transfer;
-        let (floor, fence, now) = (self.floor(), fence_arg(fence), now_ms.to_string());
+        self.reach(caller).await?;
+        let (floor, ahead) = (self.floor(), self.ahead_us().to_string());
+        let (fence, now) = (fence_arg(fence), now_ms.to_string());
         let call = format!("{}:{call}", self.node);
         let lease = lease_ms.map(|ms| ms.to_string()).unwrap_or_default();
         let args = [
@@ -49,6 +51,7 @@ impl Store {
             now.as_bytes(),
             call.as_bytes(),
             lease.as_bytes(),
+            ahead.as_bytes(),
         ];
         let reply = self.run(&script::TRANSFER, caller, &[&key.name, companion::fence_counter(key)], &args).await?;
         match reply {

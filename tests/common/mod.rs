@@ -4,6 +4,8 @@
 // Every test file compiles this folder for itself and uses a part of it.
 #![allow(dead_code, unused_imports, missing_docs, clippy::unwrap_used)]
 
+pub mod circle;
+pub mod holder;
 pub mod lockgate;
 pub mod meddler;
 pub mod node;
@@ -15,6 +17,7 @@ pub mod tools;
 pub mod wait;
 pub mod wire;
 
+pub use circle::Circle;
 pub use lockgate::Lockgate;
 pub use node::Node;
 pub use reply::Reply;

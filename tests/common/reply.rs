@@ -72,6 +72,16 @@ impl Reply {
         found.unwrap_or_else(|| panic!("no field {name} in {self:?}")).1
     }
 
+    /// The same, `None` where there is no such field.
+    pub fn maybe_field(&self, name: &str) -> Option<Reply> {
+        let has = match self {
+            Self::Map(pairs) => pairs.iter().any(|(key, _)| key.text() == name),
+            Self::Array(items) => items.chunks(2).any(|pair| pair[0].text() == name),
+            _ => false,
+        };
+        has.then(|| self.field(name))
+    }
+
     pub fn is_error(&self, prefix: &str) -> bool {
         matches!(self, Self::Error(text) if text.starts_with(prefix))
     }
