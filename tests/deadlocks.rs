@@ -176,6 +176,21 @@ fn owners_who_have_gone_to_other_nodes_are_found_and_so_are_those_from_before_a_
 }
 
 #[test]
+fn a_node_that_has_just_died_keeps_nobody_from_finding_a_cycle() {
+    let server = RedisServer::start();
+    let [x, y, mut z] = nodes(&server, "");
+    let (mut a, mut b) = (holding(&x, "a", &["k1"]), holding(&y, "b", &["k2"]));
+    z.kill();
+    a.waits_for("k2", "a");
+    b.waits_for("k1", "b");
+    let begun = Instant::now();
+    let (_, line) = first_told(&mut [&mut a, &mut b]);
+    println!("found beside a dead node after {:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_millis(1500), "found after {:?}", begun.elapsed());
+    assert!(line.starts_with("DEADLOCK "), "{line}");
+}
+
+#[test]
 fn a_ring_over_three_nodes_loses_one_call() {
     let server = RedisServer::start();
     let nodes: [Lockgate; 3] = nodes(&server, "");

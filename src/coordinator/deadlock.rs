@@ -24,6 +24,7 @@ use crate::locks::victim::VictimPolicy;
 use crate::locks::wait::{HeldBy, Hold, Wait, WaitId};
 use crate::locks::wait_graph::WaitGraph;
 use crate::locks::{AskedFor, Form};
+use crate::store::BRIDGE;
 use crate::store::value::Fields;
 use found::Found;
 use held::HeldLocks;
@@ -297,10 +298,11 @@ impl Coordinator {
     }
 }
 
-/// Who holds a lock, by its value; `None` for a claim, which nobody holds before it is confirmed.
+/// Who holds a lock, by its value; `None` for a claim, which nobody holds before it is confirmed, and for a bridge of ACQUIREALL, which
+/// is given back before its owner waits for anything.
 fn held_by(value: &[u8]) -> Option<HeldBy> {
     match Fields::read(value) {
-        Some(fields) if fields.is_claim => None,
+        Some(fields) if fields.is_claim || fields.meta == BRIDGE => None,
         Some(fields) => Some(HeldBy::Owner {
             owner: OwnerId::new(fields.owner)?,
             fence: fields.fence,

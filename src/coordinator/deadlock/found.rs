@@ -39,8 +39,8 @@ impl Deadlocks {
 
     /// What another node is told of what was found here.
     pub fn tell_found(&self, most: usize) -> Vec<Vec<u8>> {
-        let told = self.history().iter().take(most).flat_map(words).collect();
-        told
+        let history = self.history();
+        history.iter().take(most).flat_map(words).collect()
     }
 
     /// What another node is told of an owner's locks.
