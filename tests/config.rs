@@ -344,7 +344,6 @@ fn what_this_version_does_not_do_is_refused_and_not_ignored() {
         "[audit]\nfile = 'x'",
         "[events]\nbuffer = 1",
         "[health]\ncheck_interval = '5s'",
-        "[deadlock]\nmode = 'detect'",
         "upstream = 'rediss://h'",
         "upstream = 'redis-cluster://a,b'",
     ] {
@@ -356,7 +355,7 @@ fn what_this_version_does_not_do_is_refused_and_not_ignored() {
         .is_refused("LOCKGATE_TLS__CERT: tls.cert: TLS for clients comes");
     Said::nothing().in_variable("DISABLE_ENHANCED_LOCKING", "true").is_refused("DISABLE_ENHANCED_LOCKING: ");
     // And what asks for nothing more than this version does is fine.
-    file("admin = 'off'\nmode = 'on'\nwait_replicas = 0\n[deadlock]\nmode = 'off'").loads();
+    file("admin = 'off'\nmode = 'on'\nwait_replicas = 0").loads();
     Said::nothing().in_variable("LOCKGATE_ADMIN_TOKEN", "x").in_variable("DISABLE_ENHANCED_LOCKING", "false").loads();
 }
 

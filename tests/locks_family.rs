@@ -822,7 +822,7 @@ fn help_names_every_lock_command() {
 // ---- What holds for all of them.
 
 /// A call of each command that would be taken outside of a transaction.
-const ONE_OF_EACH: [&str; 23] = [
+const ONE_OF_EACH: [&str; 25] = [
     "LOCK.ACQUIRE k ann",
     "LOCK.PRIORITY k ann high",
     "LOCK.RELEASE k ann",
@@ -841,6 +841,8 @@ const ONE_OF_EACH: [&str; 23] = [
     "LOCK.RELEASEALL 1 k ann",
     "LOCK.SLOWLOG LEN",
     "LOCK.STATS",
+    "LOCK.GRAPH",
+    "LOCK.DEADLOCKS COUNT 1",
     "LOCK.NODES",
     "LOCK.CLEANUP",
     "LOCK.CONFIG GET x",

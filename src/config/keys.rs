@@ -120,6 +120,16 @@ pub const KEYS: &[Key<Config>] = &[
     key!("nodes.heartbeat", nodes.heartbeat, MS => DAY, "How often this node shows that it lives."),
     key!("nodes.timeout", nodes.timeout, MS => DAY, "After which silence the others take it for dead."),
     key!("nodes.announce", nodes.announce, "The address that clients are told; empty is the one they connected to."),
+    key!(
+        "deadlock.mode",
+        deadlock.mode,
+        "Deadlocks are broken (detect), refused (prevent), or left to time out (off)."
+    ),
+    key!(
+        "deadlock.victim",
+        deadlock.victim,
+        "Whose call ends: lowest_priority, youngest, fewest_locks or requester; the same on all nodes."
+    ),
     key!("limits.connections", limits.connections, 1 => 10_000_000, "Client connections at a time."),
     key!(
         later "limits.connections_per_address",

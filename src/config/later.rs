@@ -37,11 +37,6 @@ pub(super) const LATER: &[Later] = &[
         says: "the PROXY protocol comes in a later version; write false or leave it out",
     },
     Later {
-        name: "deadlock.mode",
-        fits: |value| is_word(value, "off"),
-        says: "deadlock detection comes in a later version; write \"off\" or leave the table out",
-    },
-    Later {
         name: "tls",
         fits: |_| false,
         says: "TLS for clients comes in a later version, and this one would serve them in the clear; take the table out, \
@@ -65,11 +60,6 @@ pub(super) const LATER: &[Later] = &[
     },
     Later { name: "events", fits: |_| false, says: "events come in a later version; take the table out" },
     Later { name: "health", fits: |_| false, says: "the health monitor comes in a later version; take the table out" },
-    Later {
-        name: "deadlock",
-        fits: |_| false,
-        says: "deadlock detection comes in a later version; take the table out",
-    },
 ];
 
 /// The entry for a key, by its own name or by that of the table it is in.

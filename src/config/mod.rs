@@ -65,6 +65,8 @@ pub struct Config {
     pub links: Links,
     /// This node among others.
     pub nodes: Nodes,
+    /// What is done about deadlocks.
+    pub deadlock: Deadlock,
     /// What one client, and all together, may take.
     pub limits: Limits,
     /// Logs.
@@ -134,6 +136,39 @@ pub struct Nodes {
     pub timeout: Duration,
     /// The address that clients are told; `None` is the one they connected to.
     pub announce: Option<String>,
+}
+
+/// What is done about deadlocks.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Deadlock {
+    /// Whether they are broken, refused, or left alone.
+    pub mode: DeadlockMode,
+    /// Whose call is ended.
+    pub victim: VictimPolicy,
+}
+
+/// What is done about deadlocks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DeadlockMode {
+    /// One call of each is ended.
+    Detect,
+    /// The call that would close one is refused.
+    Prevent,
+    /// Nothing.
+    Off,
+}
+
+/// Whose call is ended to break a deadlock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum VictimPolicy {
+    /// Who waits at the lowest level.
+    LowestPriority,
+    /// Whose lock in the cycle was taken last.
+    Youngest,
+    /// Who holds the fewest locks.
+    FewestLocks,
+    /// Whose wait began last.
+    Requester,
 }
 
 /// What one client, and all together, may take.
@@ -254,6 +289,7 @@ impl Default for Config {
                 timeout: Duration::from_secs(3),
                 announce: None,
             },
+            deadlock: Deadlock { mode: DeadlockMode::Detect, victim: VictimPolicy::LowestPriority },
             limits: Limits {
                 connections: 10_000,
                 connections_per_address: 0,

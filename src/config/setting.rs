@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::tree::Value;
 use super::units::{parse_duration, parse_size, show_duration, show_size};
-use super::{ByteSize, LogFormat, LogLevel, Mode};
+use super::{ByteSize, DeadlockMode, LogFormat, LogLevel, Mode, VictimPolicy};
 use crate::domain::Level;
 use crate::upstream::url::{Address, Upstream};
 
@@ -50,6 +50,11 @@ macro_rules! words {
 }
 
 words!(Mode, "\"on\", \"shadow\" or \"off\"", "on" => Mode::On, "shadow" => Mode::Shadow, "off" => Mode::Off);
+words!(DeadlockMode, "\"detect\", \"prevent\" or \"off\"",
+    "detect" => DeadlockMode::Detect, "prevent" => DeadlockMode::Prevent, "off" => DeadlockMode::Off);
+words!(VictimPolicy, "\"lowest_priority\", \"youngest\", \"fewest_locks\" or \"requester\"",
+    "lowest_priority" => VictimPolicy::LowestPriority, "youngest" => VictimPolicy::Youngest,
+    "fewest_locks" => VictimPolicy::FewestLocks, "requester" => VictimPolicy::Requester);
 words!(LogFormat, "\"text\" or \"json\"", "text" => LogFormat::Text, "json" => LogFormat::Json);
 words!(LogLevel, "\"error\", \"warn\", \"info\", \"debug\", \"trace\" or \"off\"",
     "off" => LogLevel::Off, "error" => LogLevel::Error, "warn" => LogLevel::Warn, "info" => LogLevel::Info,

@@ -8,6 +8,7 @@ use tokio::sync::Notify;
 
 use super::afloat::Afloat;
 use super::bound::Granted;
+use super::deadlock::Waiting;
 use super::shards::{Fed, Next, Word};
 use super::{Asker, Coordinator, LockReply, seen};
 use crate::commands::lock_args::{AcquireArgs, Bond};
@@ -17,6 +18,22 @@ use crate::store::value::Fields;
 use crate::store::{Acquired, Ask, StoreError};
 use crate::upstream::call::{CallError, Caller};
 
+/// What a try came to.
+struct Came {
+    /// What the call does next.
+    next: Option<Next>,
+    /// It has not got the lock.
+    refusal: Option<Refusal>,
+}
+
+/// Why not, and when.
+struct Refusal {
+    /// What the key held; `None` where somebody else was just given it.
+    value: Option<Arc<[u8]>>,
+    /// The upstream's clock, Unix time in µs.
+    arrival_us: u64,
+}
+
 /// A call's presence in its line.
 struct Stay<C: Caller> {
     coordinator: Arc<Coordinator>,
@@ -25,6 +42,8 @@ struct Stay<C: Caller> {
     service: C,
     bell: Arc<Notify>,
     is_answered: bool,
+    /// While it is known to wait.
+    waiting: Option<Waiting>,
 }
 
 impl<C: Caller> Drop for Stay<C> {
@@ -50,6 +69,17 @@ impl<C: Caller> Stay<C> {
         let next = fed.next.take();
         self.coordinator.carry_out(fed, &self.key, &self.service);
         next
+    }
+
+    /// Its try has come back without the lock, and without an answer.
+    fn waits(&mut self, connection: u64, refusal: &Refusal) {
+        let Refusal { value, arrival_us } = refusal;
+        if self.waiting.is_some() {
+            self.coordinator.saw_holder(&self.key, value.as_deref());
+        } else if self.asked.may_wait {
+            let (asked, key) = (&self.asked, &self.key);
+            self.waiting = self.coordinator.begins_to_wait(asked, key, connection, value.as_deref(), *arrival_us);
+        }
     }
 
     /// The next word that anybody has for this call.
@@ -90,9 +120,9 @@ impl Coordinator {
     ) -> Option<(AskedFor, Answer)> {
         let (bell, fed) = self.shards.enter(key, Event::Asks(asked.clone()), self.now());
         let (key, service) = (key.clone(), asker.service.clone());
-        let mut stay = Stay { coordinator: self.clone(), key, asked, service, bell, is_answered: false };
+        let mut stay = Stay { coordinator: self.clone(), key, asked, service, bell, is_answered: false, waiting: None };
         let mut next = stay.sort_out(fed);
-        let mut attempt: Option<Afloat<Option<Next>>> = None;
+        let mut attempt: Option<Afloat<Came>> = None;
         let mut retry_at: Option<Moment> = None;
         let answer = loop {
             match next.take() {
@@ -109,7 +139,10 @@ impl Coordinator {
                 biased;
                 came = finished(&mut attempt), if attempt.is_some() => {
                     attempt = None;
-                    next = came;
+                    next = came.next;
+                    if let Some(refusal) = came.refusal.filter(|_| !matches!(next, Some(Next::Answer(_)))) {
+                        stay.waits(asker.session, &refusal);
+                    }
                 }
                 word = stay.word() => match word {
                     Word::Answer(answer) => break answer,
@@ -126,6 +159,7 @@ impl Coordinator {
             }
         };
         stay.is_answered = true;
+        stay.waiting = None;
         if let Answer::Granted { grant, is_new } = &answer
             && !is_there()
         {
@@ -172,6 +206,7 @@ impl Coordinator {
     ) -> LockReply {
         match answer {
             Answer::Granted { grant, .. } => {
+                self.deadlocks.granted(key, &args.owner, kept_ms(&asked.form), self.now());
                 let fence = grant.fence.0;
                 if args.bond == Bond::None {
                     asker.bound.untie(key, &args.owner);
@@ -199,7 +234,7 @@ fn shutting_down() -> LockReply {
     LockReply::Error("UNAVAILABLE shutting down".into())
 }
 
-async fn finished(attempt: &mut Option<Afloat<Option<Next>>>) -> Option<Next> {
+async fn finished(attempt: &mut Option<Afloat<Came>>) -> Came {
     match attempt {
         Some(attempt) => attempt.await,
         None => pending().await,
@@ -218,7 +253,7 @@ fn attempt_once<C: Caller>(
     asked: AskedFor,
     (standing, turn): (Standing, Turn),
     asker: &Asker<C>,
-) -> impl Future<Output = Option<Next>> + 'static {
+) -> impl Future<Output = Came> + 'static {
     let (caller, service) = (asker.caller.clone(), asker.service.clone());
     async move {
         let store = &coordinator.store;
@@ -242,12 +277,19 @@ fn attempt_once<C: Caller>(
             Err(StoreError::Call(error @ CallError::Lost(_))) => Tried::Lost(error.to_string().into()),
             Err(error) => Tried::Failed { passes: error.passes(), line: error.to_string().into() },
         };
+        let refusal = match &outcome {
+            Tried::Refused { seen, arrival_us, .. } => {
+                Some(Refusal { value: Some(seen.value.clone()), arrival_us: *arrival_us })
+            }
+            Tried::HandedOver { arrival_us, .. } => Some(Refusal { value: None, arrival_us: *arrival_us }),
+            _ => None,
+        };
         let event = Event::Tried { call, sent, outcome };
         let Some(mut fed) = coordinator.shards.feed(&key, event, Some(call), coordinator.now()) else {
             unreachable!("a line stays while a try is under way");
         };
         let next = fed.next.take();
         coordinator.carry_out(fed, &key, &service);
-        next
+        Came { next, refusal }
     }
 }

@@ -257,7 +257,7 @@ impl Coordinator {
             ("cancelled", ends(End::Cancelled)),
             ("failed", ends(End::Failed)),
             ("expired", integer(counts.expired)),
-            ("deadlocks", LockReply::Integer(0)),
+            ("deadlocks", integer(self.deadlocks.count())),
             ("queue_depth", integer(self.shards.waiting())),
             ("bound_locks", integer(self.tied.count() as u64)),
             ("wait_ms", wait),

@@ -64,6 +64,8 @@ async fn hand_on<C: Caller>(coordinator: Arc<Coordinator>, key: LockKey, first: 
         match &handed {
             Ok(HandedOver::To(handed, _)) => coordinator.handed_over(&key, handed, since),
             Ok(HandedOver::Confirmed(..)) => coordinator.confirmed(&key, since),
+            // The watch link tells of that, too, where there is one.
+            Ok(HandedOver::Held(held, _)) => coordinator.saw_holder(&key, Some(&held.value)),
             _ => {}
         }
         let outcome = match handed {

@@ -166,6 +166,7 @@ impl Coordinator {
                     }
                     let mut fences = vec![LockReply::Nil; keys.len()];
                     for ((key, place), taken) in sorted.iter().zip(order).zip(&taken) {
+                        self.deadlocks.granted(key, &args.owner, lease_ms, self.now());
                         if !taken.is_new {
                             asker.bound.renamed(key, &args.owner, &taken.grant.value);
                         }
@@ -367,7 +368,7 @@ impl Coordinator {
 }
 
 /// Runs all of them side by side; what they came to, in their order.
-async fn join_all<F: Future>(futures: impl IntoIterator<Item = F>) -> Vec<F::Output> {
+pub(super) async fn join_all<F: Future>(futures: impl IntoIterator<Item = F>) -> Vec<F::Output> {
     let mut running: Vec<Running<F>> = futures.into_iter().map(|future| Running::On(Box::pin(future))).collect();
     std::future::poll_fn(|cx| {
         let mut is_done = true;

@@ -9,6 +9,7 @@ mod acquire;
 mod afloat;
 mod books;
 mod bound;
+mod deadlock;
 mod desk;
 mod fallback;
 mod hand_over;
@@ -41,10 +42,11 @@ use tokio::time::Instant;
 
 pub use books::Asking;
 pub use bound::{BoundLocks, LostLock};
+pub use deadlock::StandsBehind;
 pub use reply::LockReply;
 pub use rules::{LockKeys, Rule, RuleCounts, Rules, Standing};
 pub use set_nx::{SetNx, SetNxAnswer, Terms};
-pub use settings::{Live, LockLimits, LockSettings};
+pub use settings::{DeadlockMode, Live, LockLimits, LockSettings};
 pub use watch::Observed;
 
 use crate::commands::lock_args::LockCommand;
@@ -55,6 +57,7 @@ use crate::store::{Freed, Held, Outcome, Store, StoreError, Times, companion};
 use crate::upstream::call::{CallError, Caller};
 use afloat::{Afloat, Errands};
 use books::Books;
+use deadlock::Deadlocks;
 use desk::Desk;
 use fallback::Fallback;
 use nodes::{Me, Nodes};
@@ -84,6 +87,7 @@ pub struct Coordinator {
     shards: Shards,
     books: Books,
     tied: Tied,
+    deadlocks: Deadlocks,
     errands: Arc<Errands>,
     fallback: Fallback,
     last_call: AtomicU64,
@@ -111,6 +115,7 @@ impl Coordinator {
             shards: Shards::new(settings.line_rules()),
             books: Books::default(),
             tied: Tied::default(),
+            deadlocks: Deadlocks::new(settings.deadlock_mode, settings.victim),
             errands: Arc::default(),
             fallback: Fallback::default(),
             last_call: AtomicU64::new(now_us),
@@ -173,6 +178,8 @@ impl Coordinator {
             LockCommand::Stats => self.stats(),
             LockCommand::Nodes => self.nodes(),
             LockCommand::Cleanup => self.cleanup(asker).await,
+            LockCommand::Graph => self.graph().await,
+            LockCommand::Deadlocks { count } => self.deadlocks(count).await,
         }
     }
 
@@ -248,6 +255,7 @@ impl Coordinator {
                 if outcome == Outcome::Released {
                     asker.bound.untie(&key, &owner);
                     self.tied.lets_go(&key, &owner);
+                    self.deadlocks.let_go(&key, &owner);
                 }
                 LockReply::Integer(match outcome {
                     Outcome::Released => 1,

@@ -9,8 +9,10 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use crate::domain::{Level, LockKey};
+use super::deadlock::{Suspect, read_holds, write_holds};
+use crate::domain::{CallId, Level, LockKey, OwnerId};
 use crate::locks::rank::Rank;
+use crate::locks::wait::Hold;
 use crate::protocol::args::{args, encode_command};
 
 /// How long a question waits for its answers.
@@ -43,6 +45,16 @@ pub enum Question {
     Cancel(Arc<[u8]>),
     /// The waiter of this name gets that level. Answer: his new rank, or nothing.
     Promote(Arc<[u8]>, Level),
+    /// Which waits these holds cannot end before. Answer: see `deadlock/words.rs`, as for all that follow.
+    Holds(Vec<Hold>),
+    /// Which locks an owner may hold. Answer: their keys.
+    Locks(OwnerId),
+    /// This wait is the victim of a deadlock: its node looks for itself. Answer: 1, or 0 where it waits no more.
+    Suspect(Suspect),
+    /// Who waits for what. Answer: the waits.
+    Waits,
+    /// The newest deadlocks, at most so many. Answer: those.
+    Deadlocks(usize),
 }
 
 /// A question that another node asks.
@@ -226,6 +238,11 @@ impl Question {
             Question::Promote(owner, level) => {
                 ("promote", vec![owner.to_vec(), level.number().to_string().into_bytes()])
             }
+            Question::Holds(holds) => ("holds", write_holds(holds)),
+            Question::Locks(owner) => ("locks", vec![owner.as_bytes().to_vec()]),
+            Question::Suspect(Suspect(call)) => ("suspect", vec![call.0.to_string().into_bytes()]),
+            Question::Waits => ("waits", vec![]),
+            Question::Deadlocks(count) => ("deadlocks", vec![count.to_string().into_bytes()]),
         };
         let mut all: Vec<&[u8]> =
             vec![b"ask", number.as_bytes(), me.as_bytes(), word.as_bytes(), db.as_bytes(), &key.name];
@@ -255,6 +272,11 @@ impl Message {
                     b"queue" => Question::Queue(usize::try_from(self::number(words.next()?)?).ok()?),
                     b"cancel" => Question::Cancel(words.next()?.into()),
                     b"promote" => Question::Promote(words.next()?.into(), Level::parse(words.next()?)?),
+                    b"holds" => Question::Holds(read_holds(words)?),
+                    b"locks" => Question::Locks(OwnerId::new(words.next()?)?),
+                    b"suspect" => Question::Suspect(Suspect(CallId(self::number(words.next()?)?))),
+                    b"waits" => Question::Waits,
+                    b"deadlocks" => Question::Deadlocks(usize::try_from(self::number(words.next()?)?).ok()?),
                     _ => return None,
                 };
                 Some(Message::Ask(Asked { from, number, key, question }))
@@ -319,6 +341,12 @@ mod tests {
             Question::Queue(7),
             Question::Cancel(b""[..].into()),
             Question::Promote(b"ann"[..].into(), Level::Low),
+            Question::Holds(vec![Hold { key: key.clone(), by: crate::locks::wait::HeldBy::plain(b"v") }]),
+            Question::Holds(vec![]),
+            Question::Locks(OwnerId::new(b"ann").unwrap()),
+            Question::Suspect(Suspect(CallId(3))),
+            Question::Waits,
+            Question::Deadlocks(3),
         ] {
             let parcel = Parcel { channel: vec![], message: question.encode("me", 9, &key) };
             assert_eq!(read_ask(&parcel), Asked { from: "me".into(), number: 9, key: key.clone(), question });

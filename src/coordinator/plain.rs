@@ -52,7 +52,11 @@ impl Coordinator {
             ));
         }
         self.fallback.note(&key);
-        self.plain(asker, ask).await
+        let answer = self.plain(asker, ask).await;
+        if answer == SetNxAnswer::Set {
+            self.deadlocks.took(&key, asker.session, &ask.value, ask.lease, self.now(), unix_us() / 1000);
+        }
+        answer
     }
 
     /// How many `SET NX` passed as the plain command because their queue could not be kept.

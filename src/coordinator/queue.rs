@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use super::deadlock::Suspect;
 use super::peers::{Answers, Asked, Question};
 use super::{Asker, Coordinator, LockReply, holder, integer};
 use crate::domain::{Level, LockKey, OwnerId};
@@ -136,6 +137,11 @@ impl Coordinator {
             Question::Queue(count) => write_list(&self.waiters_here(key, (*count).min(LISTED_MAX)), *count),
             Question::Cancel(owner) => number(u64::from(self.cancel_here(key, owner, service))),
             Question::Promote(owner, level) => rank(self.promote_here(key, owner, *level, service)),
+            Question::Holds(holds) => self.known_of(holds).words(),
+            Question::Locks(owner) => self.deadlocks.tell_locks(owner),
+            Question::Suspect(Suspect(call)) => number(u64::from(self.is_suspected(*call))),
+            Question::Waits => self.edges_here().words(),
+            Question::Deadlocks(count) => self.deadlocks.tell_found(*count),
         }
     }
 
@@ -146,7 +152,7 @@ impl Coordinator {
     }
 
     /// Asks all other nodes but those that were silent before; who cannot be asked is silent.
-    async fn ask_others(&self, key: &LockKey, question: &Question, but: &[Arc<str>]) -> Answers {
+    pub(super) async fn ask_others(&self, key: &LockKey, question: &Question, but: &[Arc<str>]) -> Answers {
         if self.nodes.is_alone() {
             return Answers::default();
         }

@@ -57,6 +57,7 @@ impl Coordinator {
         is_there: impl Fn() -> bool,
     ) -> SetNxAnswer {
         let SetNx { key, value, lease, terms } = ask;
+        let written = value.clone();
         let key = LockKey { db: asker.db, name: key };
         let call = self.next_call();
         // Nobody waits beyond the time at which his lease would have ended.
@@ -81,7 +82,10 @@ impl Coordinator {
             None => return SetNxAnswer::NotSet,
         };
         match answer {
-            Answer::Granted { .. } => SetNxAnswer::Set,
+            Answer::Granted { .. } => {
+                self.deadlocks.took(&key, asker.session, &written, lease, self.now(), unix_us() / 1000);
+                SetNxAnswer::Set
+            }
             // It could not wait as it wished to.
             Answer::NotGranted if terms.wait_ms > 0 && self.shards.is_closing() => shutting_down(),
             Answer::NotGranted => SetNxAnswer::NotSet,

@@ -5,9 +5,22 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use super::rules::{LockKeys, Rule};
 use crate::domain::LockKey;
 use crate::locks::LineRules;
+use crate::locks::victim::VictimPolicy;
 
 /// A queue upstream outlives the longest wait by so much, in ms.
 const QUEUE_KEPT_MARGIN_MS: u64 = 60_000;
+
+/// What is done about deadlocks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum DeadlockMode {
+    /// One call of each is ended.
+    #[default]
+    Detect,
+    /// The call that would close one is refused.
+    Prevent,
+    /// Nothing: their waits time out.
+    Off,
+}
 
 /// Settings of the lock engine. Times are in milliseconds.
 #[derive(Debug, Clone)]
@@ -42,6 +55,10 @@ pub struct LockSettings {
     pub address: String,
     /// A `SET NX` whose queue cannot be kept passes as the plain command.
     pub fallback: bool,
+    /// What is done about deadlocks.
+    pub deadlock_mode: DeadlockMode,
+    /// Whose call is ended.
+    pub victim: VictimPolicy,
     /// This node's name as it stands in the values of locks, without control characters. Short ones save memory upstream.
     pub node: String,
 }
@@ -64,6 +81,8 @@ impl Default for LockSettings {
             node_timeout_ms: 3000,
             address: String::new(),
             fallback: true,
+            deadlock_mode: DeadlockMode::Detect,
+            victim: VictimPolicy::default(),
             node: "lockgate".into(),
         }
     }

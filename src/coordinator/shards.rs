@@ -76,6 +76,8 @@ pub struct Fed {
     pub start_timer: Option<Arc<Notify>>,
     /// Somebody waits, and nobody did before.
     pub is_awaited: bool,
+    /// Calls that were answered.
+    pub answers: usize,
 }
 
 /// The lines of all keys.
@@ -300,7 +302,10 @@ impl Seat {
                     self.doors.remove(&call);
                     fed.next = Some(Next::Answer(answer));
                 }
-                Action::Answer { call, answer } => self.say(call, Word::Answer(answer)),
+                Action::Answer { call, answer } => {
+                    fed.answers += 1;
+                    self.say(call, Word::Answer(answer));
+                }
                 Action::GoOn(call) => self.say(call, Word::GoOn),
                 Action::Release(turn) => fed.release_to = Some(turn),
                 Action::HandOver { task, turn } => {

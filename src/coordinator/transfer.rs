@@ -23,7 +23,7 @@ impl Coordinator {
         args: TransferArgs,
     ) -> LockReply {
         let (coordinator, caller, service) = (self.clone(), asker.caller.clone(), asker.service.clone());
-        let (lock, from, call) = (key.clone(), args.from.clone(), self.next_call());
+        let (lock, from, to, call) = (key.clone(), args.from.clone(), args.to.clone(), self.next_call());
         let lease_ms = args.ttl_ms.map(|ttl_ms| self.settings.lease_ms_at(&key, &asker.user, Some(ttl_ms)));
         let work = async move {
             let TransferArgs { from, to, fence, .. } = args;
@@ -47,7 +47,9 @@ impl Coordinator {
                 asker.bound.untie(&key, &from);
                 self.tied.lets_go(&key, &from);
                 self.hold_ends(&key, Some(&from));
+                self.deadlocks.let_go(&key, &from);
                 if let Some(left_ms) = left_ms {
+                    self.deadlocks.granted(&key, &to, left_ms, self.now());
                     self.books.holds.granted(&key, grant.fence, left_ms, self.now());
                 }
                 integer(grant.fence.0)

@@ -108,6 +108,7 @@ impl Coordinator {
     /// in its `LocalSet`; if that ends, so does it.
     pub async fn keep_watch(self: Arc<Self>, links: Rc<Links>) {
         let house = tokio::task::spawn_local(self.clone().keep_house(links.clone()));
+        let search = tokio::task::spawn_local(self.clone().search_for_deadlocks(links.clone()));
         let (mut memory, mut pause) = (Memory::default(), Duration::ZERO);
         while !self.nodes.is_leaving() {
             match links.dial_watch().await {
@@ -146,6 +147,7 @@ impl Coordinator {
             pause = (pause * 2).clamp(settings.retry_base, settings.retry_max.clamp(settings.retry_base, REDIAL_MAX));
         }
         house.abort();
+        search.abort();
         // Nobody is left to do it.
         drop(self.nodes.take_clean_ups());
         self.lays_down_lead(&links).await;
@@ -181,6 +183,7 @@ impl Coordinator {
                 let is_bare = observed.left_ms.is_none() && Fields::read(value).is_none();
                 is_bare && !self.settings.lock_keys.matches(&key.name)
             });
+        self.saw_holder(key, observed.value.as_deref());
         let seen = observed.value.map(|value| seen(&self.store, Held { value, left_ms: observed.left_ms }));
         self.shards.tell(key, Event::Observed { seen, registered }, self.now());
         if is_data {

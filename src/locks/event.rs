@@ -326,6 +326,13 @@ pub enum Event {
     Leaves(CallId),
     /// The call has waited as long as it was willing to.
     TimesOut(CallId),
+    /// The call waits in a deadlock, and is the one that ends it.
+    Aborts {
+        /// The call.
+        call: CallId,
+        /// What its client is told: a whole error line. A `SET NX` is told that it has not got the lock.
+        line: Arc<str>,
+    },
     /// Somebody cancels the wait of whoever shows this owner.
     Cancels(Arc<[u8]>),
     /// A waiter's level changes; his arrival stands.

@@ -163,6 +163,7 @@ impl Line {
             Event::Tried { call, sent, outcome } => self.tried(call, sent, outcome, now, &mut out),
             Event::Leaves(call) => self.end_living(call, None, true, now, &mut out),
             Event::TimesOut(call) => self.times_out(call, now, &mut out),
+            Event::Aborts { call, line } => self.aborts(call, line, now, &mut out),
             Event::Cancels(owner) => self.cancels(&owner, now, &mut out),
             Event::Promotes { owner, level } => self.promotes(&owner, level),
             Event::Releases { owner } => {
@@ -679,6 +680,17 @@ impl Line {
 
     pub(super) fn is_being_confirmed(&self, id: CallId) -> bool {
         self.confirming.iter().chain(&self.to_confirm).any(|claim| claim.call == id)
+    }
+
+    /// Only a call that still waits: what is being confirmed is as good as granted.
+    fn aborts(&mut self, id: CallId, line: Arc<str>, now: Moment, out: &mut Vec<Action>) {
+        if self.is_waiting(id) {
+            let answer = match self.calls[&id].asked.form {
+                Form::Lock { .. } => Answer::Failed(line),
+                Form::Plain { .. } => Answer::NotGranted,
+            };
+            self.end_living(id, Some(answer), false, now, out);
+        }
     }
 
     fn cancels(&mut self, owner: &[u8], now: Moment, out: &mut Vec<Action>) {

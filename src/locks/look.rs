@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
+use super::call::{Call, Stage};
 use super::line::Line;
 use super::rank::Rank;
-use crate::domain::{Level, Moment};
+use crate::domain::{CallId, Level, Moment};
 
 /// A waiter, for others to see.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,6 +40,23 @@ impl Line {
         waiters.collect()
     }
 
+    /// At what level the call stands in line, and since when it asks, in ms before now; `None` where it does not.
+    pub fn waits_at(&self, id: CallId, now: Moment) -> Option<(Level, u64)> {
+        let call = self.calls.get(&id).filter(|_| self.is_waiting(id))?;
+        Some((call.asked.level, now.since_us(call.asked_at) / 1000))
+    }
+
+    /// A value that `is_it` is about to be taken back: whoever holds the key by it is about to let go.
+    pub fn gives_back(&self, is_it: impl Fn(&[u8]) -> bool) -> bool {
+        self.give_backs.iter().chain(&self.giving_back).any(|give_back| is_it(&give_back.value))
+    }
+
+    /// The call stands in line, and nobody is about to tell it that it has the lock.
+    pub fn is_waiting(&self, id: CallId) -> bool {
+        let waits = |call: &Call| matches!(call.stage, Stage::Waiting) && call.ticket.is_none();
+        self.calls.get(&id).is_some_and(waits) && !self.is_being_confirmed(id) && !self.unconfirmed.contains(&id)
+    }
+
     /// The line looks at nothing by itself, because changes are told.
     pub fn is_watched(&self) -> bool {
         self.is_watched
@@ -48,7 +66,7 @@ impl Line {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::{CallId, OwnerId};
+    use crate::domain::OwnerId;
     use crate::locks::{Actor, AskedFor, Event, Form, LineRules, Seen, Sent, Tried};
 
     const RULES: LineRules = LineRules {

@@ -8,6 +8,11 @@ pub mod line;
 mod look;
 pub mod rank;
 mod ranking;
+mod slab;
+pub mod survey;
+pub mod victim;
+pub mod wait;
+pub mod wait_graph;
 
 pub use event::{
     Action, Actor, Answer, AskedFor, Event, Form, Grant, Handed, Handing, Named, Offer, Registered, Released, Seen,
@@ -16,6 +21,8 @@ pub use event::{
 pub use line::{Line, LineRules};
 pub use look::Waiter;
 
+#[cfg(test)]
+mod deadlock_tests;
 #[cfg(test)]
 pub(crate) mod simulation;
 #[cfg(test)]

@@ -447,6 +447,46 @@ fn a_cancelled_call_gets_nil_and_keeps_no_place() {
 }
 
 #[test]
+fn the_victim_of_a_deadlock_is_told_so_and_a_set_nx_gets_nil() {
+    let aborts = |story: &Story, name: &str| Event::Aborts { call: story.id(name), line: "DEADLOCK".into() };
+    let mut story = Story::new();
+    story.begins("ann", Level::Normal, true);
+    assert_eq!(story.step(aborts(&story, "ann")), [""; 0], "she does not wait yet");
+    story.refused("ann");
+    story.sets("x", true, 0);
+    story.refused("x");
+    let now = story.now;
+    let waits = |story: &Story, name: &str| story.line.waits_at(story.id(name), now).is_some();
+    assert!(waits(&story, "ann") && waits(&story, "x"));
+    let mut told = story.step(aborts(&story, "x"));
+    told.extend(story.step(aborts(&story, "ann")));
+    let answers = |told: &[String]| told.iter().filter(|line| !line.starts_with("look")).cloned().collect::<Vec<_>>();
+    assert_eq!(answers(&told), ["x gets nil", "ann fails: DEADLOCK"]);
+    assert!(!waits(&story, "ann") && !waits(&story, "x"));
+    assert_eq!(answers(&story.step(aborts(&story, "ann"))), [""; 0], "once");
+}
+
+#[test]
+fn who_is_as_good_as_granted_is_no_victim_of_a_deadlock() {
+    let mut story = Story::new();
+    story.waits("ann");
+    let seen = Some(claim_of(&story, "ann"));
+    story.step(Event::Observed { seen, registered: None });
+    story.later(0);
+    let aborts = Event::Aborts { call: story.id("ann"), line: "DEADLOCK".into() };
+    assert_eq!(story.step(aborts), [""; 0]);
+    let outcome = Handing::Confirmed { grant: story.grant(), registered: None };
+    assert_eq!(story.handed(outcome), ["ann has 101"]);
+    // A poller has been answered, and only his place waits.
+    let mut story = Story::new();
+    story.sets("p", false, 500);
+    story.refused("p");
+    let aborts = Event::Aborts { call: story.id("p"), line: "DEADLOCK".into() };
+    assert_eq!(story.step(aborts), [""; 0]);
+    assert_eq!(story.line.waiting(), 1);
+}
+
+#[test]
 fn a_full_queue_turns_newcomers_away_but_not_those_who_ask_again() {
     let mut story = Story::new();
     for name in ["ann", "bob", "cat", "dan"] {

@@ -20,8 +20,9 @@ use tokio::sync::watch;
 use self::listener::{Bound, ListenError, bind};
 use self::registry::Registry;
 use self::worker::{Shared, Stop};
-use crate::config::{Config, LiveConfig};
-use crate::coordinator::{Coordinator, LockKeys, LockLimits, LockSettings, Rules};
+use crate::config::{self, Config, LiveConfig};
+use crate::coordinator::{Coordinator, DeadlockMode, LockKeys, LockLimits, LockSettings, Rules};
+use crate::locks::victim::VictimPolicy;
 use crate::upstream::links::LinkSettings;
 use crate::upstream::url::Endpoint;
 
@@ -164,6 +165,17 @@ fn lock_settings(config: &Config, address: &str) -> LockSettings {
         promote_after_ms,
         lock_keys: LockKeys::of(Rules::of(&config.lock_keys)),
         fallback: config.fallback,
+        deadlock_mode: match config.deadlock.mode {
+            config::DeadlockMode::Detect => DeadlockMode::Detect,
+            config::DeadlockMode::Prevent => DeadlockMode::Prevent,
+            config::DeadlockMode::Off => DeadlockMode::Off,
+        },
+        victim: match config.deadlock.victim {
+            config::VictimPolicy::LowestPriority => VictimPolicy::LowestPriority,
+            config::VictimPolicy::Youngest => VictimPolicy::Youngest,
+            config::VictimPolicy::FewestLocks => VictimPolicy::FewestLocks,
+            config::VictimPolicy::Requester => VictimPolicy::Requester,
+        },
         heartbeat_ms: ms(config.nodes.heartbeat),
         node_timeout_ms: ms(config.nodes.timeout),
         address: config.nodes.announce.clone().unwrap_or_else(|| address.to_owned()),

@@ -18,7 +18,8 @@
 //! LOCK.RELEASEALL numkeys key… owner
 //! LOCK.SLOWLOG    GET [count] | RESET | LEN
 //! LOCK.CONFIG     GET glob… | SET name value…
-//! LOCK.STATS, LOCK.NODES, LOCK.CLEANUP, LOCK.HELP
+//! LOCK.DEADLOCKS  [COUNT n]
+//! LOCK.GRAPH, LOCK.STATS, LOCK.NODES, LOCK.CLEANUP, LOCK.HELP
 //! ```
 
 mod acquire;
@@ -176,6 +177,13 @@ pub enum LockCommand {
     Nodes,
     /// `LOCK.CLEANUP`
     Cleanup,
+    /// `LOCK.GRAPH`
+    Graph,
+    /// `LOCK.DEADLOCKS`
+    Deadlocks {
+        /// At most so many of the newest; `None` for all that are kept in mind.
+        count: Option<u64>,
+    },
 }
 
 impl LockCommand {
@@ -217,6 +225,10 @@ impl LockCommand {
             "lock.stats" => LockCommand::Stats,
             "lock.nodes" => LockCommand::Nodes,
             "lock.cleanup" => LockCommand::Cleanup,
+            "lock.graph" => LockCommand::Graph,
+            "lock.deadlocks" => {
+                LockCommand::Deadlocks { count: single_option("count", args_of)?.map(count).transpose()? }
+            }
             _ => return Err(unknown_command(args)),
         })
     }
@@ -249,7 +261,9 @@ impl LockCommand {
             | LockCommand::SlowLog(_)
             | LockCommand::Stats
             | LockCommand::Nodes
-            | LockCommand::Cleanup => &[],
+            | LockCommand::Cleanup
+            | LockCommand::Graph
+            | LockCommand::Deadlocks { .. } => &[],
         }
     }
 }

@@ -163,6 +163,7 @@ impl Session {
         let io = self.io.clone();
         let mut call = pin!(call);
         let mut closed = pin!(io.closed_by_peer());
+        let mut pipelined = if may_wait { self.looks_behind() } else { None };
         std::future::poll_fn(|cx| {
             self.io.poll_flush(cx);
             // Pushes do not wait for the lock.
@@ -181,6 +182,11 @@ impl Session {
                 _ => {}
             }
             if self.io.is_broken() || (may_wait && closed.as_mut().poll(cx).is_ready()) {
+                return Poll::Ready(Err(Gone));
+            }
+            if let Some(pipelined) = &mut pipelined
+                && self.look_behind(cx, pipelined).is_err()
+            {
                 return Poll::Ready(Err(Gone));
             }
             Poll::Pending

@@ -14,6 +14,7 @@ mod lock_command;
 mod lock_help;
 mod outbox;
 mod own;
+mod pipelined;
 mod set_nx;
 mod step;
 
