@@ -12,8 +12,8 @@ mod history;
 use history::check::{Count, check};
 use history::record;
 use history::run::{Variant, judge};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 /// So long people go on in one run; the checks of what is left come on top.
@@ -56,17 +56,15 @@ fn run_seeds(next: &AtomicU64, is_over: impl Fn(u64) -> bool + Sync) -> (u64, Co
 
 #[test]
 fn seeds_draw_histories_in_which_a_lock_is_a_lock() {
-    let (first, is_over): (u64, Box<dyn Fn(u64) -> bool + Sync>) = match (
-        number("LOCKGATE_HISTORY_SEED"),
-        number("LOCKGATE_HISTORY_MINUTES"),
-    ) {
-        (Some(seed), _) => (seed, Box::new(move |next| next > seed)),
-        (None, Some(minutes)) => {
-            let end = Instant::now() + Duration::from_secs(60 * minutes);
-            (1000, Box::new(move |_| Instant::now() >= end))
-        }
-        (None, None) => (1, Box::new(|next| next > Variant::ALL.len() as u64)),
-    };
+    let (first, is_over): (u64, Box<dyn Fn(u64) -> bool + Sync>) =
+        match (number("LOCKGATE_HISTORY_SEED"), number("LOCKGATE_HISTORY_MINUTES")) {
+            (Some(seed), _) => (seed, Box::new(move |next| next > seed)),
+            (None, Some(minutes)) => {
+                let end = Instant::now() + Duration::from_secs(60 * minutes);
+                (1000, Box::new(move |_| Instant::now() >= end))
+            }
+            (None, None) => (1, Box::new(|next| next > Variant::ALL.len() as u64)),
+        };
     let (runs, count, found) = run_seeds(&AtomicU64::new(first), is_over);
     println!("{runs} histories: {count:?}");
     assert!(found.is_empty(), "{} of {runs} histories went wrong:\n{}", found.len(), found.join("\n"));

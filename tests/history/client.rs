@@ -122,7 +122,9 @@ fn words(key: &str, owner: &str, op: &Op) -> Vec<String> {
         Op::CompareAndDelete => ["EVAL", COMPARE_AND_DELETE, "1", key, owner].map(str::to_owned).to_vec(),
         Op::Del => vec!["DEL".into(), key.into()],
     };
-    if let Op::Release { fence: Some(fence) } | Op::Extend { fence: Some(fence), .. } | Op::Transfer { fence: Some(fence), .. } = op
+    if let Op::Release { fence: Some(fence) }
+    | Op::Extend { fence: Some(fence), .. }
+    | Op::Transfer { fence: Some(fence), .. } = op
     {
         words.extend(["FENCE".into(), fence.to_string()]);
     }

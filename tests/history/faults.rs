@@ -36,7 +36,9 @@ pub struct NodeParts {
 
 #[derive(Clone, Copy, Debug)]
 enum Broken {
-    Killed { same_name: bool },
+    Killed {
+        same_name: bool,
+    },
     Stopped,
     ServerStopped,
     UpstreamCut,

@@ -50,14 +50,8 @@ impl Gate {
     pub fn before(target: SocketAddr) -> Self {
         let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
         let addr = listener.local_addr().unwrap();
-        let state = State {
-            target,
-            there: Flow::Passes,
-            back: Flow::Passes,
-            is_cut: false,
-            is_over: false,
-            links: Vec::new(),
-        };
+        let state =
+            State { target, there: Flow::Passes, back: Flow::Passes, is_cut: false, is_over: false, links: Vec::new() };
         let shared = Arc::new(Shared { state: Mutex::new(state), changed: Condvar::new() });
         std::thread::spawn({
             let shared = Arc::clone(&shared);

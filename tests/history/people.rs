@@ -89,7 +89,8 @@ impl Person {
             1 => Bond::Ephemeral,
             _ => Bond::None,
         };
-        let leaves_after = (wait_ms > 0 && self.rng.u32(..100) < 8).then(|| Duration::from_millis(self.rng.u64(1..400)));
+        let leaves_after =
+            (wait_ms > 0 && self.rng.u32(..100) < 8).then(|| Duration::from_millis(self.rng.u64(1..400)));
         let asks = Op::Acquire { ttl_ms, wait_ms, level, bond };
         let mut outcome = self.asks(key, &owner, asks.clone(), leaves_after);
         let comes_back = self.rng.bool();
@@ -175,7 +176,8 @@ impl Person {
         let asks = Op::SetNx { ttl_ms, wait_ms: SET_NX_WAIT_MS };
         if self.asks(key, &value, asks, leaves_after) == Outcome::Ok {
             self.pauses(25);
-            let drops = if self.rng.u32(..10) > 0 { Op::CompareAndDelete } else { Op::Del };
+            let deletes = self.world.is_rough && self.rng.u32(..10) == 0;
+            let drops = if deletes { Op::Del } else { Op::CompareAndDelete };
             self.client.call(key, &value, drops);
         }
     }
@@ -196,8 +198,17 @@ impl Person {
         let (id, from_us) = (recorder.next_id(), recorder.now_us());
         let outcome = super::client::outcome(&self.side.call_reply(&["DEL", key]));
         let until_us = recorder.now_us();
-        let call =
-            Call { id, conn: 0, node: None, key: key.into(), owner: String::new(), op: Op::Del, from_us, until_us, outcome };
+        let call = Call {
+            id,
+            conn: 0,
+            node: None,
+            key: key.into(),
+            owner: String::new(),
+            op: Op::Del,
+            from_us,
+            until_us,
+            outcome,
+        };
         recorder.note(Record::Call(call));
     }
 
@@ -229,6 +240,9 @@ impl Wire {
     /// Sends a command and understands its reply, however long a server that is stopped takes for it.
     pub fn call_reply<W: AsRef<[u8]>>(&mut self, words: &[W]) -> Reply {
         self.ask(words);
-        Reply::parse(&self.frame())
+        match self.try_frame(Duration::from_secs(60)) {
+            Ok(frame) => Reply::parse(&frame),
+            Err(silence) => panic!("the server said nothing: {}", silence.describe()),
+        }
     }
 }

@@ -54,15 +54,32 @@ pub struct Call {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Op {
-    Acquire { ttl_ms: u64, wait_ms: u64, level: u8, bond: Bond },
-    Release { fence: Option<i64> },
-    Extend { ttl_ms: u64, fence: Option<i64> },
-    Transfer { to: String, ttl_ms: u64, fence: Option<i64> },
+    Acquire {
+        ttl_ms: u64,
+        wait_ms: u64,
+        level: u8,
+        bond: Bond,
+    },
+    Release {
+        fence: Option<i64>,
+    },
+    Extend {
+        ttl_ms: u64,
+        fence: Option<i64>,
+    },
+    Transfer {
+        to: String,
+        ttl_ms: u64,
+        fence: Option<i64>,
+    },
     Cancel,
     Position,
     Force,
     /// `SET key owner NX PX ttl_ms`, which waits as its rule says.
-    SetNx { ttl_ms: u64, wait_ms: u64 },
+    SetNx {
+        ttl_ms: u64,
+        wait_ms: u64,
+    },
     /// Deletes the key if it holds the owner.
     CompareAndDelete,
     Del,
@@ -162,11 +179,7 @@ pub struct Recorder {
 
 impl Recorder {
     pub fn new(setup: Setup) -> Self {
-        Self {
-            origin_us: monotonic_us(),
-            records: Mutex::new(vec![Record::Run(setup)]),
-            last_id: AtomicU64::new(0),
-        }
+        Self { origin_us: monotonic_us(), records: Mutex::new(vec![Record::Run(setup)]), last_id: AtomicU64::new(0) }
     }
 
     pub fn now_us(&self) -> u64 {

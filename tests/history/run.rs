@@ -63,9 +63,9 @@ const NODE_TIMEOUT_MS: u64 = 1000;
 const PLACE_KEPT_MS: u64 = 5000;
 const PEOPLE: usize = 10;
 /// A call that has no answer so long after everything was mended will never have one.
-const MENDED_FOR: Duration = Duration::from_secs(12);
+const MENDED_FOR: Duration = Duration::from_secs(40);
 /// Leases, places and registrations are over by then.
-const ALL_GONE: Duration = Duration::from_secs(15);
+const ALL_GONE: Duration = Duration::from_secs(20);
 
 /// Runs it for about `lasts`; returns what was written down.
 pub fn run(seed: u64, variant: Variant, lasts: Duration) -> Vec<Record> {
@@ -158,9 +158,10 @@ impl Run {
                 scope.spawn(|| person.lives())
             });
             let people: Vec<_> = people.collect();
-            let libraries = self.variant.has_libraries.then(|| {
-                scope.spawn(|| libraries::take_part(&self.recorder, self.seed, &doors, &keys, self.lasts))
-            });
+            let libraries = self
+                .variant
+                .has_libraries
+                .then(|| scope.spawn(|| libraries::take_part(&self.recorder, self.seed, &doors, &keys, self.lasts)));
             let storm = self.variant.has_faults.then(|| {
                 let rng = self.rng(1);
                 let storm_over = &storm_over;

@@ -37,7 +37,8 @@ pub fn looks(recorder: &Recorder, keys: &[String], mut side: Wire, is_over: &Ato
                     held.gap_us = held.gap_us.max(gap_us);
                 }
                 _ => {
-                    let held = Held { key: key.clone(), value, first_us: (from, until), last_us: (from, until), gap_us };
+                    let held =
+                        Held { key: key.clone(), value, first_us: (from, until), last_us: (from, until), gap_us };
                     if let Some(before) = seen.insert(key, held) {
                         recorder.note(Record::Held(before));
                     }

@@ -83,25 +83,20 @@ fn plain<'a>(tale: &Tale<'a>, calls: &[&'a Call], call: &'a Call) -> Grant<'a> {
     let Op::SetNx { ttl_ms, .. } = call.op else { unreachable!("a SET NX") };
     let since_us = (call.from_us, call.until_us);
     let lease_ends = since_us.0 + ttl_ms * 1000 - margin_us(ttl_ms).min(ttl_ms * 1000);
-    let mut grant =
-        Grant { owner: &call.owner, fence: None, calls: vec![call], since_us, ends_us: lease_ends };
+    let mut grant = Grant { owner: &call.owner, fence: None, calls: vec![call], since_us, ends_us: lease_ends };
     grant.ends_us = first_end(tale, calls, &grant).min(lease_ends);
     grant
 }
 
-fn with_fence<'a>(
-    tale: &Tale<'a>,
-    clock: &Clock,
-    calls: &[&'a Call],
-    fence: i64,
-    told: Vec<&'a Call>,
-) -> Grant<'a> {
+fn with_fence<'a>(tale: &Tale<'a>, clock: &Clock, calls: &[&'a Call], fence: i64, told: Vec<&'a Call>) -> Grant<'a> {
     let owner = taker(told[0]);
     let (after, before) = clock.bounds(fence);
     let first_told = told.iter().map(|call| call.until_us).min().unwrap_or(0);
     // An earlier call of his that was not told may have been the one that was granted.
     let is_his = |call: &&&Call| {
-        matches!(call.op, Op::Acquire { .. }) && call.owner == owner && fence_of(call).is_none_or(|other| other == fence)
+        matches!(call.op, Op::Acquire { .. })
+            && call.owner == owner
+            && fence_of(call).is_none_or(|other| other == fence)
     };
     let asked = calls.iter().filter(is_his).chain(&told).map(|call| call.from_us).min().unwrap_or(0);
     let since_us = (asked.max(after), first_told.min(before));
@@ -146,9 +141,10 @@ fn lease_ends(calls: &[&Call], grant: &Grant) -> u64 {
         sets.push(Sets { from_us: call.from_us.max(granted_from), until_us, ttl_ms, is_certain });
     }
     let is_past = |one: &Sets| sets.iter().any(|other| other.is_certain && other.from_us > one.until_us);
-    let ends = sets.iter().filter(|one| !is_past(one)).map(|one| {
-        (one.from_us + one.ttl_ms * 1000).saturating_sub(margin_us(one.ttl_ms))
-    });
+    let ends = sets
+        .iter()
+        .filter(|one| !is_past(one))
+        .map(|one| (one.from_us + one.ttl_ms * 1000).saturating_sub(margin_us(one.ttl_ms)));
     ends.min().unwrap_or(granted_from)
 }
 
@@ -178,9 +174,7 @@ fn first_end(tale: &Tale, calls: &[&Call], grant: &Grant) -> u64 {
         let may_end = match &call.op {
             Op::Release { fence } => is_of_owner && is_under(fence) && !matches!(call.outcome, Outcome::Int(..=0)),
             Op::Transfer { fence, .. } => is_of_owner && is_under(fence) && call.outcome != Outcome::Nil,
-            Op::CompareAndDelete => {
-                is_of_owner && grant.fence.is_none() && !matches!(call.outcome, Outcome::Int(..=0))
-            }
+            Op::CompareAndDelete => is_of_owner && grant.fence.is_none() && !matches!(call.outcome, Outcome::Int(..=0)),
             Op::Force | Op::Del => !matches!(call.outcome, Outcome::Int(..=0)),
             Op::Acquire { bond: Bond::Ephemeral, .. } if is_of_owner && grant.fence.is_some() => {
                 return untied(tale, call, grant);

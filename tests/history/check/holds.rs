@@ -40,8 +40,9 @@ fn two_holders(grants: &[Grant], found: &mut Vec<Violation>) {
         for other in near {
             let one_first_is_wrong = is_after(one, other) || overlaps(one, other);
             let other_first_is_wrong = is_after(other, one) || overlaps(other, one);
-            let is_overlap = overlaps(one, other) || overlaps(other, one);
-            if one_first_is_wrong && other_first_is_wrong && is_overlap {
+            // Where fence and time contradict one another that is wrong enough, and said elsewhere.
+            let contradict = is_after(one, other) && is_after(other, one);
+            if one_first_is_wrong && other_first_is_wrong && !contradict {
                 let story = format!("{}\n    and {}", tells(one), tells(other));
                 found.push(Violation { rule: "two holders", story });
             }
@@ -84,8 +85,12 @@ fn not_in_the_key(grants: &[Grant], held: &[&Held], found: &mut Vec<Violation>) 
         if from >= until {
             continue;
         }
+        let told_us = grant.calls.iter().map(|call| call.until_us).min().unwrap_or(0);
         let is_his = |held: &Held| match held.value.as_deref().map(read) {
-            Some(Says::Lock { fence, is_claim, .. }) => Some(fence) == grant.fence && !is_claim,
+            // Until he is told it may be a claim for him.
+            Some(Says::Lock { fence, is_claim, .. }) => {
+                Some(fence) == grant.fence && (!is_claim || held.last_us.0 < told_us)
+            }
             Some(Says::Plain(value)) => grant.fence.is_none() && value == grant.owner,
             None => false,
         };
@@ -111,8 +116,7 @@ fn not_in_the_key(grants: &[Grant], held: &[&Held], found: &mut Vec<Violation>) 
 fn ghosts(tale: &Tale, grants: &BTreeMap<&str, Vec<Grant>>, found: &mut Vec<Violation>) {
     let calm = Calm::of(tale, FELT_US);
     for (key, held) in &tale.held {
-        let fences: HashSet<i64> =
-            grants.get(key).into_iter().flatten().filter_map(|grant| grant.fence).collect();
+        let fences: HashSet<i64> = grants.get(key).into_iter().flatten().filter_map(|grant| grant.fence).collect();
         let calls = tale.calls.get(key).map_or(&[][..], Vec::as_slice);
         for held in held {
             let Some(Says::Lock { owner, fence, is_claim: false }) = held.value.as_deref().map(read) else { continue };

@@ -36,7 +36,8 @@ fn one<'a>(tale: &Tale<'a>, calls: &[&'a Call], call: &'a Call, grants: &'a [Gra
     let asks = |other: &&&&Call| matches!(other.op, Op::Acquire { .. } | Op::SetNx { .. });
     let is_near = |other: &&&&Call| other.from_us <= call.until_us && other.until_us + kept_us >= call.from_us;
     // He may stand where an older call of his stood, hold what that one was granted, or have been passed by his own newer one.
-    let is_alone = !calls.iter().filter(|other| of_owner(&other)).filter(|other| asks(&other)).any(|other| is_near(&&other));
+    let is_alone =
+        !calls.iter().filter(|other| of_owner(&other)).filter(|other| asks(&other)).any(|other| is_near(&&other));
     if !is_alone {
         return None;
     }
@@ -50,9 +51,8 @@ fn one<'a>(tale: &Tale<'a>, calls: &[&'a Call], call: &'a Call, grants: &'a [Gra
     });
     let seen_us = seen.map(|position| position.until_us).min();
     let given_up = calls.iter().filter(|other| other.owner == call.owner && other.from_us >= call.from_us);
-    let given_up = given_up.filter(|other| {
-        matches!(other.op, Op::Cancel | Op::Release { .. }) && other.from_us <= call.until_us
-    });
+    let given_up =
+        given_up.filter(|other| matches!(other.op, Op::Cancel | Op::Release { .. }) && other.from_us <= call.until_us);
     // An earlier one may still have been on its way.
     let lingers = calls.iter().any(|other| {
         other.owner == call.owner
