@@ -1,8 +1,8 @@
 //! Real servers, two nodes, many clients, and everything that can break, drawn from a seed; each call is written down, and the
 //! history is checked for two holders, fences that do not grow, waiters that were passed, sleepers, and leftovers.
 //!
-//! `LOCKGATE_HISTORY_SEED=n` runs one seed, `LOCKGATE_HISTORY_MINUTES=n` runs seeds for that long, `LOCKGATE_HISTORY_FILE=path` checks
-//! a recording once more.
+//! `LOCKGATE_HISTORY_SEED=n` runs one seed, `LOCKGATE_HISTORY_MINUTES=n` runs seeds for that long (from that one, where both are
+//! set), `LOCKGATE_HISTORY_FILE=path` checks a recording once more.
 
 #![allow(missing_docs, clippy::unwrap_used)]
 
@@ -11,7 +11,7 @@ mod history;
 
 use history::check::{Count, check};
 use history::record;
-use history::run::{Variant, judge};
+use history::run::{Variant, forget, judge};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -26,46 +26,65 @@ fn number(name: &str) -> Option<u64> {
     Some(text.parse().unwrap_or_else(|_| panic!("{name}={text} is no number")))
 }
 
-/// Takes seeds from `next` until `is_over` says so; returns what all of them amounted to, and what was found.
-fn run_seeds(next: &AtomicU64, is_over: impl Fn(u64) -> bool + Sync) -> (u64, Count, Vec<String>) {
-    let all = Mutex::new((0, Count::default(), Vec::new()));
-    std::thread::scope(|scope| {
-        for _ in 0..AT_A_TIME {
-            scope.spawn(|| {
-                loop {
-                    let seed = next.fetch_add(1, Ordering::SeqCst);
-                    if is_over(seed) {
-                        return;
-                    }
-                    let judged = judge(seed, Variant::of_seed(seed), LASTS);
-                    let mut all = all.lock().unwrap();
-                    all.0 += 1;
-                    match judged {
-                        Ok(count) => all.1 += count,
-                        Err(story) => {
-                            eprintln!("{story}");
-                            all.2.push(story);
+/// Which seeds to run.
+struct Seeds {
+    first: u64,
+    /// So many …
+    count: u64,
+    /// … or for so long; good ones are not kept then.
+    lasts: Option<Duration>,
+}
+
+impl Seeds {
+    fn wanted() -> Self {
+        let (seed, minutes) = (number("LOCKGATE_HISTORY_SEED"), number("LOCKGATE_HISTORY_MINUTES"));
+        let lasts = minutes.map(|minutes| Duration::from_secs(60 * minutes));
+        match seed {
+            Some(first) => Self { first, count: 1, lasts },
+            None if lasts.is_some() => Self { first: 1000, count: 1, lasts },
+            None => Self { first: 1, count: Variant::ALL.len() as u64, lasts },
+        }
+    }
+
+    /// Runs them; returns how many there were, what they amounted to, and what was found.
+    fn run(&self) -> (u64, Count, Vec<String>) {
+        let (next, all) = (AtomicU64::new(self.first), Mutex::new((0, Count::default(), Vec::new())));
+        let began = Instant::now();
+        let work = || {
+            loop {
+                let seed = next.fetch_add(1, Ordering::SeqCst);
+                if self.lasts.map_or(seed >= self.first + self.count, |lasts| began.elapsed() >= lasts) {
+                    return;
+                }
+                let judged = judge(seed, Variant::of_seed(seed), LASTS);
+                let mut all = all.lock().unwrap();
+                all.0 += 1;
+                match judged {
+                    Ok(count) => {
+                        all.1 += count;
+                        if self.lasts.is_some() {
+                            forget(seed);
                         }
                     }
+                    Err(story) => {
+                        eprintln!("{story}");
+                        all.2.push(story);
+                    }
                 }
-            });
-        }
-    });
-    all.into_inner().unwrap()
+            }
+        };
+        std::thread::scope(|scope| {
+            for _ in 0..AT_A_TIME {
+                scope.spawn(work);
+            }
+        });
+        all.into_inner().unwrap()
+    }
 }
 
 #[test]
 fn seeds_draw_histories_in_which_a_lock_is_a_lock() {
-    let (first, is_over): (u64, Box<dyn Fn(u64) -> bool + Sync>) =
-        match (number("LOCKGATE_HISTORY_SEED"), number("LOCKGATE_HISTORY_MINUTES")) {
-            (Some(seed), _) => (seed, Box::new(move |next| next > seed)),
-            (None, Some(minutes)) => {
-                let end = Instant::now() + Duration::from_secs(60 * minutes);
-                (1000, Box::new(move |_| Instant::now() >= end))
-            }
-            (None, None) => (1, Box::new(|next| next > Variant::ALL.len() as u64)),
-        };
-    let (runs, count, found) = run_seeds(&AtomicU64::new(first), is_over);
+    let (runs, count, found) = Seeds::wanted().run();
     println!("{runs} histories: {count:?}");
     assert!(found.is_empty(), "{} of {runs} histories went wrong:\n{}", found.len(), found.join("\n"));
     assert!(count.grants > 0, "nobody was ever granted anything");

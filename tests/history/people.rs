@@ -10,6 +10,17 @@ use std::time::{Duration, Instant};
 /// How long the rule lets a `SET NX` wait.
 pub const SET_NX_WAIT_MS: u64 = 1500;
 
+/// How people go about it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Manner {
+    /// Many sessions, short holds.
+    Busy,
+    /// Few sessions and long waits: whoever is not woken stays asleep, because nobody else comes along.
+    Quiet,
+    /// Most of those who wait hang up before they are answered.
+    Leaving,
+}
+
 /// What the clients of a run have in common.
 pub struct World {
     pub recorder: Arc<Recorder>,
@@ -17,6 +28,7 @@ pub struct World {
     pub over_at: Instant,
     /// Who waits just now: key and owner.
     pub board: Mutex<Vec<(String, String)>>,
+    pub manner: Manner,
     /// Commands that take a lock from its holder are drawn, too.
     pub is_rough: bool,
     /// `LOCK.TRANSFER` and `LOCK.FORCE` are known here.
@@ -53,7 +65,7 @@ impl Person {
                 }
                 _ => self.pauses(5),
             }
-            self.pauses(12);
+            self.pauses(if self.world.manner == Manner::Quiet { 600 } else { 12 });
         }
     }
 
@@ -70,8 +82,20 @@ impl Person {
         }
     }
 
+    /// After which time it hangs up, if it does; where not most do, so many of a hundred.
+    fn patience(&mut self, hundredths: u32) -> Option<Duration> {
+        if self.world.manner == Manner::Leaving {
+            return (self.rng.u32(..100) < 70).then(|| Duration::from_micros(self.rng.u64(300..30_000)));
+        }
+        (self.rng.u32(..100) < hundredths).then(|| Duration::from_millis(self.rng.u64(1..400)))
+    }
+
     /// Leases mostly last; the short ones are for clients that outstay them.
     fn draws_ttl(&mut self) -> u64 {
+        if self.world.manner != Manner::Busy {
+            // Who would be woken by the end of a lease must be woken before.
+            return self.rng.u64(6000..8000);
+        }
         match self.rng.u32(..10) {
             0..7 => self.rng.u64(2000..4000),
             7..9 => self.rng.u64(300..900),
@@ -82,15 +106,15 @@ impl Person {
     fn locks(&mut self, key: &str) {
         let owner = self.name();
         let ttl_ms = self.draws_ttl();
-        let wait_ms = if self.rng.u32(..4) > 0 { self.rng.u64(200..3000) } else { 0 };
+        let most_ms = if self.world.manner == Manner::Quiet { 8000 } else { 3000 };
+        let wait_ms = if self.rng.u32(..4) > 0 { self.rng.u64(200..most_ms) } else { 0 };
         let level = [1, 1, 1, 0, 2, 3][self.rng.usize(..6)];
         let bond = match self.rng.u32(..10) {
             0 => Bond::Keepalive,
             1 => Bond::Ephemeral,
             _ => Bond::None,
         };
-        let leaves_after =
-            (wait_ms > 0 && self.rng.u32(..100) < 8).then(|| Duration::from_millis(self.rng.u64(1..400)));
+        let leaves_after = if wait_ms == 0 { None } else { self.patience(8) };
         let asks = Op::Acquire { ttl_ms, wait_ms, level, bond };
         let mut outcome = self.asks(key, &owner, asks.clone(), leaves_after);
         let comes_back = self.rng.bool();
@@ -171,8 +195,12 @@ impl Person {
 
     fn sets(&mut self, key: &str) {
         let value = format!("s{}.{}", self.number, self.sessions);
-        let leaves_after = (self.rng.u32(..100) < 6).then(|| Duration::from_millis(self.rng.u64(1..400)));
-        let ttl_ms = if leaves_after.is_some() { 900 } else { self.rng.u64(2500..4000) };
+        let leaves_after = self.patience(6);
+        let ttl_ms = match self.world.manner {
+            _ if leaves_after.is_some() => 900,
+            Manner::Quiet => 7000,
+            _ => self.rng.u64(2500..4000),
+        };
         let asks = Op::SetNx { ttl_ms, wait_ms: SET_NX_WAIT_MS };
         if self.asks(key, &value, asks, leaves_after) == Outcome::Ok {
             self.pauses(25);

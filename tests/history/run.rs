@@ -6,13 +6,15 @@ use super::faults::{NodeParts, Parts};
 use super::gate::Gate;
 use super::libraries;
 use super::namespace;
-use super::people::{Person, SET_NX_WAIT_MS, World, data_key};
+use super::people::{Manner, Person, SET_NX_WAIT_MS, World, data_key};
 use super::record::{self, End, Record, Recorder, Setup};
 use super::watchers;
 use crate::common::{Lockgate, RedisServer, Reply, ServerKind, Wire, within};
 use fastrand::Rng;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::panic::catch_unwind;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -22,6 +24,7 @@ use std::time::{Duration, Instant};
 pub struct Variant {
     pub name: &'static str,
     pub server: ServerKind,
+    pub manner: Manner,
     /// Things break.
     pub has_faults: bool,
     /// Locks are taken from their holders, by FORCE and by DEL around Lockgate.
@@ -35,6 +38,7 @@ pub struct Variant {
 const CALM: Variant = Variant {
     name: "calm",
     server: ServerKind::Redis70,
+    manner: Manner::Busy,
     has_faults: false,
     is_rough: false,
     has_libraries: false,
@@ -42,7 +46,7 @@ const CALM: Variant = Variant {
 };
 
 impl Variant {
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 10] = [
         CALM,
         Self { name: "stormy", has_faults: true, ..CALM },
         Self { name: "stormy-8.2", has_faults: true, server: ServerKind::Redis82, ..CALM },
@@ -51,6 +55,8 @@ impl Variant {
         Self { name: "libraries", has_libraries: true, ..CALM },
         Self { name: "libraries-stormy", has_libraries: true, has_faults: true, ..CALM },
         Self { name: "namespace", has_faults: true, in_namespace: true, ..CALM },
+        Self { name: "quiet", manner: Manner::Quiet, ..CALM },
+        Self { name: "leaving", manner: Manner::Leaving, ..CALM },
     ];
 
     pub fn of_seed(seed: u64) -> Self {
@@ -62,6 +68,7 @@ impl Variant {
 const NODE_TIMEOUT_MS: u64 = 1000;
 const PLACE_KEPT_MS: u64 = 5000;
 const PEOPLE: usize = 10;
+const QUIET_PEOPLE: usize = 5;
 /// A call that has no answer so long after everything was mended will never have one.
 const MENDED_FOR: Duration = Duration::from_secs(40);
 /// Leases, places and registrations are over by then.
@@ -132,6 +139,7 @@ impl Run {
             keys: keys.clone(),
             over_at,
             board: Mutex::default(),
+            manner: self.variant.manner,
             is_rough: self.variant.is_rough,
             has_family: !look.run("LOCK.FORCE").text().contains("unknown command"),
         });
@@ -146,7 +154,8 @@ impl Run {
                 let world = &world;
                 scope.spawn(move || watchers::asks_places(world, client, rng, all_over));
             }
-            let people = (0..PEOPLE).map(|number| {
+            let people = if self.variant.manner == Manner::Quiet { QUIET_PEOPLE } else { PEOPLE };
+            let people = (0..people).map(|number| {
                 let person = Person {
                     world: Arc::clone(&world),
                     number,
@@ -175,6 +184,7 @@ impl Run {
             panics.extend(people.into_iter().chain(libraries).filter_map(|person| person.join().err()));
             all_over.store(true, Ordering::SeqCst);
             if let Some(panic) = panics.pop() {
+                record::save(&self.recorder.all(), &recording(self.seed));
                 std::panic::resume_unwind(panic);
             }
         });
@@ -263,10 +273,19 @@ fn config(name: &str) -> String {
     )
 }
 
-/// Runs and checks one history; a failure names the seed, and the recording stays. Returns what it amounted to.
+fn recording(seed: u64) -> PathBuf {
+    record::folder().join(format!("{seed}.jsonl"))
+}
+
+/// Runs and checks one history; a failure names the seed, and its recording stays. Returns what it amounted to.
 pub fn judge(seed: u64, variant: Variant, lasts: Duration) -> Result<check::Count, String> {
-    let history = run(seed, variant, lasts);
-    let path = record::folder().join(format!("{seed}.jsonl"));
+    let again = format!("the same draws again: LOCKGATE_HISTORY_SEED={seed} cargo test --test histories seeds");
+    let history = catch_unwind(|| run(seed, variant, lasts)).map_err(|panic| {
+        let said = panic.downcast_ref::<String>().cloned();
+        let said = said.or_else(|| panic.downcast_ref::<&str>().map(|said| said.to_string())).unwrap_or_default();
+        format!("seed {seed} ({}) did not come to its end: {said}\n{again}", variant.name)
+    })?;
+    let path = recording(seed);
     record::save(&history, &path);
     let (found, count) = check::check(&history);
     if found.is_empty() {
@@ -274,11 +293,20 @@ pub fn judge(seed: u64, variant: Variant, lasts: Duration) -> Result<check::Coun
     }
     let shown: Vec<String> = found.iter().take(5).map(|violation| format!("- {violation}")).collect();
     Err(format!(
-        "seed {seed} ({}): {} violations\n{}\nthe same draws again: LOCKGATE_HISTORY_SEED={seed} cargo test --test histories seeds\n\
+        "seed {seed} ({}): {} violations\n{}\n{again}\n\
          the same recording again: LOCKGATE_HISTORY_FILE={} cargo test --test histories recording",
         variant.name,
         found.len(),
         shown.join("\n"),
         path.display()
     ))
+}
+
+/// A good history need not be kept where there are many.
+pub fn forget(seed: u64) {
+    let Ok(folder) = std::fs::read_dir(record::folder()) else { return };
+    let begins = format!("{seed}.");
+    for file in folder.flatten().filter(|file| file.file_name().to_string_lossy().starts_with(&begins)) {
+        let _ = std::fs::remove_file(file.path());
+    }
 }

@@ -127,6 +127,8 @@ fn ghosts(tale: &Tale, grants: &BTreeMap<&str, Vec<Grant>>, found: &mut Vec<Viol
             }
             let had_gone = |call: &&&Call| {
                 let ended = match call.outcome {
+                    // He was given the lock by another, who was not told either.
+                    Outcome::Unknown | Outcome::Error(_) if matches!(call.op, Op::Transfer { .. }) => return false,
                     Outcome::Unknown => tale.closed_us(call.conn).unwrap_or(u64::MAX - NOTICED_US),
                     Outcome::Missing => return false,
                     _ => call.until_us,
