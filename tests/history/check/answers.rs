@@ -7,6 +7,8 @@ use std::collections::BTreeMap;
 
 /// After a fault answers may be late for so long.
 const FELT_US: u64 = 5_000_000;
+/// A machine that stands still for longer than this is no place to judge that on.
+const STALL_US: u64 = 600_000;
 /// An answer may be so late on a busy machine.
 const LATE_US: u64 = 2_000_000;
 /// What a hand-over may take beyond the time after which a silent node is dead.
@@ -19,7 +21,7 @@ pub fn check<'a>(tale: &Tale<'a>, grants: &'a BTreeMap<&'a str, Vec<Grant<'a>>>,
         let story = format!("on connection {} at {} µs: {}", stray.conn, stray.at_us, stray.frame);
         found.push(Violation { rule: "an answer too many", story });
     }
-    let calm = Calm::of(tale, FELT_US);
+    let calm = Calm::of(tale, FELT_US, STALL_US);
     for call in tale.calls.values().flatten().chain(&tale.ticks) {
         if call.outcome == Outcome::Missing {
             found.push(Violation { rule: "no answer", story: told(call) });

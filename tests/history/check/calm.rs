@@ -3,8 +3,6 @@
 use super::Tale;
 use crate::history::record::Outcome;
 
-/// A clock's lock that took so long shows a machine, a node or a server that stood still.
-const STALL_US: u64 = 250_000;
 /// For how long such a stall is felt.
 const STALL_FELT_US: u64 = 1_500_000;
 
@@ -14,14 +12,15 @@ pub struct Calm {
 }
 
 impl Calm {
-    /// A fault is felt for `felt_us` after its end.
-    pub fn of(tale: &Tale, felt_us: u64) -> Self {
+    /// A fault is felt for `felt_us` after its end. A clock's lock, or a look at the server, that took longer than `stall_us` shows a
+    /// machine, a node or a server that stood still.
+    pub fn of(tale: &Tale, felt_us: u64, stall_us: u64) -> Self {
         let faults = tale.faults.iter().map(|fault| (fault.from_us, fault.until_us + felt_us, fault.node));
         let stalls = tale.ticks.iter().filter(|tick| {
-            tick.until_us - tick.from_us > STALL_US || !matches!(tick.outcome, Outcome::Int(1..) | Outcome::Ok)
+            tick.until_us - tick.from_us > stall_us || !matches!(tick.outcome, Outcome::Int(1..) | Outcome::Ok)
         });
         let stalls = stalls.map(|tick| (tick.from_us, tick.until_us + STALL_FELT_US, tick.node));
-        let gaps = tale.held.values().flatten().filter(|held| held.gap_us > STALL_US);
+        let gaps = tale.held.values().flatten().filter(|held| held.gap_us > stall_us);
         let gaps = gaps.map(|held| (held.first_us.0, held.last_us.1 + STALL_FELT_US, None));
         Calm { spans: faults.chain(stalls).chain(gaps).collect() }
     }

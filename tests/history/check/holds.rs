@@ -8,6 +8,8 @@ use std::collections::{BTreeMap, HashSet};
 const APART_US: u64 = 30_000_000;
 /// After a fault a grant may take so long to find its way.
 const FELT_US: u64 = 5_000_000;
+/// A machine that stands still for longer than this is no place to judge that on.
+const STALL_US: u64 = 600_000;
 /// A lock that was given to nobody is given back at once; on a busy machine within this.
 const GHOST_US: u64 = 3_000_000;
 /// Between a client's end and the moment its node knows of it.
@@ -114,7 +116,7 @@ fn not_in_the_key(grants: &[Grant], held: &[&Held], found: &mut Vec<Violation>) 
 
 /// A lock that nobody was told of, long after everybody who had asked for it under that name had gone.
 fn ghosts(tale: &Tale, grants: &BTreeMap<&str, Vec<Grant>>, found: &mut Vec<Violation>) {
-    let calm = Calm::of(tale, FELT_US);
+    let calm = Calm::of(tale, FELT_US, STALL_US);
     for (key, held) in &tale.held {
         let fences: HashSet<i64> = grants.get(key).into_iter().flatten().filter_map(|grant| grant.fence).collect();
         let calls = tale.calls.get(key).map_or(&[][..], Vec::as_slice);

@@ -8,12 +8,14 @@ use std::collections::BTreeMap;
 
 /// After a fault a line may take so long to be in order again.
 const FELT_US: u64 = 5_000_000;
+/// A machine that stands still for longer than this is no place to judge that on.
+const STALL_US: u64 = 250_000;
 /// The longest that a node which is not broken takes to notice that a claim of its own is gone.
 const TAKEN_FELT_US: u64 = 1_000_000;
 
 /// Returns how many pairs of waiters could be judged.
 pub fn check<'a>(tale: &Tale<'a>, grants: &'a BTreeMap<&'a str, Vec<Grant<'a>>>, found: &mut Vec<Violation>) -> usize {
-    let calm = Calm::of(tale, FELT_US);
+    let calm = Calm::of(tale, FELT_US, STALL_US);
     let mut judged = 0;
     for (key, grants) in grants {
         let waiters = waiters::all(tale, key, grants);
