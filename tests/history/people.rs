@@ -56,6 +56,8 @@ impl Person {
             }
             let key = self.world.keys[self.rng.usize(..self.world.keys.len())].clone();
             match self.rng.u32(..100) {
+                // What is cancelled while it is handed the lock has to be passed on.
+                0..30 if self.world.manner == Manner::Leaving => self.cancels(),
                 0..70 => self.locks(&key),
                 70..88 => self.sets(&key),
                 88..94 => self.cancels(),

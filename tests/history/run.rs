@@ -152,7 +152,10 @@ impl Run {
                 scope.spawn(move || watchers::ticks(client, node, all_over));
                 let (client, rng) = (Client::new(&self.recorder, &doors, node, gives_up), self.rng(50 + node as u64));
                 let world = &world;
-                scope.spawn(move || watchers::asks_places(world, client, rng, all_over));
+                // Whoever asks for a place makes a node look at the key, and wakes who was forgotten there.
+                if self.variant.manner != Manner::Quiet {
+                    scope.spawn(move || watchers::asks_places(world, client, rng, all_over));
+                }
             }
             let people = if self.variant.manner == Manner::Quiet { QUIET_PEOPLE } else { PEOPLE };
             let people = (0..people).map(|number| {

@@ -123,26 +123,28 @@ fn ghosts(tale: &Tale, grants: &BTreeMap<&str, Vec<Grant>>, found: &mut Vec<Viol
         for held in held {
             let Some(Says::Lock { owner, fence, is_claim: false }) = held.value.as_deref().map(read) else { continue };
             let given_after = held.first_us.0.saturating_sub(held.gap_us);
-            let lasts_us = held.last_us.0.saturating_sub(held.first_us.1);
-            if fences.contains(&fence) || lasts_us < GHOST_US || !calm.holds(given_after, held.last_us.1) {
-                continue;
-            }
-            let had_gone = |call: &&&Call| {
-                let ended = match call.outcome {
-                    // He was given the lock by another, who was not told either.
-                    Outcome::Unknown | Outcome::Error(_) if matches!(call.op, Op::Transfer { .. }) => return false,
-                    Outcome::Unknown => tale.closed_us(call.conn).unwrap_or(u64::MAX - NOTICED_US),
-                    Outcome::Missing => return false,
-                    _ => call.until_us,
-                };
-                ended + NOTICED_US < given_after
-            };
             let asked = |call: &&&Call| match &call.op {
                 Op::Acquire { .. } => call.owner == owner,
                 Op::Transfer { to, .. } => to == owner,
                 _ => false,
             };
-            if calls.iter().filter(asked).all(|call| had_gone(&call)) {
+            let asked: Vec<&Call> = calls.iter().filter(asked).copied().collect();
+            // Who was told that he has not got it cannot have it any more; who hung up can have been told in time, but for what was
+            // granted long after.
+            let refused_us = asked.iter().map(|call| call.until_us).max().unwrap_or(0);
+            let lasts_us = held.last_us.0.saturating_sub(held.first_us.1.max(refused_us));
+            if fences.contains(&fence) || lasts_us < GHOST_US || !calm.holds(given_after, held.last_us.1) {
+                continue;
+            }
+            let had_gone = |call: &&Call| match call.outcome {
+                Outcome::Nil | Outcome::Int(_) => true,
+                Outcome::Unknown if matches!(call.op, Op::Acquire { .. }) => {
+                    tale.closed_us(call.conn).is_some_and(|closed| closed + NOTICED_US < given_after)
+                }
+                // Nobody knows.
+                _ => false,
+            };
+            if asked.iter().all(had_gone) {
                 let story = format!(
                     "'{key}' was held by '{owner}' under {fence} from {} to {} µs, and nobody had been told",
                     held.first_us.0, held.last_us.1

@@ -249,6 +249,20 @@ fn a_lock_given_to_somebody_who_had_gone_is_caught() {
     story(1000).fault(500, 600).is_good();
 }
 
+#[test]
+fn a_lock_left_with_somebody_who_was_refused_is_caught() {
+    let story = |outcome| {
+        Story::begins().call("ann", asks(30_000, 500), 0, 500, outcome).granted("bob", 9000, 9001, 10, 9).held(
+            Some(&value("ann", 1, "x")),
+            400,
+            4000,
+        )
+    };
+    story(Outcome::Nil).is_wrong("given to the gone");
+    // It may have been granted, and is then her own until its lease is over.
+    story(Outcome::Error("UNAVAILABLE".into())).is_good();
+}
+
 // ---- Fences.
 
 #[test]
