@@ -68,7 +68,7 @@ impl Variant {
 const NODE_TIMEOUT_MS: u64 = 1000;
 const PLACE_KEPT_MS: u64 = 5000;
 const PEOPLE: usize = 10;
-const QUIET_PEOPLE: usize = 5;
+const QUIET_PEOPLE: usize = 7;
 /// A call that has no answer so long after everything was mended will never have one.
 const MENDED_FOR: Duration = Duration::from_secs(40);
 /// Leases, places and registrations are over by then.
@@ -207,10 +207,11 @@ impl Run {
         let went = within(ALL_GONE, || is_clean().then_some(()));
         if went.is_none() && self.variant.has_faults {
             // What was lost in a broken network can arrive, and register somebody, when he has long gone.
+            let before = leftovers(&mut self.server.side_wire());
             let cleaned = self.parts.nodes.iter().map(|node| Wire::connect(node.door.addr()).run("LOCK.CLEANUP"));
             let cleaned: Vec<Reply> = cleaned.collect();
             if is_clean() {
-                eprintln!("seed {}: LOCK.CLEANUP removed {cleaned:?}", self.seed);
+                eprintln!("seed {}: LOCK.CLEANUP removed {cleaned:?}, of {before:?}", self.seed);
             }
         }
         end.at_us = self.recorder.now_us();
