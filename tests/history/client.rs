@@ -11,6 +11,9 @@ use std::time::{Duration, Instant};
 const COMPARE_AND_DELETE: &str =
     "if redis.call('get',KEYS[1]) == ARGV[1] then return redis.call('del',KEYS[1]) else return 0 end";
 
+/// Any call may take so long, however late it was sent: machines stand still.
+const ALWAYS: Duration = Duration::from_secs(30);
+
 pub struct Client {
     recorder: Arc<Recorder>,
     nodes: Vec<SocketAddr>,
@@ -59,7 +62,8 @@ impl Client {
         let words = words(key, owner, &op);
         let from_us = self.recorder.now_us();
         wire.ask(&words);
-        let gives_up = patience.map_or(self.gives_up, |patience| self.gives_up.min(Instant::now() + patience));
+        let gives_up =
+            patience.map_or(self.gives_up.max(Instant::now() + ALWAYS), |patience| Instant::now() + patience);
         let came = wire.try_frame(gives_up.saturating_duration_since(Instant::now()));
         let mut until_us = self.recorder.now_us();
         let outcome = match came {

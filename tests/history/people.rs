@@ -58,6 +58,7 @@ impl Person {
             match self.rng.u32(..100) {
                 // What is cancelled while it is handed the lock has to be passed on.
                 0..30 if self.world.manner == Manner::Leaving => self.cancels(),
+                0..45 if self.is_quiet() => self.sets(&key),
                 0..70 => self.locks(&key),
                 70..88 => self.sets(&key),
                 88..94 => self.cancels(),
@@ -67,12 +68,21 @@ impl Person {
                 }
                 _ => self.pauses(5),
             }
-            self.pauses(if self.world.manner == Manner::Quiet { 600 } else { 12 });
+            self.pauses(if self.is_quiet() { 4000 } else { 12 });
         }
     }
 
     fn pauses(&mut self, most_ms: u64) {
         std::thread::sleep(Duration::from_micros(self.rng.u64(..most_ms * 1000)));
+    }
+
+    fn is_quiet(&self) -> bool {
+        self.world.manner == Manner::Quiet
+    }
+
+    /// Goes about what the lock is for: short, or long enough for others to come and wait.
+    fn works(&mut self) {
+        self.pauses(if self.is_quiet() { 800 } else { 25 });
     }
 
     /// A name of its own for this session, or now and then the one that this client has always had.
@@ -108,8 +118,8 @@ impl Person {
     fn locks(&mut self, key: &str) {
         let owner = self.name();
         let ttl_ms = self.draws_ttl();
-        let most_ms = if self.world.manner == Manner::Quiet { 8000 } else { 3000 };
-        let wait_ms = if self.rng.u32(..4) > 0 { self.rng.u64(200..most_ms) } else { 0 };
+        let (least_ms, most_ms) = if self.is_quiet() { (4000, 8000) } else { (200, 3000) };
+        let wait_ms = if self.rng.u32(..4) > 0 { self.rng.u64(least_ms..most_ms) } else { 0 };
         let level = [1, 1, 1, 0, 2, 3][self.rng.usize(..6)];
         let bond = match self.rng.u32(..10) {
             0 => Bond::Keepalive,
@@ -186,7 +196,7 @@ impl Person {
                 // Outstays its lease and knows nothing of it.
                 std::thread::sleep(Duration::from_millis(lease_ms + 30));
             }
-            _ => self.pauses(25),
+            _ => self.works(),
         }
         let named = (self.rng.u32(..100) < 65).then_some(fence);
         self.client.call(key, &owner, Op::Release { fence: named });
@@ -205,7 +215,7 @@ impl Person {
         };
         let asks = Op::SetNx { ttl_ms, wait_ms: SET_NX_WAIT_MS };
         if self.asks(key, &value, asks, leaves_after) == Outcome::Ok {
-            self.pauses(25);
+            self.works();
             let deletes = self.world.is_rough && self.rng.u32(..10) == 0;
             let drops = if deletes { Op::Del } else { Op::CompareAndDelete };
             self.client.call(key, &value, drops);

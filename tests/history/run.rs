@@ -68,11 +68,11 @@ impl Variant {
 const NODE_TIMEOUT_MS: u64 = 1000;
 const PLACE_KEPT_MS: u64 = 5000;
 const PEOPLE: usize = 10;
-const QUIET_PEOPLE: usize = 5;
+const QUIET_PEOPLE: usize = 7;
 /// A call that has no answer so long after everything was mended will never have one.
 const MENDED_FOR: Duration = Duration::from_secs(40);
 /// Leases, places and registrations are over by then.
-const ALL_GONE: Duration = Duration::from_secs(20);
+const ALL_GONE: Duration = Duration::from_secs(60);
 
 /// Runs it for about `lasts`; returns what was written down.
 pub fn run(seed: u64, variant: Variant, lasts: Duration) -> Vec<Record> {
@@ -201,16 +201,18 @@ impl Run {
         let mut end = End::default();
         let mut is_clean = || {
             end.left = leftovers(&mut side);
-            end.waited_for = self.waited_for(keys);
-            end.left.is_empty() && end.waited_for.is_empty()
+            let told = self.waited_for(keys);
+            end.waited_for = told.clone().unwrap_or_default();
+            end.left.is_empty() && told.is_some_and(|waited_for| waited_for.is_empty())
         };
         let went = within(ALL_GONE, || is_clean().then_some(()));
         if went.is_none() && self.variant.has_faults {
             // What was lost in a broken network can arrive, and register somebody, when he has long gone.
+            let before = leftovers(&mut self.server.side_wire());
             let cleaned = self.parts.nodes.iter().map(|node| Wire::connect(node.door.addr()).run("LOCK.CLEANUP"));
             let cleaned: Vec<Reply> = cleaned.collect();
             if is_clean() {
-                eprintln!("seed {}: LOCK.CLEANUP removed {cleaned:?}", self.seed);
+                eprintln!("seed {}: LOCK.CLEANUP removed {cleaned:?}, of {before:?}", self.seed);
             }
         }
         end.at_us = self.recorder.now_us();
@@ -223,19 +225,20 @@ impl Run {
         self.keep_logs();
     }
 
-    fn waited_for(&self, keys: &[String]) -> Vec<String> {
+    /// Keys somebody waits for, as the nodes say; `None` where one could not answer.
+    fn waited_for(&self, keys: &[String]) -> Option<Vec<String>> {
         let mut waited_for = Vec::new();
         for (number, node) in self.parts.nodes.iter().enumerate() {
             let mut look = Wire::connect(node.door.addr());
             for key in keys {
-                match look.run(&format!("LOCK.INFO {key}")) {
-                    Reply::Error(error) => waited_for.push(format!("node {number}: {error}")),
+                match look.call_reply(&["LOCK.INFO", key]) {
+                    Reply::Error(_) => return None,
                     info if info.field("waiters") == Reply::Int(0) => {}
                     info => waited_for.push(format!("node {number}: {info:?}")),
                 }
             }
         }
-        waited_for
+        Some(waited_for)
     }
 
     fn keep_logs(&self) {
