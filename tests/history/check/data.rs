@@ -30,7 +30,7 @@ pub fn check(tale: &Tale, grants: &BTreeMap<&str, Vec<Grant>>, found: &mut Vec<V
         }
         let all_within = writes.iter().all(|write| is_within(write) && write.was_taken);
         let is_sum = |call: &&Call| matches!(call.op, Op::Force | Op::Del);
-        let was_meddled_with = tale.calls.get(key).is_some_and(|calls| calls.iter().any(|call| is_sum(&call)));
+        let was_meddled_with = tale.calls.get(key).is_some_and(|calls| calls.iter().any(is_sum));
         let total = tale.end.and_then(|end| end.data.get(key)).copied();
         if all_within && !was_meddled_with && total.is_some_and(|total| total != writes.len() as i64) {
             let story = format!("'{key}': {} updates made {total:?}", writes.len());
