@@ -8,8 +8,10 @@ mod common;
 use common::holder::{Hold, Holder};
 use common::{Circle, PATIENCE, RedisServer, Reply, ServerKind, Wire, eventually};
 use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 const KEY: &str = "orders:1";
@@ -387,4 +389,136 @@ fn eight_workers_on_two_nodes_and_clients_that_are_killed_share_one_lock() {
     assert_eq!(circle.server.wire().run("GET counter"), Reply::bulk("400"));
     eventually("the last one's lock is free", || circle.holder(KEY).is_none().then_some(()));
     circle.assert_nothing_stays();
+}
+
+/// Dice that a test can throw again.
+struct Dice(u64);
+
+impl Dice {
+    fn throw(&mut self, sides: u64) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % sides
+    }
+}
+
+/// A worker who goes to another node when his own is gone, and asks again as the same owner.
+struct Wanderer<'a> {
+    doors: &'a [Mutex<SocketAddr>],
+    owner: String,
+    dice: Dice,
+    client: Option<Wire>,
+}
+
+impl Wanderer<'_> {
+    /// The reply to that, on whichever node; `None` when it was lost with its node.
+    fn try_ask(&mut self, line: &str) -> Option<Reply> {
+        let client = match &mut self.client {
+            Some(client) => client,
+            None => {
+                let door = self.dice.throw(self.doors.len() as u64) as usize;
+                let addr = *self.doors[door].lock().unwrap();
+                self.client.insert(Wire::try_connect(addr)?)
+            }
+        };
+        client.ask_line(line);
+        let reply = client.try_frame(4 * PATIENCE);
+        if matches!(reply, Err(common::wire::Silence::TooLong(_))) {
+            panic!("{}: nobody answers '{line}'", self.owner);
+        }
+        let reply = reply.ok().map(|frame| Reply::parse(&frame));
+        if reply.is_none() || matches!(reply, Some(Reply::Error(_))) {
+            self.client = None;
+        }
+        reply.filter(|reply| !matches!(reply, Reply::Error(_)))
+    }
+
+    fn ask(&mut self, line: &str) -> Reply {
+        eventually(&format!("{} is answered: {line}", self.owner), || self.try_ask(line))
+    }
+}
+
+#[test]
+fn whatever_befalls_the_nodes_one_at_a_time_has_the_lock_under_ever_higher_fences() {
+    let seed = std::env::var("LOCKGATE_SEED").map_or_else(|_| std::process::id().into(), |text| text.parse().unwrap());
+    let seconds = std::env::var("LOCKGATE_CHAOS_S").map_or(12, |text| text.parse().unwrap());
+    println!("LOCKGATE_SEED={seed}");
+    let mut circle = Circle::of(3);
+    let doors: Vec<Mutex<SocketAddr>> = circle.nodes.iter().map(|node| Mutex::new(node.addr())).collect();
+    let (holds, is_over) = (Mutex::new((None::<String>, 0)), AtomicBool::new(false));
+    let counts: Vec<i64> = std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..6)
+            .map(|number| {
+                let (doors, holds, is_over) = (&doors, &holds, &is_over);
+                scope.spawn(move || {
+                    let owner = format!("w{number}");
+                    let mut worker = Wanderer { doors, owner: owner.clone(), dice: Dice(seed + number), client: None };
+                    let mut count = 0;
+                    while !is_over.load(Ordering::SeqCst) {
+                        if worker.dice.throw(4) == 0 {
+                            worker.client = None;
+                        }
+                        let level = ["low", "normal", "high"][worker.dice.throw(3) as usize];
+                        let line = format!("LOCK.ACQUIRE {KEY} {owner} WAIT 60000 TTL 120000 PRIORITY {level}");
+                        let fence = worker.ask(&line).int();
+                        {
+                            let mut holds = holds.lock().unwrap();
+                            assert_eq!(holds.0, None, "{owner} was told that he has it, too");
+                            assert!(fence > holds.1, "{owner} has fence {fence} after {}", holds.1);
+                            *holds = (Some(owner.clone()), fence);
+                        }
+                        let before = match worker.ask("GET counter") {
+                            Reply::Nil => 0,
+                            text => text.text().parse::<i64>().unwrap(),
+                        };
+                        worker.ask(&format!("SET counter {}", before + 1));
+                        count += 1;
+                        // From when it is on its way the next one may have it.
+                        holds.lock().unwrap().0 = None;
+                        worker.ask(&format!("LOCK.RELEASE {KEY} {owner} FENCE {fence}"));
+                    }
+                    count
+                })
+            })
+            .collect();
+        let _over = Over(&is_over);
+        let (mut dice, end) = (Dice(seed), Instant::now() + Duration::from_secs(seconds));
+        while Instant::now() < end {
+            let node = dice.throw(3) as usize;
+            let pause = Duration::from_millis(dice.throw(600));
+            match dice.throw(3) {
+                0 => {
+                    circle.restart(node);
+                    *doors[node].lock().unwrap() = circle.nodes[node].addr();
+                }
+                1 => {
+                    circle.stop(node);
+                    std::thread::sleep(pause * 6);
+                    circle.go_on(node);
+                }
+                _ => {
+                    circle.stop(node);
+                    std::thread::sleep(pause);
+                    circle.restart(node);
+                    *doors[node].lock().unwrap() = circle.nodes[node].addr();
+                }
+            }
+            std::thread::sleep(pause);
+        }
+        is_over.store(true, Ordering::SeqCst);
+        workers.into_iter().map(|worker| worker.join().unwrap()).collect()
+    });
+    let total: i64 = counts.iter().sum();
+    println!("{total} holds: {counts:?}");
+    assert_eq!(circle.server.wire().run("GET counter"), Reply::bulk(total.to_string()));
+    assert_eq!(circle.holder(KEY), None);
+    circle.assert_nothing_stays();
+}
+
+/// Ends what runs beside a test, also when the test fails.
+struct Over<'a>(&'a AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
 }

@@ -239,10 +239,13 @@ fn a_newcomer_passes_no_waiter_of_another_node() {
     }
 }
 
+/// A waiter leaves in some way; what is left of him is his connection.
+type Leaving = (&'static str, fn(&Circle, &mut Option<Wire>));
+
 #[test]
 fn the_best_waiter_who_leaves_in_any_way_holds_nobody_up() {
     let circle = Circle::of(2);
-    let leaves: [(&str, fn(&Circle, &mut Option<Wire>)); 6] = [
+    let leaves: [Leaving; 6] = [
         ("cancelled here", |circle, _| {
             assert_eq!(circle.client(1).run(&format!("LOCK.CANCEL {KEY} bob")), Reply::Int(1));
         }),

@@ -28,7 +28,7 @@ fn pair(number: u64) -> Vec<(Vec<u8>, &'static [u8])> {
         0 => vec![take(" PRIORITY critical META nightly"), release()],
         1 => vec![take(" EPHEMERAL TTL 60000"), release()],
         2 => vec![take(" KEEPALIVE"), (one(format!("LOCK.EXTEND job:{number} ann 90000")), b":1\r\n"), release()],
-        3 => vec![take(" WAIT 60000"), take(" TTL 5000"), release()],
+        3 => vec![take(" WAIT 60000"), take(" TTL 50000"), release()],
         4 => vec![
             (one(format!("SET queued:{number} ann NX PX 60000")), b"+OK"),
             (one(format!("DEL queued:{number}")), b":1\r\n"),

@@ -117,7 +117,10 @@ fn the_order_is_that_of_arrival_over_two_nodes_as_well() {
     for number in 0..10 {
         let mut waiter = nodes[number % 2].wire();
         waiter.asks_for("lock:1", &format!("w{number}"));
-        await_blocked(&nodes, number + 1);
+        let count = i64::try_from(number).unwrap() + 1;
+        eventually(&format!("{count} stand in line"), || {
+            (nodes[0].wire().run("LOCK.INFO lock:1").field("waiters") == Reply::Int(count)).then_some(())
+        });
         waiters.push(waiter);
     }
     ann.run("DEL lock:1");

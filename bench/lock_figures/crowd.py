@@ -15,33 +15,34 @@ LEASE = b"600000"
 
 
 def measure(field: servers.Field, waiters: int, rounds: int, cycles: int) -> dict:
-    """Latency of another key without and with the crowd, and the cost of a turn in a short and in a long line."""
-    lockgate = field.start(servers.LOCKGATE)
-    calm = wire.Client(lockgate)
+    """Latency of another key beside the crowd and in a Lockgate of its own, and the cost of a turn in a short and in a long line."""
+    lockgate, empty = field.start(servers.LOCKGATE), field.start(servers.LOCKGATE)
+    calm = {"without": wire.Client(empty), "beside": wire.Client(lockgate)}
     clients = [wire.Client(lockgate) for _ in range(waiters + 1)]
     small = [wire.Client(lockgate) for _ in range(SMALL + 1)]
     look = wire.Client(lockgate)
-    without, beside = [], []
-    for _ in range(3):
-        without += _pairs(calm, 1000)
     resident = machine.resident_bytes(lockgate.pid)
     begun = time.monotonic()
     lines = {"short": Line(b"orders:short", small, look), "long": Line(b"orders:long", clients, look)}
     joined_s = time.monotonic() - begun
     found: dict = {"waiters": waiters, "joined_s": joined_s, "growth": machine.resident_bytes(lockgate.pid) - resident, "turns": {}}
-    for _ in range(3):
-        beside += _pairs(calm, 1000)
+    taken_us: dict[str, list[float]] = {name: [] for name in calm}
+    # In slices, so that both see the same machine.
+    for _ in range(40):
+        for name in random.sample(sorted(calm), 2):
+            taken_us[name] += _pairs(calm[name], 100)
     samples: dict[str, list[dict]] = {name: [] for name in lines}
     for _ in range(rounds):
         for name in random.sample(sorted(lines), 2):
             samples[name].append(_turns(field, lockgate, lines[name], cycles))
     for name, some in samples.items():
         found["turns"][name] = {figure: median(sample[figure] for sample in some) for figure in some[0]}
-    found["without_us"] = {"p50": median(without), "p99": percentile(without, 99)}
-    found["beside_us"] = {"p50": median(beside), "p99": percentile(beside, 99)}
-    for client in clients + small + [calm, look]:
+    for name, some in taken_us.items():
+        found[f"{name}_us"] = {"p50": median(some), "p99": percentile(some, 99)}
+    for client in [*clients, *small, *calm.values(), look]:
         client.close()
     field.stop(lockgate)
+    field.stop(empty)
     tell(f"crowd of {waiters}  another key {found['without_us']['p50']:.0f} → {found['beside_us']['p50']:.0f} µs; a turn " + ", ".join(
         f"{name} {row['proxy_us']:.0f} + {row['redis_us']:.0f} µs" for name, row in found["turns"].items()))
     return found
@@ -103,12 +104,9 @@ def _turns(field: servers.Field, lockgate: servers.Target, line: Line, count: in
 
 def _pairs(client: wire.Client, count: int) -> list[float]:
     taken_us = []
-    for number in range(count):
+    for _ in range(count):
         begun = time.perf_counter()
         assert client.call(b"LOCK.ACQUIRE", b"orders:calm", b"ann").startswith(b":")
         assert client.call(b"LOCK.RELEASE", b"orders:calm", b"ann") == b":1"
         taken_us.append((time.perf_counter() - begun) * 1e6)
-        # A crowd that costs something all the time would show in between.
-        if number % 100 == 0:
-            time.sleep(0.002)
     return taken_us

@@ -19,15 +19,17 @@ def measure(field: servers.Field, first: servers.Target, second: servers.Target,
     """Per way: percentiles in ms, and the upstream commands of one hand-over."""
     found = {}
     ways = [("same node", first, first), ("across nodes", first, second)]
-    slices = {name: [] for name, _, _ in ways}
+    slices = {name: [] for name, _, _ in ways} | {"direct": []}
     called: dict[str, dict[str, float]] = {}
     # In slices, so that both see the same machine.
     for _ in range(10):
         for name, one, other in random.sample(ways, 2):
             slices[name] += _slice(one, other, count // 10)
+        slices["direct"] += _pushed(field.redis, count // 10)
     for name, one, other in ways:
         called[name] = _commands_of_one(field, one, other)
         found[name] = _figures(slices[name]) | {"commands": called[name]}
+    found["direct"] = _figures(slices["direct"])
     polled = _polling(field.redis, site, min(count, 60)) if site else []
     if polled:
         found["polling"] = _figures(polled)
@@ -66,7 +68,26 @@ def _slice(one: servers.Target, other: servers.Target, count: int) -> list[float
     return taken_s
 
 
-def _commands_of_one(field: servers.Field, one: servers.Target, other: servers.Target, rounds: int = 20) -> dict[str, float]:
+def _pushed(redis: servers.Target, count: int) -> list[float]:
+    """What Redis and this machine need in any case: from an LPUSH to the answer of the BLPOP that waits for it."""
+    pushes, waits = wire.Client(redis), wire.Client(redis)
+    taken_s = []
+    for _ in range(count):
+        waits.ask(b"BLPOP", b"orders:pushed", b"0")
+        while b"blocked_clients:1" not in pushes.text(b"INFO", b"clients"):
+            time.sleep(0.0005)
+        begun = time.perf_counter()
+        pushes.ask(b"LPUSH", b"orders:pushed", b"x")
+        for _ in range(5):
+            waits.line()
+        taken_s.append(time.perf_counter() - begun)
+        pushes.line()
+    for client in (pushes, waits):
+        client.close()
+    return taken_s
+
+
+def _commands_of_one(field: servers.Field, one: servers.Target, other: servers.Target, rounds: int = 40) -> dict[str, float]:
     """What one hand-over sends upstream, without what scripts call themselves, as a mean."""
     sums: dict[str, int] = {}
     holder, waiter, look = wire.Client(one), wire.Client(other), wire.Client(other)

@@ -1,11 +1,14 @@
 //! Who waits for which lock, and who is next: pure. No clock, no dice, no upstream in here; the coordinator brings them.
 
+mod asking;
 mod call;
 mod claim;
+mod ending;
 pub mod event;
 mod hand_on;
 pub mod line;
 mod look;
+mod places;
 pub mod rank;
 mod ranking;
 mod slab;

@@ -544,6 +544,22 @@ fn an_older_try_under_way_holds_the_owners_newer_call_back() {
 }
 
 #[test]
+fn a_grant_that_nobody_was_told_of_here_may_have_been_told_by_another_node() {
+    let mut story = Story::new();
+    story.begins("ann", Level::Normal, true);
+    story.leaves("ann");
+    story.begins("ann'", Level::Normal, true);
+    assert_eq!(story.granted("ann"), ["ann' goes on"]);
+    let call = story.id("ann'");
+    story.step(Event::TriesAgain(call));
+    story.leaves("ann'");
+    let grant = Grant { fence: Fence(101), value: Arc::from(&b"new"[..]) };
+    let outcome =
+        Tried::Repeated { grant, before: Arc::from(&b"101 of the other node"[..]), was_claim: false, ours: None };
+    assert_eq!(story.tried("ann'", outcome), [""; 0], "its owner holds it by what the other node told him");
+}
+
+#[test]
 fn a_repeat_whose_client_left_does_not_end_the_hold() {
     let mut story = Story::new();
     story.begins("ann", Level::Normal, false);

@@ -56,6 +56,14 @@ impl Wire {
         Self::over(Stream::Tcp(stream))
     }
 
+    /// The same, `None` where nobody takes the connection.
+    pub fn try_connect(addr: SocketAddr) -> Option<Self> {
+        let stream = TcpStream::connect_timeout(&addr, PATIENCE).ok()?;
+        stream.set_nodelay(true).unwrap();
+        stream.set_write_timeout(Some(PATIENCE)).unwrap();
+        Some(Self::over(Stream::Tcp(stream)))
+    }
+
     pub fn connect_unix(path: &Path) -> Self {
         Self::try_connect_unix(path).unwrap_or_else(|| panic!("cannot connect to {}", path.display()))
     }

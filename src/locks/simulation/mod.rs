@@ -649,7 +649,7 @@ impl World {
                 if std::mem::take(&mut state.has_watch) {
                     (state.is_armed, state.is_looking) = (false, false);
                     self.upstream.armed.retain(|armed| *armed != node);
-                    let (life, back) = (self.nodes[node].life, self.dice.u64(1000..3_000_000));
+                    let (life, back) = (self.nodes[node].life, self.watch_is_back_after());
                     self.step(node, Event::Unwatched);
                     self.after(back, Due::WatchReturns { node, life });
                 }
@@ -716,11 +716,17 @@ impl World {
             (state.has_watch, state.is_armed, state.is_looking) = (false, false, false);
             if state.is_up {
                 let life = state.life;
-                let back = self.dice.u64(1000..1_000_000);
+                let back = self.watch_is_back_after();
                 self.step(node, Event::Unwatched);
                 self.after(back, Due::WatchReturns { node, life });
             }
         }
+    }
+
+    /// Mostly soon; now and then lines have to look by themselves for a long time.
+    fn watch_is_back_after(&mut self) -> u64 {
+        let longest = if self.dice.u8(..4) == 0 { 20_000_000 } else { 1_000_000 };
+        self.dice.u64(1000..longest)
     }
 
     /// As `Store::met_fence` does it, for every value that this node sees.

@@ -1,0 +1,90 @@
+//! Each call has one answer, in time; nobody sleeps before a free key; nothing stays behind.
+
+use super::waiters::{self, Waiter};
+use super::{Calm, Grant, Tale, Violation, told};
+use crate::history::record::{Call, Op, Outcome};
+use std::collections::BTreeMap;
+
+/// After a fault answers may be late for so long.
+const FELT_US: u64 = 5_000_000;
+/// A machine that stands still for longer than this is no place to judge that on.
+const STALL_US: u64 = 600_000;
+/// A look that took so long means that the machine did nothing at all.
+const STANDS_STILL_US: u64 = 5_000_000;
+/// An answer may be so late on a busy machine.
+const LATE_US: u64 = 2_000_000;
+/// What a hand-over may take beyond the time after which a silent node is dead.
+const SLACK_US: u64 = 1_500_000;
+/// Whoever was not seen waiting does so after this time, where nothing is broken.
+const ARRIVES_US: u64 = 1_000_000;
+
+pub fn check<'a>(tale: &Tale<'a>, grants: &'a BTreeMap<&'a str, Vec<Grant<'a>>>, found: &mut Vec<Violation>) {
+    for stray in &tale.strays {
+        let story = format!("on connection {} at {} µs: {}", stray.conn, stray.at_us, stray.frame);
+        found.push(Violation { rule: "an answer too many", story });
+    }
+    let calm = Calm::of(tale, FELT_US, STALL_US);
+    for call in tale.calls.values().flatten().chain(&tale.ticks) {
+        if call.outcome == Outcome::Missing && stood_still(tale, call) {
+            continue;
+        }
+        if call.outcome == Outcome::Missing {
+            found.push(Violation { rule: "no answer", story: told(call) });
+        } else if is_late(call, &calm) {
+            found.push(Violation { rule: "a late answer", story: told(call) });
+        }
+    }
+    for (key, grants) in grants {
+        sleepers(tale, &calm, key, grants, found);
+    }
+    if let Some(end) = tale.end {
+        for (what, names) in [("keys", &end.left), ("waiters", &end.waited_for)] {
+            if !names.is_empty() {
+                found.push(Violation { rule: "something is left", story: format!("{what}: {names:?}") });
+            }
+        }
+    }
+}
+
+/// Nobody got anything done while this call waited for its answer: looks at the server itself took as long.
+fn stood_still(tale: &Tale, call: &Call) -> bool {
+    tale.held
+        .values()
+        .flatten()
+        .any(|held| held.gap_us > STANDS_STILL_US && held.first_us.0 < call.until_us && call.from_us < held.last_us.1)
+}
+
+fn is_late(call: &Call, calm: &Calm) -> bool {
+    let wait_ms = match call.op {
+        Op::Acquire { wait_ms, .. } | Op::SetNx { wait_ms, .. } => wait_ms,
+        _ => 0,
+    };
+    call.until_us - call.from_us > wait_ms * 1000 + LATE_US && calm.holds_for(call.node, call.from_us, call.until_us)
+}
+
+/// Other nodes may have been killed meanwhile: that is what the node timeout is for.
+fn sleepers<'a>(tale: &Tale<'a>, calm: &Calm, key: &str, grants: &'a [Grant<'a>], found: &mut Vec<Violation>) {
+    let limit_us = tale.setup.node_timeout_ms * 1000 + SLACK_US;
+    let free = tale.held.get(key).into_iter().flatten().filter(|held| held.value.is_none());
+    let free: Vec<(u64, u64)> = free
+        .map(|held| (held.first_us.1, held.last_us.0))
+        .filter(|(from, until)| until.saturating_sub(*from) > limit_us)
+        .collect();
+    if free.is_empty() {
+        return;
+    }
+    let waiters = waiters::all(tale, key, grants);
+    for (free_from, free_until) in free {
+        let sleeps = |waiter: &&Waiter| {
+            let waits_from = waiter.seen_us.unwrap_or(u64::MAX).min(waiter.call.from_us + ARRIVES_US);
+            let (from, until) = (waits_from.max(free_from), waiter.until_us.min(free_until));
+            // A hold too short to be seen was one all the same.
+            let was_held = grants.iter().any(|grant| grant.since_us.0 < until && from < grant.since_us.1);
+            until.saturating_sub(from) > limit_us && !was_held && calm.holds_for(waiter.call.node, from, until)
+        };
+        if let Some(sleeper) = waiters.iter().find(sleeps) {
+            let story = format!("'{key}' was free from {free_from} to {free_until} µs before {}", told(sleeper.call));
+            found.push(Violation { rule: "a sleeper before a free key", story });
+        }
+    }
+}
