@@ -206,7 +206,7 @@ impl Coordinator {
     ) -> LockReply {
         match answer {
             Answer::Granted { grant, .. } => {
-                self.deadlocks.granted(key, &args.owner, kept_ms(&asked.form), self.now());
+                self.got_over(key, &args.owner, grant.fence, asker.session, kept_ms(&asked.form));
                 let fence = grant.fence.0;
                 if args.bond == Bond::None {
                     asker.bound.untie(key, &args.owner);

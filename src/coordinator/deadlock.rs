@@ -18,7 +18,7 @@ use tokio::sync::Notify;
 
 use super::Coordinator;
 use super::settings::DeadlockMode;
-use crate::domain::{CallId, LockKey, Moment, OwnerId, PlainLease};
+use crate::domain::{CallId, Fence, LockKey, Moment, OwnerId, PlainLease};
 use crate::locks::survey::Cycle;
 use crate::locks::victim::VictimPolicy;
 use crate::locks::wait::{HeldBy, Hold, Wait, WaitId};
@@ -151,34 +151,32 @@ impl Deadlocks {
 
     /// A connection took a lock by `SET NX`.
     pub fn took(&self, key: &LockKey, connection: u64, value: &[u8], lease: PlainLease, now: Moment, now_ms: u64) {
-        if self.is_off() {
-            return;
-        }
         let until = match lease {
             PlainLease::Ms(ms) => Some(now.plus_ms(ms)),
             PlainLease::AtMs(at_ms) => Some(now.plus_ms(at_ms.saturating_sub(now_ms))),
             PlainLease::Forever => None,
         };
-        self.taken.took(key, connection, value, until, now);
+        if !self.is_off() {
+            self.note_taker(key, connection, &HeldBy::plain(value), until, now);
+        }
+    }
+
+    fn note_taker(&self, key: &LockKey, connection: u64, by: &HeldBy, until: Option<Moment>, now: Moment) {
+        self.taken.took(key, connection, by.print(), until, now);
         // Whoever begins to wait later looks into what is noted by now.
         if self.waits.load(Ordering::SeqCst) == 0 {
             return;
         }
-        // Somebody may have seen the value before this node knew who wrote it.
+        // Somebody may have seen the value before this node knew who took the lock.
         let mut graph = self.graph();
-        if let Some(by @ HeldBy::Plain { .. }) = graph.holder(key).cloned()
-            && by == HeldBy::plain(value)
-        {
-            graph.held(key, Some(by), Some(connection));
+        if let Some(known) = graph.holder(key).filter(|known| known.print() == by.print()).cloned() {
+            graph.held(key, Some(known), Some(connection));
         }
     }
 
     /// The connection of this node that took what is held so.
     fn taker(&self, hold: &Hold) -> Option<u64> {
-        match &hold.by {
-            HeldBy::Plain { print, .. } => self.taken.taker(&hold.key, *print),
-            HeldBy::Owner { .. } => None,
-        }
+        self.taken.taker(&hold.key, hold.by.print())
     }
 }
 
@@ -248,9 +246,16 @@ impl Coordinator {
     }
 
     fn taken_by(&self, key: &LockKey, by: Option<&HeldBy>) -> Option<u64> {
-        match by {
-            Some(HeldBy::Plain { print, .. }) => self.deadlocks.taken.taker(key, *print),
-            _ => None,
+        self.deadlocks.taken.taker(key, by?.print())
+    }
+
+    /// An owner was granted a lock over `connection`. Where no `SET NX` ever waits, nothing can stand between him and his release.
+    pub(super) fn got_over(&self, key: &LockKey, owner: &OwnerId, fence: Fence, connection: u64, lease_ms: u64) {
+        let (deadlocks, now) = (&self.deadlocks, self.now());
+        deadlocks.granted(key, owner, lease_ms, now);
+        if !deadlocks.is_off() && self.settings.lock_keys.read(|rules| rules.have_waits()) {
+            let by = HeldBy::Owner { owner: owner.clone(), fence, since_ms: 0 };
+            deadlocks.note_taker(key, connection, &by, Some(now.plus_ms(lease_ms)), now);
         }
     }
 

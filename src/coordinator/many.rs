@@ -166,7 +166,7 @@ impl Coordinator {
                     }
                     let mut fences = vec![LockReply::Nil; keys.len()];
                     for ((key, place), taken) in sorted.iter().zip(order).zip(&taken) {
-                        self.deadlocks.granted(key, &args.owner, lease_ms, self.now());
+                        self.got_over(key, &args.owner, taken.grant.fence, asker.session, lease_ms);
                         if !taken.is_new {
                             asker.bound.renamed(key, &args.owner, &taken.grant.value);
                         }

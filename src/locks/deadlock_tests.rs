@@ -194,6 +194,22 @@ fn a_connection_holds_what_it_took_by_set_nx() {
 }
 
 #[test]
+fn an_owner_whose_connection_is_blocked_by_a_set_nx_waits_for_it() {
+    let mut n = node("n", 0);
+    n.took = HashMap::from([(key("k1"), 1)]);
+    let b = n.waits_on(9, "b", false, "k1", owned("a"));
+    n.graph.held(&key("k1"), Some(owned("a")), Some(1));
+    let plain = n.waits_on(1, "w", true, "k2", owned("b"));
+    assert_eq!(n.graph.cycle(plain), Some(vec![plain, b]));
+    let cycle = n.survey(plain).expect("a cycle");
+    assert_eq!(line(&cycle, "n", plain), "w -> k2 -> b -> k1 -> a -> connection 1 of n -> w");
+    // By another owner's call on a connection that both use he may still release over another one.
+    n.graph.ends(plain);
+    let other = n.waits_on(1, "c", false, "k2", owned("b"));
+    assert_eq!((n.graph.cycle(other), n.survey(other)), (None, None));
+}
+
+#[test]
 fn a_cycle_over_three_nodes_is_put_together() {
     let (mut x, mut y, mut z) = (node("x", 0), node("y", 100), node("z", 200));
     let a = x.waits("a", "k1", "b");

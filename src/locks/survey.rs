@@ -70,7 +70,7 @@ impl Survey {
         links.iter().filter(move |link| match link.via {
             // An owner does not wait for himself: what he holds his next call repeats.
             Via::Owner => waiter.owner.is_none() || waiter.owner != link.to.wait.owner,
-            Via::Took => claims == 1,
+            Via::Took | Via::Over => claims == 1,
             Via::Behind => true,
         })
     }

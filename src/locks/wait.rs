@@ -62,6 +62,14 @@ impl HeldBy {
         HeldBy::Plain { shown: value[..value.len().min(SHOWN_MAX)].into(), print: print(value) }
     }
 
+    /// What tells this hold from others on its key, in a word.
+    pub fn print(&self) -> u64 {
+        match self {
+            HeldBy::Owner { owner, fence, .. } => print(owner.as_bytes()) ^ fence.0.wrapping_mul(0x9E37_79B9_7F4A_7C15),
+            HeldBy::Plain { print, .. } => *print,
+        }
+    }
+
     /// The owner that others see.
     pub fn shown(&self) -> &[u8] {
         match self {
@@ -92,6 +100,8 @@ pub enum Via {
     Owner,
     /// The connection that took the lock is blocked by the waiting call.
     Took,
+    /// A `SET NX` blocks the connection over which the owner got the lock: behind it he cannot release it there.
+    Over,
     /// The holder's release has been sent, and stands behind the waiting call on its connection.
     Behind,
 }

@@ -3,6 +3,7 @@
 //! An edge goes from a waiting call to the calls that have to end before its lock can come free:
 //! - the waiting calls of the owner who holds the lock (one actor, wherever he acts);
 //! - the call that blocks the connection which took the lock by `SET NX`;
+//! - the `SET NX` that blocks the connection over which the lock's owner got it;
 //! - the call behind which, on the same connection, the holder's release stands.
 //!
 //! There are no edges to those who rank before a waiter in the same line, although he waits for them, too. Whoever stands in a line
@@ -20,6 +21,8 @@ use crate::domain::{CallId, LockKey, OwnerId};
 pub const BEHIND_MAX: usize = 256;
 /// So often a change is news: other nodes may have heard of it only after the first time.
 const NEWS_TOLD: u8 = 2;
+/// The place of the connection over which an owner got his lock, among the parties that hold it.
+const OVER: usize = 2;
 /// Links that one question is answered with at most.
 pub const LINKS_MAX: usize = 4096;
 
@@ -47,8 +50,10 @@ struct Awaited {
     by: Option<HeldBy>,
     /// The holder: an owner, or the connection that took it …
     holder: Option<usize>,
-    /// … and the connection on which the holder's release stands.
+    /// … the connection on which the holder's release stands …
     behind: Option<usize>,
+    /// … and the one over which he got it.
+    over: Option<usize>,
     waits: usize,
     /// How often waits for it were told as news since anything changed.
     told: u8,
@@ -96,6 +101,7 @@ impl WaitGraph {
                     by: None,
                     holder: None,
                     behind: None,
+                    over: None,
                     waits: 0,
                     told: 0,
                 });
@@ -127,36 +133,38 @@ impl WaitGraph {
         let awaited = self.keys.get_mut(key);
         awaited.waits -= 1;
         if awaited.waits == 0 {
-            self.set_holders(key, None, None);
+            self.set_holders(key, [None; 3]);
             if let Some(awaited) = self.keys.take(key) {
                 self.by_key.remove(&awaited.key);
             }
         }
     }
 
-    /// Who holds `key` now; `taken_by` is the connection of this node that took it by `SET NX`. `true` where somebody waits for it and
+    /// Who holds `key` now; `taken_by` is the connection of this node that took it. `true` where somebody waits for it and
     /// that is news.
     pub fn held(&mut self, key: &LockKey, by: Option<HeldBy>, taken_by: Option<u64>) -> bool {
         let Some(place) = self.by_key.get(key).copied() else { return false };
-        let (holder, behind) = match &by {
+        let taken_by = taken_by.map(Party::Connection);
+        let (holder, behind, over) = match &by {
             Some(HeldBy::Owner { owner, .. }) => {
                 let behind = self.behind_by_hold.get(&(key.clone(), owner.clone())).copied();
-                (Some(Party::Owner(owner.clone())), behind.map(Party::Connection))
+                (Some(Party::Owner(owner.clone())), behind.map(Party::Connection), taken_by)
             }
-            Some(HeldBy::Plain { .. }) => (taken_by.map(Party::Connection), None),
-            None => (None, None),
+            Some(HeldBy::Plain { .. }) => (taken_by, None, None),
+            None => (None, None, None),
         };
         let awaited = self.keys.get(place);
+        let named = [holder, behind, over];
+        let known = [awaited.holder, awaited.behind, awaited.over];
         let name = |party: Option<usize>| party.map(|party| &self.parties.get(party).name);
-        if awaited.by == by && name(awaited.holder) == holder.as_ref() && name(awaited.behind) == behind.as_ref() {
+        if awaited.by == by && known.into_iter().zip(&named).all(|(known, named)| name(known) == named.as_ref()) {
             return false;
         }
-        let holder = holder.map(|party| self.party(party));
-        let behind = behind.map(|party| self.party(party));
+        let parties = named.map(|party| party.map(|party| self.party(party)));
         let awaited = self.keys.get_mut(place);
         awaited.by = by;
         awaited.told = 0;
-        self.set_holders(place, holder, behind);
+        self.set_holders(place, parties);
         true
     }
 
@@ -174,9 +182,12 @@ impl WaitGraph {
         }
         for (key, _) in gone.iter().chain(&releases) {
             let Some(place) = self.by_key.get(key) else { continue };
-            let by = self.keys.get(*place).by.clone();
+            let awaited = self.keys.get(*place);
+            let over = awaited.over.map(|over| &self.parties.get(over).name);
+            let over = over.and_then(|over| if let Party::Connection(number) = over { Some(*number) } else { None });
+            let by = awaited.by.clone();
             if matches!(by, Some(HeldBy::Owner { .. })) {
-                self.held(key, by, None);
+                self.held(key, by, over);
             }
         }
         if !releases.is_empty() {
@@ -205,9 +216,13 @@ impl WaitGraph {
             let awaited = self.keys.get(entry.key);
             // An owner does not wait for himself: what he holds his next call repeats.
             let holder = awaited.holder.filter(|holder| entry.owner != Some(*holder));
-            for party in [holder, awaited.behind].into_iter().flatten() {
+            let parties = [holder, awaited.behind, awaited.over];
+            for (kind, party) in parties.into_iter().enumerate().filter_map(|(kind, party)| Some((kind, party?))) {
                 for next in 0..self.parties.get(party).waits.len() {
                     let next = self.parties.get(party).waits[next];
+                    if kind == OVER && self.waits.get(next).owner.is_some() {
+                        continue;
+                    }
                     if next == start {
                         last = Some(at);
                         break 'search;
@@ -247,7 +262,7 @@ impl WaitGraph {
     pub fn calls_of_holder(&self, key: &LockKey) -> Vec<CallId> {
         let Some(place) = self.by_key.get(key) else { return Vec::new() };
         let awaited = self.keys.get(*place);
-        let parties = awaited.holder.into_iter().chain(awaited.behind);
+        let parties = awaited.holder.into_iter().chain(awaited.behind).chain(awaited.over);
         let waits = parties.flat_map(|party| &self.parties.get(party).waits);
         waits.map(|wait| self.waits.get(*wait).wait.id.call).collect()
     }
@@ -290,7 +305,7 @@ impl WaitGraph {
     }
 
     /// The waits of this node that these holds cannot end before, and those that those wait for in turn, as far as this node knows.
-    /// `took` tells which connection of this node took a key by `SET NX`, and still has it if anybody has.
+    /// `took` tells which connection of this node took a lock.
     pub fn behind(&self, holds: &[Hold], took: impl Fn(&Hold) -> Option<u64>) -> Vec<Link> {
         let mut links = Vec::new();
         let mut seen: std::collections::HashSet<Hold> = holds.iter().cloned().collect();
@@ -302,15 +317,19 @@ impl WaitGraph {
                     [
                         Some((Via::Owner, Party::Owner(owner.clone()))),
                         behind.map(|connection| (Via::Behind, Party::Connection(connection))),
+                        took(&hold).map(|connection| (Via::Over, Party::Connection(connection))),
                     ]
                 }
                 HeldBy::Plain { .. } => {
-                    [took(&hold).map(|connection| (Via::Took, Party::Connection(connection))), None]
+                    [took(&hold).map(|connection| (Via::Took, Party::Connection(connection))), None, None]
                 }
             };
             for (via, party) in parties.into_iter().flatten() {
                 let Some(party) = self.by_party.get(&party) else { continue };
                 for wait in &self.parties.get(*party).waits {
+                    if via == Via::Over && self.waits.get(*wait).owner.is_some() {
+                        continue;
+                    }
                     if links.len() >= LINKS_MAX {
                         return links;
                     }
@@ -341,11 +360,12 @@ impl WaitGraph {
         place
     }
 
-    fn set_holders(&mut self, key: usize, holder: Option<usize>, behind: Option<usize>) {
+    /// Holder, behind, over.
+    fn set_holders(&mut self, key: usize, parties: [Option<usize>; 3]) {
         let awaited = self.keys.get_mut(key);
-        let before = [awaited.holder, awaited.behind];
-        (awaited.holder, awaited.behind) = (holder, behind);
-        for party in [holder, behind].into_iter().flatten() {
+        let before = [awaited.holder, awaited.behind, awaited.over];
+        [awaited.holder, awaited.behind, awaited.over] = parties;
+        for party in parties.into_iter().flatten() {
             self.parties.get_mut(party).holds += 1;
         }
         for party in before.into_iter().flatten() {

@@ -8,6 +8,8 @@ use crate::domain::{LockKey, Moment, OwnerId};
 
 /// Most locks that are listed; what is granted beyond them does not count.
 const LOCKS_MAX: usize = 200_000;
+/// A full list is swept so often at most, in ms.
+const SWEEP_EVERY_MS: u64 = 1000;
 /// Most locks of one owner that are told.
 const TOLD_MAX: usize = 128;
 
@@ -15,6 +17,8 @@ const TOLD_MAX: usize = 128;
 struct Lists {
     by_owner: HashMap<OwnerId, HashMap<LockKey, Moment>>,
     locks: usize,
+    /// A full list is not swept before then.
+    rests_until: Moment,
 }
 
 /// All of them; `None` where nobody asks.
@@ -29,15 +33,16 @@ impl HeldLocks {
     /// `owner` has the lock, until then if nothing else is heard.
     pub fn granted(&self, key: &LockKey, owner: &OwnerId, until: Moment, now: Moment) {
         let Some(mut lists) = self.lists() else { return };
-        if lists.locks >= LOCKS_MAX {
+        if lists.locks >= LOCKS_MAX && now >= lists.rests_until {
+            lists.rests_until = now.plus_ms(SWEEP_EVERY_MS);
             lists.by_owner.retain(|_, locks| {
                 locks.retain(|_, until| *until > now);
                 !locks.is_empty()
             });
             lists.locks = lists.by_owner.values().map(HashMap::len).sum();
-            if lists.locks >= LOCKS_MAX {
-                return;
-            }
+        }
+        if lists.locks >= LOCKS_MAX {
+            return;
         }
         if lists.by_owner.entry(owner.clone()).or_default().insert(key.clone(), until).is_none() {
             lists.locks += 1;
@@ -99,7 +104,7 @@ mod tests {
         (0..LOCKS_MAX + 10).for_each(|number| grant(number, Moment::default()));
         assert_eq!(held.lists().unwrap().locks, LOCKS_MAX);
         assert_eq!(held.of(&ann).len(), TOLD_MAX);
-        grant(1, Moment::default().plus_ms(10));
+        grant(1, Moment::default().plus_ms(2000));
         assert_eq!(held.lists().unwrap().locks, 1);
     }
 }

@@ -1,12 +1,11 @@
-//! Which connection of this node took a lock by `SET NX`: the value in the key does not tell. A few words a lock; how it ends is
-//! seldom seen here, so that an entry counts only as long as the key holds the value.
+//! Which connection of this node took a lock: the value in the key does not tell. A few words a lock; how it ends is seldom seen here,
+//! so that an entry counts only as long as the key is held as it was then.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::{Mutex, PoisonError};
 
 use crate::domain::{LockKey, Moment};
-use crate::locks::wait::print;
 
 /// Enough that workers seldom meet at one.
 const SHARDS: usize = 16;
@@ -43,8 +42,8 @@ impl Default for Taken {
 }
 
 impl Taken {
-    /// `connection` has set `key` to `value`, which expires at `until`.
-    pub fn took(&self, key: &LockKey, connection: u64, value: &[u8], until: Option<Moment>, now: Moment) {
+    /// `connection` took `key`, by a hold of that print, until then.
+    pub fn took(&self, key: &LockKey, connection: u64, print: u64, until: Option<Moment>, now: Moment) {
         let hash = self.hasher.hash_one(key);
         let mut shard = self.shards[hash as usize % SHARDS].lock().unwrap_or_else(PoisonError::into_inner);
         if shard.takes.len() >= TAKEN_MAX && !shard.takes.contains_key(&hash) {
@@ -56,10 +55,10 @@ impl Taken {
                 return;
             }
         }
-        shard.takes.insert(hash, Take { connection, print: print(value), until });
+        shard.takes.insert(hash, Take { connection, print, until });
     }
 
-    /// Who took it, if what he wrote has this print.
+    /// Who took it, if the hold has this print.
     pub fn taker(&self, key: &LockKey, print: u64) -> Option<u64> {
         let hash = self.hasher.hash_one(key);
         let shard = self.shards[hash as usize % SHARDS].lock().unwrap_or_else(PoisonError::into_inner);
@@ -70,16 +69,17 @@ impl Taken {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::locks::wait::print;
 
     #[test]
     fn who_took_a_lock_is_known_as_long_as_it_holds_what_he_wrote() {
         let (taken, key) = (Taken::default(), LockKey::new(0, b"k"));
         let now = Moment::default();
-        taken.took(&key, 7, b"v", Some(now.plus_ms(10)), now);
+        taken.took(&key, 7, print(b"v"), Some(now.plus_ms(10)), now);
         assert_eq!(taken.taker(&key, print(b"v")), Some(7));
         assert_eq!(taken.taker(&key, print(b"w")), None);
         assert_eq!(taken.taker(&LockKey::new(1, b"k"), print(b"v")), None);
-        taken.took(&key, 8, b"w", None, now);
+        taken.took(&key, 8, print(b"w"), None, now);
         assert_eq!((taken.taker(&key, print(b"v")), taken.taker(&key, print(b"w"))), (None, Some(8)));
     }
 
@@ -89,7 +89,7 @@ mod tests {
         let most = SHARDS * TAKEN_MAX;
         let take = |number: usize, now: Moment| {
             let key = LockKey::new(0, &number.to_le_bytes());
-            taken.took(&key, 1, b"v", Some(now.plus_ms(10)), now);
+            taken.took(&key, 1, print(b"v"), Some(now.plus_ms(10)), now);
             taken.taker(&key, print(b"v")).is_some()
         };
         let noted = (0..most + most / 5).filter(|number| take(*number, Moment::default())).count();

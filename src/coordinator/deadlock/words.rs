@@ -17,7 +17,7 @@ const ANSWER_BYTES_MAX: usize = 1 << 20;
 pub struct Known {
     /// The waits that they cannot end before, and what those wait for in turn.
     pub links: Vec<Link>,
-    /// Connections of the node that have taken them by `SET NX`, whether blocked or not.
+    /// Connections of the node that have taken them, whether blocked or not.
     pub claims: Vec<(Hold, u64)>,
 }
 
@@ -174,6 +174,7 @@ impl Known {
                 let via: &[u8] = match via {
                     Via::Owner => b"owner",
                     Via::Took => b"took",
+                    Via::Over => b"over",
                     Via::Behind => b"behind",
                 };
                 words.push(via.to_vec());
@@ -200,6 +201,7 @@ impl Known {
         let via = match kind {
             b"owner" => Via::Owner,
             b"took" => Via::Took,
+            b"over" => Via::Over,
             b"behind" => Via::Behind,
             b"claim" => {
                 self.claims.push((hold, number(words)?));
