@@ -250,12 +250,11 @@ impl Coordinator {
         let event = Event::Aborts { call, line: format!("DEADLOCK {line}").into() };
         let fed: Fed = self.shards.feed(&victim.key, event, None, self.now())?;
         let has_ended = fed.answers > 0;
-        self.carry_out(fed, &victim.key, &links.caller(&links.service_pool(victim.key.db)));
-        if !has_ended {
-            return None;
+        if has_ended {
+            self.note_deadlock(cycle, victim, &line);
         }
-        self.note_deadlock(cycle, victim, &line);
-        Some(call)
+        self.carry_out(fed, &victim.key, &links.caller(&links.service_pool(victim.key.db)));
+        has_ended.then_some(call)
     }
 
     /// How many locks the owners in a cycle hold, granted by whichever node; each was read.
