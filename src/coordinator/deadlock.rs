@@ -71,12 +71,22 @@ pub struct StandsBehind {
     coordinator: Arc<Coordinator>,
     connection: u64,
     releases: Vec<(LockKey, OwnerId)>,
+    /// How many of them the graph knows.
+    told: usize,
 }
 
 impl StandsBehind {
-    /// One more release has come.
+    /// One more release has come, see [`StandsBehind::tell`].
     pub fn add(&mut self, key: LockKey, owner: OwnerId) {
         self.releases.push((key, owner));
+    }
+
+    /// Who waits for what, with the releases that have come since.
+    pub fn tell(&mut self) {
+        if self.told == self.releases.len() {
+            return;
+        }
+        self.told = self.releases.len();
         let deadlocks = &self.coordinator.deadlocks;
         let suspect = {
             let mut graph = deadlocks.graph();
@@ -94,7 +104,7 @@ impl StandsBehind {
 
 impl Drop for StandsBehind {
     fn drop(&mut self) {
-        if !self.releases.is_empty() {
+        if self.told > 0 {
             self.coordinator.deadlocks.graph().stands_behind(self.connection, Vec::new());
         }
     }
@@ -184,7 +194,7 @@ impl Coordinator {
     /// For a call of `connection` that may wait: notes what its client has sent behind it. `None` where nobody looks for deadlocks.
     pub fn notes_releases(self: &Arc<Self>, connection: u64) -> Option<StandsBehind> {
         let coordinator = self.clone();
-        (!self.deadlocks.is_off()).then(|| StandsBehind { coordinator, connection, releases: Vec::new() })
+        (!self.deadlocks.is_off()).then(|| StandsBehind { coordinator, connection, releases: Vec::new(), told: 0 })
     }
 
     /// A call of `connection` was refused by what `value` says, at `arrival_us` by the upstream's clock, and waits.

@@ -8,6 +8,7 @@ use std::task::Poll;
 use super::conversation::Stream;
 use super::lock_help;
 use super::own::OwnMode;
+use super::pipelined::LOOK_AFTER;
 use super::set_nx::user;
 use super::{Gone, Session};
 use crate::commands::lock_args::{ConfigArgs, LockCommand, LockRequest};
@@ -164,6 +165,7 @@ impl Session {
         let mut call = pin!(call);
         let mut closed = pin!(io.closed_by_peer());
         let mut pipelined = if may_wait { self.looks_behind() } else { None };
+        let mut patience = pin!(tokio::time::sleep(LOOK_AFTER));
         std::future::poll_fn(|cx| {
             self.io.poll_flush(cx);
             // Pushes do not wait for the lock.
@@ -185,6 +187,7 @@ impl Session {
                 return Poll::Ready(Err(Gone));
             }
             if let Some(pipelined) = &mut pipelined
+                && (patience.is_elapsed() || patience.as_mut().poll(cx).is_ready())
                 && self.look_behind(cx, pipelined).is_err()
             {
                 return Poll::Ready(Err(Gone));

@@ -2,6 +2,7 @@
 //! for those locks waits for the call, too. It is read so far only to see them; it runs in its place.
 
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use super::{Gone, Session};
 use crate::commands::lock_args::LockCommand;
@@ -13,6 +14,9 @@ use crate::protocol::request::{RequestFrame, RequestScanner};
 
 /// Bytes behind a waiting call that are looked at.
 const LOOK_MAX: usize = 64 << 10;
+
+/// A call that waits for so long is looked behind. Most are answered sooner, and a long pipeline is not read once for each of them.
+pub(super) const LOOK_AFTER: Duration = Duration::from_millis(20);
 
 /// How far what stands behind a waiting call was looked at.
 pub(super) struct Pipelined {
@@ -34,6 +38,7 @@ impl Session {
     pub(super) fn look_behind(&mut self, cx: &mut Context<'_>, pipelined: &mut Pipelined) -> Result<(), Gone> {
         while !pipelined.is_done {
             self.scan_behind(pipelined);
+            pipelined.found.tell();
             if self.has_ended || pipelined.is_done || self.input.len() >= LOOK_MAX {
                 break;
             }
