@@ -160,8 +160,8 @@ impl Line {
     pub(super) fn observed(&mut self, seen: Option<Seen>, registered: Registered, now: Moment, out: &mut Vec<Action>) {
         self.is_watched = true;
         if self.entry != Entry::Known(registered) {
-            self.entry = Entry::Known(registered);
-            self.epoch += 1;
+            // It travels on a link of its own: what it saw may be older than what a script has told since.
+            self.unsure_of_entry();
         }
         match seen {
             None => {
