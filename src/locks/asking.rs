@@ -85,7 +85,7 @@ impl Line {
                 let call = &self.calls[&id];
                 let is_new = was_claim
                     // Unless the owner has meanwhile been told of it through another node.
-                    || (call.repeats_untold && (ours.is_some() || call.predecessor.as_ref() == Some(&before)))
+                    || (call.untold_fence == Some(grant.fence) && (ours.is_some() || call.predecessor.as_ref() == Some(&before)))
                     || call.took_over.as_ref() == Some(&before)
                     || ours.is_some_and(|ours| self.is_untold(ours))
                     || self.is_giving_back(&before);
@@ -155,7 +155,7 @@ impl Line {
             Some(newer) => {
                 let newer = self.call_mut(newer);
                 newer.predecessor = Some(grant.value);
-                newer.repeats_untold = true;
+                newer.untold_fence = Some(grant.fence);
             }
             None => self.give_back(grant.value, lease_ms.unwrap_or(self.rules.claim_ms), now),
         }
@@ -166,7 +166,7 @@ impl Line {
         let call = self.call_mut(id);
         call.was_lost = false;
         call.predecessor = None;
-        call.repeats_untold = false;
+        call.untold_fence = None;
         let (may_wait, actor) = (call.asked.may_wait, call.asked.actor.clone());
         let queue_max = call.asked.queue_max.and_then(|most| usize::try_from(most).ok());
         let own_place = call.asked.place.unwrap_or(Place { arrival_us, first_call: id });
@@ -308,7 +308,7 @@ impl Line {
                 self.granted_to(id, grant, now, out);
                 self.expires = seen.left_ms.map(|left_ms| now.plus_ms(left_ms));
             }
-            Stage::Gone { .. } if !is_repeat || call.repeats_untold => {
+            Stage::Gone { .. } if !is_repeat || call.untold_fence == Some(fence) => {
                 let lease_ms = call.asked.form.lease_ms().unwrap_or(self.rules.claim_ms);
                 self.give_back(grant.value, lease_ms, now);
             }

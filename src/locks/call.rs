@@ -67,8 +67,8 @@ pub struct Call {
     pub frees_before: u64,
     /// A grant to this owner's older call, of which nobody was told: this call's repeat makes it its own.
     pub predecessor: Option<Arc<[u8]>>,
-    /// It had such a predecessor, so that what it repeats is a fence nobody was told of.
-    pub repeats_untold: bool,
+    /// The fence of such a predecessor, of which nobody was told: as long as that stands, nor is it by repeating it.
+    pub untold_fence: Option<Fence>,
     /// A value that was to be taken back, and was not there any more because this call had just made it its own.
     pub took_over: Option<Arc<[u8]>>,
 }
@@ -94,7 +94,7 @@ impl Call {
             owner_was_granted: false,
             frees_before: 0,
             predecessor: None,
-            repeats_untold: false,
+            untold_fence: None,
             took_over: None,
         }
     }

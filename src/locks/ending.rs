@@ -153,7 +153,7 @@ impl Line {
     pub(super) fn is_untold(&self, named: Named) -> bool {
         self.calls.get(&named.call).is_some_and(|call| {
             let is_told_of = matches!(call.stage, Stage::Granted(_));
-            !is_told_of && (!named.is_repeat || call.repeats_untold)
+            !is_told_of && (!named.is_repeat || call.untold_fence == Some(named.fence))
         })
     }
 }
