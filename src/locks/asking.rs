@@ -81,6 +81,13 @@ impl Line {
                 }
                 self.granted_by_own_try(id, grant, true, now, out);
             }
+            // The owner's older call, which still waits, was given the lock by a reply that is on its way: what this one has repeated, its
+            // client being gone, is that one's.
+            Tried::Repeated { grant, ours: Some(ours), .. }
+                if !self.calls[&id].is_living() && ours.call != id && self.is_waiting(ours.call) =>
+            {
+                self.granted_to(ours.call, grant, now, out);
+            }
             Tried::Repeated { grant, before, was_claim, ours } => {
                 let call = &self.calls[&id];
                 let is_new = was_claim
