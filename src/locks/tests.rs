@@ -560,6 +560,20 @@ fn a_grant_that_nobody_was_told_of_here_may_have_been_told_by_another_node() {
 }
 
 #[test]
+fn what_a_gone_call_repeated_belongs_to_the_older_call_that_is_just_being_told() {
+    let mut story = Story::new();
+    story.waits("ann");
+    story.step(Event::Releases { owner: Some(owner("holder")) });
+    story.begins("ann'", Level::Normal, false);
+    story.leaves("ann'");
+    let grant = Grant { fence: Fence(101), value: Arc::from(&b"new"[..]) };
+    let ours = Some(named(&story, "ann", 101));
+    let outcome = Tried::Repeated { grant, before: Arc::from(&b"101"[..]), was_claim: false, ours };
+    assert_eq!(story.tried("ann'", outcome).first().map(String::as_str), Some("ann has 101"));
+    assert!(story.released().iter().all(|told| !told.starts_with("take back")), "she was told of that fence already");
+}
+
+#[test]
 fn a_repeat_whose_client_left_does_not_end_the_hold() {
     let mut story = Story::new();
     story.begins("ann", Level::Normal, false);
