@@ -86,6 +86,8 @@ impl Line {
             Tried::Repeated { grant, ours: Some(ours), .. }
                 if !self.calls[&id].is_living() && ours.call != id && self.is_waiting(ours.call) =>
             {
+                // Whoever sees the value from here on sees a hold that somebody was told of.
+                self.call_mut(id).stage = Stage::Granted(grant.fence);
                 self.granted_to(ours.call, grant, now, out);
             }
             Tried::Repeated { grant, before, was_claim, ours } => {
@@ -315,6 +317,8 @@ impl Line {
                 self.granted_to(id, grant, now, out);
                 self.expires = seen.left_ms.map(|left_ms| now.plus_ms(left_ms));
             }
+            // Its own try is on its way back and decides.
+            Stage::Gone { .. } if call.is_trying => {}
             Stage::Gone { .. } if !is_repeat || call.untold_fence == Some(fence) => {
                 let lease_ms = call.asked.form.lease_ms().unwrap_or(self.rules.claim_ms);
                 self.give_back(grant.value, lease_ms, now);
