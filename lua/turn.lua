@@ -4,25 +4,13 @@
 local me, sent_us, kept_ms, knows_until, ahead_us = ARGV[2]:match('^([^\31]*)\31(%d+)\31(%d+)\31(%d+)\31(%d+)$')
 
 -- The queue is a hash with one field a node: that node's best waiter. A waiter is one string of fields with 0x1F between them:
---   rank (42 digits that sort as the rank does), when the try was sent that wrote it (0 if its node did), ms of a claim's lease, lease, level, call,
---   length of the owner, owner and meta
+--   rank (42 digits that sort as the rank does), when the try was sent that wrote it (0 if its node did), ms of a claim's lease,
+--   lease, level, call, length of the owner, owner and meta
 -- Its lease begins with L for LOCK.* (ms), and for SET NX with P (ms), A (until, Unix ms) or N (none).
 local RANK = 42
 
--- The next fence: the counter's next number, or, where the counter is missing, flushed or stale, one above everything that
--- was given out before. %.0f, because `..` and tostring would round 16 digits.
-local function next_fence()
-  local fence = redis.pcall('INCR', KEYS[2])
-  if type(fence) == 'table' then return fence end
-  local floor = tonumber(ARGV[1])
-  if fence < floor then
-    local time = redis.call('TIME')
-    -- After a failover fences run ahead of the clock, and what was given meanwhile may have been flushed with the counter.
-    fence = math.max(time[1] * 1000000 + time[2] + tonumber(ahead_us), floor)
-    redis.call('SET', KEYS[2], string.format('%.0f', fence))
-  end
-  return fence
-end
+-- include fence.lua
+local function next_fence() return fence_after(KEYS[2], tonumber(ARGV[1]), tonumber(ahead_us)) end
 
 -- The best waiter of the other nodes and its node, and what this node has registered; nil where there is none.
 local function registered()

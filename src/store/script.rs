@@ -10,11 +10,11 @@ pub struct Script {
     digest: String,
 }
 
-/// What scripts share, by the line in their text that asks for it.
+/// What scripts share, by the line in their text that asks for it. What is included may ask for what stands below it.
 const INCLUDES: [(&str, &str); 4] = [
-    ("-- include fence.lua\n", include_str!("../../lua/fence.lua")),
-    ("-- include turn.lua\n", include_str!("../../lua/turn.lua")),
     ("-- include ask.lua\n", include_str!("../../lua/ask.lua")),
+    ("-- include turn.lua\n", include_str!("../../lua/turn.lua")),
+    ("-- include fence.lua\n", include_str!("../../lua/fence.lua")),
     ("-- include holds.lua\n", include_str!("../../lua/holds.lua")),
 ];
 

@@ -234,7 +234,14 @@ impl Links {
             let scratch = table.scratch.clone();
             drop(table);
             let (weak, named) = (Rc::downgrade(&dialling), key.clone());
-            let was_open = driven.drive(async move { dialling.dial(&key).await }, scratch).await.is_ok();
+            let dial = async move {
+                let dialled = dialling.dial(&key).await?;
+                if let Some(tell) = dialling.on_dialled.get() {
+                    tell();
+                }
+                Ok(dialled)
+            };
+            let was_open = driven.drive(dial, scratch).await.is_ok();
             if let (Some(links), Identity::Named(_), true) = (weak.upgrade(), &named.identity, was_open) {
                 links.see_whether_revoked(&named).await;
             }
@@ -250,7 +257,7 @@ impl Links {
         }
     }
 
-    /// Calls `tell` whenever a link has been dialled, before anything is sent on it: the upstream may have lost its newest writes
+    /// Calls `tell` whenever a shared link has been dialled, before anything is sent on it: the upstream may have lost its newest writes
     /// since it was heard last.
     pub fn on_dialled(&self, tell: impl Fn() + 'static) {
         let _ = self.on_dialled.set(Box::new(tell));
@@ -265,9 +272,6 @@ impl Links {
         let outcome = dial(&self.endpoint, key, self.settings.connect_timeout, self.settings.keepalive).await;
         match &outcome {
             Ok(dialled) => {
-                if let Some(tell) = self.on_dialled.get() {
-                    tell();
-                }
                 if key.identity == Identity::Anonymous {
                     self.auth_required.set(Some(dialled.needs_auth));
                 }

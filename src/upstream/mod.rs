@@ -8,6 +8,7 @@ pub mod embedded;
 pub mod facts;
 pub mod link;
 pub mod links;
+mod outgoing;
 pub mod own;
 pub mod socket;
 pub mod url;

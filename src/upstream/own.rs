@@ -5,19 +5,16 @@ use std::task::{Context, Poll, Waker};
 
 use super::dial::{Dialled, LinkKey};
 use super::links::OwnPermit;
+use super::outgoing::Outgoing;
 use super::socket::{Reader, Writer};
 use crate::protocol::reply::ReplyScanner;
-
-/// A buffer that grew beyond this is given back once it is empty.
-const BUFFER_KEPT: usize = 64 << 10;
 
 /// The wire; what is owed on it is the session's business.
 pub struct OwnLink {
     key: LinkKey,
     reader: Reader,
     writer: Writer,
-    out: Vec<u8>,
-    written: usize,
+    out: Outgoing,
     /// Finds the ends of its replies.
     pub scanner: ReplyScanner,
     upstream_id: u64,
@@ -31,8 +28,7 @@ impl OwnLink {
             key,
             reader: dialled.reader,
             writer: dialled.writer,
-            out: Vec::new(),
-            written: 0,
+            out: Outgoing::default(),
             scanner: ReplyScanner::new(),
             upstream_id: dialled.upstream_id,
             _permit: permit,
@@ -62,38 +58,17 @@ impl OwnLink {
 
     /// Adds to what is to be written.
     pub fn push(&mut self, bytes: &[u8]) {
-        self.out.extend_from_slice(bytes);
+        self.out.bytes_mut().extend_from_slice(bytes);
     }
 
     /// Requests that wait to be written, in bytes.
     pub fn backlog(&self) -> usize {
-        self.out.len() - self.written
+        self.out.len()
     }
 
     /// Writes what the socket takes, and wakes the task when it takes more.
     pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
-        while self.written < self.out.len() {
-            match self.writer.try_write(&self.out[self.written..]) {
-                Ok(n) => self.written += n,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    if self.writer.poll_writable(cx)?.is_pending() {
-                        break;
-                    }
-                }
-                Err(error) => return Err(error),
-            }
-        }
-        if self.written == self.out.len() {
-            self.written = 0;
-            self.out.clear();
-            if self.out.capacity() > BUFFER_KEPT {
-                self.out = Vec::new();
-            }
-        } else if self.written >= BUFFER_KEPT {
-            self.out.drain(..self.written);
-            self.written = 0;
-        }
-        Ok(())
+        self.out.poll_flush(&self.writer, cx)
     }
 
     /// Reads what has come: the number of bytes, 0 when the upstream has closed.

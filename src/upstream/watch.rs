@@ -2,13 +2,13 @@
 //! Pipelined as the shared links are, in RESP3, so that what it tells comes between the replies. It knows nothing of locks.
 
 use std::collections::VecDeque;
-use std::io;
 use std::ops::Range;
 use std::task::{Context, Poll, ready};
 
 use tokio::time::Instant;
 
 use super::dial::Dialled;
+use super::outgoing::Outgoing;
 use super::socket::{Reader, Writer};
 use crate::protocol::args::encode_command;
 use crate::protocol::frame::{Value, decode};
@@ -18,8 +18,6 @@ use crate::protocol::reply::{FrameHead, ReplyScanner};
 const FRAME_MAX: usize = 64 << 20;
 /// What one read takes at most, in bytes.
 const READ_BUFFER: usize = 16 << 10;
-/// A buffer that grew beyond this is given back once it is empty.
-const BUFFER_KEPT: usize = 64 << 10;
 
 /// What came on a watch link.
 #[derive(Debug, PartialEq, Eq)]
@@ -50,8 +48,7 @@ struct Expected<T> {
 pub struct WatchLink<T> {
     reader: Reader,
     writer: Writer,
-    out: Vec<u8>,
-    written: usize,
+    out: Outgoing,
     input: Box<[u8]>,
     /// What of `input` was read and not looked at yet.
     unread: Range<usize>,
@@ -68,8 +65,7 @@ impl<T> WatchLink<T> {
         WatchLink {
             reader: dialled.reader,
             writer: dialled.writer,
-            out: Vec::new(),
-            written: 0,
+            out: Outgoing::default(),
             input: vec![0; READ_BUFFER].into_boxed_slice(),
             unread: 0..0,
             scanner: ReplyScanner::new(),
@@ -91,7 +87,7 @@ impl<T> WatchLink<T> {
     }
 
     fn push(&mut self, command: &[&[u8]], tag: T, acks: usize) {
-        encode_command(command, &mut self.out);
+        encode_command(command, self.out.bytes_mut());
         self.expected.push_back(Expected { tag, acks, sent: Instant::now() });
     }
 
@@ -106,7 +102,7 @@ impl<T> WatchLink<T> {
     }
 
     fn poll_hear(&mut self, cx: &mut Context<'_>) -> Poll<Result<Heard<T>, String>> {
-        if let Err(error) = self.flush(cx) {
+        if let Err(error) = self.out.poll_flush(&self.writer, cx) {
             return Poll::Ready(Err(format!("the upstream took no more requests: {error}")));
         }
         loop {
@@ -187,32 +183,6 @@ impl<T> WatchLink<T> {
             // What a later upstream may tell of besides.
             _ => None,
         })
-    }
-
-    /// Writes what the socket takes, and wakes the task when it takes more.
-    fn flush(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
-        while self.written < self.out.len() {
-            match self.writer.try_write(&self.out[self.written..]) {
-                Ok(n) => self.written += n,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    if self.writer.poll_writable(cx)?.is_pending() {
-                        break;
-                    }
-                }
-                Err(error) => return Err(error),
-            }
-        }
-        if self.written == self.out.len() {
-            self.written = 0;
-            self.out.clear();
-            if self.out.capacity() > BUFFER_KEPT {
-                self.out = Vec::new();
-            }
-        } else if self.written >= BUFFER_KEPT {
-            self.out.drain(..self.written);
-            self.written = 0;
-        }
-        Ok(())
     }
 }
 
