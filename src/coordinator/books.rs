@@ -155,29 +155,14 @@ impl Coordinator {
         owner: OwnerId,
         fence: Option<Fence>,
     ) -> LockReply {
-        let reply = self.release(asker, key.clone(), owner.clone(), fence).await;
-        match reply {
-            LockReply::Integer(1) => self.hold_ends(&key, Some(&owner)),
-            LockReply::Integer(-1) => {
-                self.books.holds.ended(&key, self.now());
-                self.books.tally.expired();
-            }
-            _ => {}
+        let reply = self.release(asker, key, owner, fence).await;
+        if reply == LockReply::Integer(-1) {
+            self.books.tally.expired();
         }
         reply
     }
 
-    /// `LOCK.FORCE`, written down.
-    pub(super) async fn force_booked<C: Caller>(self: &Arc<Self>, asker: &Asker<C>, key: LockKey) -> LockReply {
-        let reply = self.force(asker, key.clone()).await;
-        if reply == LockReply::Integer(1) {
-            // Whose it was is not known here.
-            self.hold_ends(&key, None);
-        }
-        reply
-    }
-
-    /// A lock was let go of.
+    /// A lock was let go of; of whom is not known where it was forced.
     pub(super) fn hold_ends(&self, key: &LockKey, owner: Option<&OwnerId>) {
         if let Some(us) = self.books.holds.ended(key, self.now()) {
             let owner = owner.map(OwnerId::as_bytes).unwrap_or_default();

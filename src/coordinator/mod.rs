@@ -166,7 +166,7 @@ impl Coordinator {
             LockCommand::Promote { key, owner, level } => self.promote(asker, at(key), owner, level).await,
             LockCommand::Queue { key, count } => self.queue(asker, at(key), count).await,
             LockCommand::List(args) => self.list(asker, args).await,
-            LockCommand::Force { key } => self.force_booked(asker, at(key)).await,
+            LockCommand::Force { key } => self.force(asker, at(key)).await,
             LockCommand::AcquireAll(args) => {
                 let keys = args.keys.iter().cloned().map(at).collect();
                 self.acquire_all(asker, keys, args, is_there).await
@@ -303,6 +303,12 @@ impl Coordinator {
             let freed = store.release(&caller, &key, name, fence, &offers, times, is_rule_key).await;
             if let Ok(Freed { handed: Some(handed), .. }) = &freed {
                 coordinator.handed_over(&key, handed, since);
+            }
+            // Written down before the next one is told: what begins then is his hold.
+            match freed.as_ref().map(|freed| freed.outcome) {
+                Ok(Outcome::Released) => coordinator.hold_ends(&key, owner.as_ref()),
+                Ok(Outcome::HeldByNobody) => drop(coordinator.books.holds.ended(&key, coordinator.now())),
+                _ => {}
             }
             let outcome = match &freed {
                 Ok(freed) if freed.outcome == Outcome::HeldByAnother => Released::Kept,
