@@ -564,6 +564,8 @@ fn where_no_queue_can_be_kept_the_plain_command_decides() {
     assert_eq!(bob.run("SETNX lock:2 bob"), Reply::Int(1));
     assert!(stage.lockgate.wrote().contains("SET NX passes as the plain command"), "{}", stage.lockgate.wrote());
     assert_eq!(stage.lockgate.wrote().matches("passes as the plain command").count(), 1, "said once for all of them");
+    let calls = stage.client().run("LOCK.STATS").field("fallbacks");
+    assert_eq!(calls, Reply::Int(3), "and each is counted");
 }
 
 #[test]

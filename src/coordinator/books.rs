@@ -242,6 +242,7 @@ impl Coordinator {
             ("cancelled", ends(End::Cancelled)),
             ("failed", ends(End::Failed)),
             ("expired", integer(counts.expired)),
+            ("fallbacks", integer(self.fallback.count())),
             ("deadlocks", integer(self.deadlocks.count())),
             ("queue_depth", integer(self.shards.waiting())),
             ("bound_locks", integer(self.tied.count() as u64)),

@@ -59,11 +59,6 @@ impl Coordinator {
         answer
     }
 
-    /// How many `SET NX` passed as the plain command because their queue could not be kept.
-    pub fn fallbacks(&self) -> u64 {
-        self.fallback.count()
-    }
-
     /// Sends the plain command for the client; never answers [`SetNxAnswer::PassOn`].
     pub(super) async fn plain<C: Caller>(&self, asker: &Asker<C>, ask: &SetNx) -> SetNxAnswer {
         match asker.caller.call(plain_command(ask)).await {
