@@ -2,6 +2,7 @@
 //! heard. Says at once what is wrong.
 
 use std::cell::RefCell;
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::store::BRIDGE;
@@ -487,9 +488,10 @@ impl Judge {
                     && (wish.owner == owner || wish.owner.is_empty())
                     && (wish.fence.is_none() || wish.fence == fence)
             };
-            // A wish for this very hold goes before one for any of its owner's.
-            let exact = self.wishes.iter().position(|wish| fits(wish) && wish.fence.is_some());
-            match exact.or_else(|| self.wishes.iter().position(fits)) {
+            // A wish for this very hold goes before one for any of its owner's, and that before one for anybody's.
+            let exactness = |wish: &Wish| (wish.fence.is_some(), !wish.owner.is_empty());
+            let fitting = self.wishes.iter().enumerate().filter(|(_, wish)| fits(wish));
+            match fitting.max_by_key(|(at, wish)| (exactness(wish), Reverse(*at))).map(|(at, _)| at) {
                 Some(at) => drop(self.wishes.remove(at)),
                 None if hold.is_told => {
                     self.wrong(format!("{} holds {} and it was taken from it", hold.mark, key.escape_ascii()));
@@ -512,7 +514,7 @@ impl Judge {
             let past = lock.past.remove(at);
             // What was lost with its master may be repeated by its owner; a disaster may bring back what was over.
             let is_excused = cause == Cause::Disaster || self.had_disaster;
-            if !is_excused && !matches!(mark, Mark::Plain(_)) {
+            if !is_excused && matches!(mark, Mark::Fenced(..)) {
                 self.wrong(format!("{mark} holds {} once more, after it had ended", key.escape_ascii()));
             }
             return Hold { is_claim, is_bridge, taken_back_us: None, ..past };
@@ -669,7 +671,10 @@ impl Judge {
         let mut parts = hold.mark.owner().split(|byte| *byte == b'.');
         let person = std::str::from_utf8(parts.next()?.strip_prefix(b"p")?).ok()?.parse().ok()?;
         if let Mark::Plain(value) = &hold.mark {
-            // What a connection took is held by it.
+            // What a connection took is held by it, if it was taken for a lock at all.
+            if !key.starts_with(b"lock:") {
+                return None;
+            }
             let connection = value.split(|byte| *byte == b'.').nth(1).and_then(|text| std::str::from_utf8(text).ok());
             let connection: u64 = connection?.parse().ok()?;
             self.connections.get(&person).filter(|known| **known == connection)?;
