@@ -22,6 +22,8 @@ use crate::upstream::call::{CallError, Caller};
 pub use acquire_all::{AllAcquired, AllAsked, BRIDGE, Taken};
 use reply::Reply;
 use script::Script;
+#[cfg(test)]
+pub use script::released_by;
 pub use transfer::Transfer;
 use value::{FENCE_MAX, Fields};
 

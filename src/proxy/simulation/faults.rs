@@ -108,10 +108,15 @@ pub async fn happen(world: Rc<World>, seed: u64) {
 }
 
 async fn crashes(world: &Rc<World>, place: usize, dice: &mut fastrand::Rng) {
-    world.judge(|judge| judge.trouble(true, &format!("node {place} is killed")));
-    world.net.cuts(Some(place), 100);
-    let killed = world.processes.borrow_mut()[place].take();
-    if let Some(process) = killed {
+    let is_asked = dice.u8(..3) == 0;
+    let how = if is_asked { "leaves" } else { "is killed" };
+    world.judge(|judge| judge.trouble(true, &format!("node {place} {how}")));
+    let gone = world.processes.borrow_mut()[place].take();
+    if let Some(process) = gone {
+        if is_asked {
+            process.leaves().await;
+        }
+        world.net.cuts(Some(place), 100);
         process.kill();
     }
     ms(dice.u64(..4000)).await;

@@ -2,11 +2,11 @@
 //! heard. Says at once what is wrong.
 
 use std::cell::RefCell;
-use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::store::BRIDGE;
+use crate::protocol::args::args;
 use crate::store::value::Fields;
+use crate::store::{BRIDGE, released_by};
 use crate::upstream::simulated::server::{Cause, Change};
 
 /// A person, by number.
@@ -141,6 +141,8 @@ pub struct Judge {
     locks: BTreeMap<Key, Lock>,
     calls: BTreeMap<u64, Call>,
     wishes: Vec<Wish>,
+    /// Those that were taken for the reason of an end.
+    used: Vec<Wish>,
     last_call: u64,
     /// The highest fence that anybody was told.
     fence_told: u64,
@@ -177,6 +179,8 @@ pub struct Counts {
     pub waits: u64,
     /// Calls ended as victims.
     pub victims: u64,
+    /// Guarded writes.
+    pub writes: u64,
     /// Changes of locks upstream.
     pub changes: u64,
     /// Faults.
@@ -190,6 +194,7 @@ impl Counts {
         self.grants += other.grants;
         self.waits += other.waits;
         self.victims += other.victims;
+        self.writes += other.writes;
         self.changes += other.changes;
         self.faults += other.faults;
     }
@@ -205,6 +210,7 @@ impl Judge {
             locks: BTreeMap::new(),
             calls: BTreeMap::new(),
             wishes: Vec::new(),
+            used: Vec::new(),
             last_call: 0,
             fence_told: 0,
             fences: BTreeSet::new(),
@@ -313,9 +319,18 @@ impl Judge {
         self.last_call
     }
 
-    /// What he wished has been done or refused: it ends nothing any more.
-    pub fn wish_is_over(&mut self, wish: u64) {
-        self.wishes.retain(|known| known.by != wish);
+    /// What he wished has been done or not: it ends nothing any more.
+    pub fn wish_is_over(&mut self, wish: u64, was_done: bool) {
+        let Some(at) = self.wishes.iter().position(|known| known.by == wish) else {
+            self.used.retain(|known| known.by != wish);
+            return;
+        };
+        let over = self.wishes.remove(at);
+        // It did what another was taken for, who may still come.
+        let taken = self.used.iter().position(|known| known.key == over.key && known.owner == over.owner);
+        if let (true, Some(at)) = (was_done, taken) {
+            self.wishes.push(self.used.remove(at));
+        }
     }
 
     /// A call was granted, under these fences in the order of its keys (0 for SET NX).
@@ -405,6 +420,26 @@ impl Judge {
         }
     }
 
+    /// A guarded command of a holder was refused.
+    pub fn is_fenced_off(&mut self, key: &[u8], mark: &Mark) {
+        if let Mark::Fenced(owner, fence) = mark {
+            self.told_to_hold_nothing(key, owner, *fence);
+        }
+    }
+
+    /// Guarded data was written under a fence: the lock is held under it in this very moment.
+    fn is_written(&self, change: &Change, lock: &[u8]) {
+        let hold = self.locks.get(lock).and_then(|lock| lock.hold.as_ref()).filter(|hold| !hold.is_claim);
+        let fence = match hold.map(|hold| &hold.mark) {
+            Some(Mark::Fenced(_, fence)) => fence.to_string(),
+            _ => String::new(),
+        };
+        if change.after.as_deref() != Some(fence.as_bytes()) {
+            let written = change.after.as_deref().unwrap_or_default().escape_ascii();
+            self.wrong(format!("{written} wrote what {} guards, whose fence is '{fence}'", lock.escape_ascii()));
+        }
+    }
+
     /// Whether somebody was given that lock, nobody knows.
     pub fn knows_nothing_of(&mut self, key: &[u8], owner: &[u8]) {
         self.unknown.insert((key.to_vec(), owner.to_vec()));
@@ -439,6 +474,13 @@ impl Judge {
             return;
         }
         self.now(change.at_us);
+        if let Some(lock) = change.key.strip_prefix(b"data:") {
+            if change.cause != Cause::Disaster {
+                self.counts.writes += 1;
+                self.is_written(change, lock);
+            }
+            return;
+        }
         self.counts.changes += 1;
         let after = change.after.as_deref().map(Mark::of);
         self.say(|| {
@@ -460,7 +502,7 @@ impl Judge {
             }
             (before, after) => {
                 if let Some(hold) = before {
-                    self.ends(&change.key, hold, &mut lock, change.cause, is_ours);
+                    self.ends(change, hold, &mut lock, is_ours);
                 }
                 match after {
                     None => lock.free_since_us = change.at_us,
@@ -476,25 +518,26 @@ impl Judge {
         self.cycles();
     }
 
-    fn ends(&mut self, key: &[u8], mut hold: Hold, lock: &mut Lock, cause: Cause, is_ours: bool) {
+    fn ends(&mut self, change: &Change, mut hold: Hold, lock: &mut Lock, is_ours: bool) {
         let owner = hold.mark.owner();
-        if is_ours && matches!(cause, Cause::Client(_)) && !hold.is_claim && !hold.is_bridge {
+        if is_ours && matches!(change.cause, Cause::Client(_)) && !hold.is_claim && !hold.is_bridge {
             let fence = match hold.mark {
                 Mark::Fenced(_, fence) => Some(fence),
                 _ => None,
             };
+            let words: Vec<&[u8]> = args(&change.request).collect();
             let fits = |wish: &Wish| {
-                wish.key == key
-                    && (wish.owner == owner || wish.owner.is_empty())
-                    && (wish.fence.is_none() || wish.fence == fence)
+                wish.key == change.key
+                    && match released_by(&words) {
+                        Some((None, _)) => wish.owner.is_empty(),
+                        Some((Some(owner), fence)) => wish.owner == owner && wish.fence == fence,
+                        None => wish.owner == owner && wish.fence.is_none_or(|wished| Some(wished) == fence),
+                    }
             };
-            // A wish for this very hold goes before one for any of its owner's, and that before one for anybody's.
-            let exactness = |wish: &Wish| (wish.fence.is_some(), !wish.owner.is_empty());
-            let fitting = self.wishes.iter().enumerate().filter(|(_, wish)| fits(wish));
-            match fitting.max_by_key(|(at, wish)| (exactness(wish), Reverse(*at))).map(|(at, _)| at) {
-                Some(at) => drop(self.wishes.remove(at)),
+            match self.wishes.iter().position(fits) {
+                Some(at) => self.used.push(self.wishes.remove(at)),
                 None if hold.is_told => {
-                    self.wrong(format!("{} holds {} and it was taken from it", hold.mark, key.escape_ascii()));
+                    self.wrong(format!("{} holds {} and it was taken from it", hold.mark, change.key.escape_ascii()));
                 }
                 None => hold.taken_back_us = Some(self.now_us),
             }

@@ -52,6 +52,8 @@ pub struct Plan {
     has_family: bool,
     /// FORCE, and DEL by people who hold nothing.
     is_rough: bool,
+    /// A refused poller's place is kept, in place of waiting.
+    tickets: bool,
     /// Some go around Lockgate.
     bypasses: bool,
     day_ms: u64,
@@ -74,6 +76,7 @@ impl Plan {
             owners: if dice.u8(..4) == 0 { 2 } else { 0 },
             has_family: dice.bool(),
             is_rough: dice.u8(..4) == 0,
+            tickets: dice.u8(..6) == 0,
             bypasses: dice.u8(..3) == 0,
             day_ms: dice.u64(6000..20_000),
             longest_way_ms: [0, 3, 20, 120][dice.usize(..4)],
@@ -93,7 +96,11 @@ impl Plan {
         config.deadlock.victim = self.victim;
         config.promote_after = (self.promote_after_ms > 0).then(|| Duration::from_millis(self.promote_after_ms));
         let wait = Some(Duration::from_millis(SET_NX_WAIT_MS));
-        config.lock_keys = vec![Rule { wait, wait_while_holding: true, ..Rule::matching("lock:*") }];
+        let rule = Rule { wait_while_holding: true, ..Rule::matching("lock:*") };
+        config.lock_keys = vec![match self.tickets {
+            true => Rule { poll_ticket: Some(Duration::from_millis(400)), ..rule },
+            false => Rule { wait, ..rule },
+        }];
         config
     }
 }
@@ -122,7 +129,8 @@ impl World {
         let net = Net::install(tasks.clone(), seed ^ 0x5eed, BEGINS_US);
         let mut judge = Judge::new(seed, tells);
         judge.owners_differ = plan.owners == 0;
-        judge.order_matters = plan.owners == 0 && plan.promote_after_ms == 0 && !plan.has_family && !plan.is_rough;
+        judge.order_matters =
+            plan.owners == 0 && plan.promote_after_ms == 0 && !plan.has_family && !plan.is_rough && !plan.tickets;
         judge.say(|| format!("{plan:?}"));
         let world = Rc::new(World {
             seed,
@@ -250,7 +258,7 @@ impl World {
         }
         let left: Vec<String> =
             self.net.serve(|server| server.keys()).into_iter().map(|(_, key)| key.escape_ascii().to_string()).collect();
-        let is_known = |key: &String| key == "lockgate:fence" || key == "lockgate:leader";
+        let is_known = |key: &String| key == "lockgate:fence" || key == "lockgate:leader" || key.starts_with("data:");
         assert!(left.iter().all(is_known), "seed {}: left behind are {left:?}", self.seed);
         for (place, process) in self.processes.borrow().iter().enumerate() {
             let Some(worker) = process.as_ref().and_then(Process::worker) else { continue };

@@ -48,7 +48,8 @@ impl Client {
             }
             match self.dice.u8(..100) {
                 0..45 if !self.mine.is_empty() => self.lets_go().await,
-                45..55 if !self.mine.is_empty() => self.extends().await,
+                45..51 if !self.mine.is_empty() => self.extends().await,
+                51..55 if !self.mine.is_empty() => self.writes().await,
                 55..60 if !self.mine.is_empty() && self.world.plan.has_family => self.transfers().await,
                 60..63 if self.world.plan.is_rough => self.forces().await,
                 63..68 if self.world.plan.has_family => self.meddles_with_waiters().await,
@@ -227,8 +228,8 @@ impl Client {
         let words: [&[u8]; 6] = [b"SET", &key, &value, b"NX", b"PX", ttl.as_bytes()];
         let mut asked = self.asked(vec![key.clone()], format!("p{}", self.number).into_bytes(), 1, SET_NX_WAIT_MS);
         asked.value = Some(value.clone());
-        if !key.starts_with(b"lock:") || self.mine.iter().any(|mine| mine.key == key) {
-            // No lock key by any rule, or his own: answered at once.
+        if self.world.plan.tickets || !key.starts_with(b"lock:") || self.mine.iter().any(|mine| mine.key == key) {
+            // A poller's, no lock key by any rule, or his own: answered at once.
             asked.wait_us = 0;
         }
         self.asks_for(asked, &words, false).await;
@@ -271,7 +272,7 @@ impl Client {
         if let Some((said, wish)) = said
             && !matches!(said, Said::Error(_))
         {
-            self.world.judge(|judge| judge.wish_is_over(wish));
+            self.world.judge(|judge| judge.wish_is_over(wish, said == Said::Number(1)));
         }
     }
 
@@ -283,6 +284,24 @@ impl Client {
         if let Some(Said::Number(0)) = self.asks(&[b"LOCK.EXTEND", &key, &owner, ttl.as_bytes()]).await {
             self.world.judge(|judge| judge.told_to_hold_nothing(&key, &owner, fence));
             self.mine.retain(|mine| mine.key != key);
+        }
+    }
+
+    /// Writes what its lock guards: what stands there afterwards names the lock and the fence.
+    async fn writes(&mut self) {
+        let at = self.dice.usize(..self.mine.len());
+        let (key, mark) = (self.mine[at].key.clone(), self.mine[at].mark.clone());
+        let Mark::Fenced(_, fence) = mark else { return };
+        let (fence, data) = (fence.to_string(), [b"data:", &key[..]].concat());
+        let said = self.asks(&[b"LOCK.GUARD", &key, fence.as_bytes(), b"SET", &data, fence.as_bytes()]).await;
+        match said {
+            Some(Said::Word(_)) | None => {}
+            Some(Said::Error(line)) if line.starts_with("FENCED") => {
+                self.world.judge(|judge| judge.is_fenced_off(&key, &mark));
+                self.mine.retain(|mine| mine.key != key);
+            }
+            Some(Said::Error(line)) if line.starts_with("UNAVAILABLE") => {}
+            Some(other) => panic!("no answer to GUARD: {other:?}"),
         }
     }
 
@@ -302,10 +321,10 @@ impl Client {
                 self.world.judge(|judge| judge.is_told(&key, &mark));
                 self.mine.retain(|mine| mine.key != key);
             }
-            Some(Said::Nil) => {}
+            Some(Said::Nil) => return self.world.judge(|judge| judge.wish_is_over(wish, false)),
             _ => return self.world.judge(|judge| judge.knows_nothing_of(&key, &to)),
         }
-        self.world.judge(|judge| judge.wish_is_over(wish));
+        self.world.judge(|judge| judge.wish_is_over(wish, true));
     }
 
     async fn forces(&mut self) {
@@ -314,8 +333,8 @@ impl Client {
             return self.world.bypasses(&[b"DEL", &key]);
         }
         let wish = self.world.judge(|judge| judge.wishes(&key, b"", None));
-        if let Some(Said::Number(_)) = self.asks(&[b"LOCK.FORCE", &key]).await {
-            self.world.judge(|judge| judge.wish_is_over(wish));
+        if let Some(Said::Number(number)) = self.asks(&[b"LOCK.FORCE", &key]).await {
+            self.world.judge(|judge| judge.wish_is_over(wish, number == 1));
         }
     }
 

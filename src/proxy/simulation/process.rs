@@ -101,6 +101,16 @@ impl Process {
         self.skew_us.fetch_add(us, Ordering::Relaxed);
     }
 
+    /// Tells those who wait, gives back what is on its way, and says goodbye to the other nodes, as on SIGTERM.
+    pub async fn leaves(&self) {
+        let Some(worker) = self.worker() else { return };
+        let coordinator = worker.coordinator();
+        coordinator.shut_down();
+        let _ = tokio::time::timeout(Duration::from_millis(500), coordinator.settled()).await;
+        coordinator.leaves();
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+
     /// Ends it as `kill -9` does.
     pub fn kill(&self) {
         self.is_killed.set(true);

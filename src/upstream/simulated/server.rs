@@ -39,6 +39,8 @@ pub struct Change {
     pub after: Option<Vec<u8>>,
     /// Why.
     pub cause: Cause,
+    /// The command that did it, if one did.
+    pub request: Vec<u8>,
 }
 
 #[derive(Debug, Default)]
@@ -73,6 +75,8 @@ pub struct Server {
     /// How often it was begun anew by another.
     lives: u64,
     is_in_script: bool,
+    /// What is being carried out.
+    request: Vec<u8>,
     /// Everything is printed.
     pub is_told: bool,
 }
@@ -212,7 +216,9 @@ impl Server {
             let request: Vec<u8> = known.input.drain(..frame.len).collect();
             let words: Vec<&[u8]> = args(&request).collect();
             self.expires();
+            self.request.clone_from(&request);
             let reply = self.serves(client, &words);
+            self.request.clear();
             if self.is_told {
                 let words: Vec<String> = words.iter().map(|word| word.escape_ascii().to_string()).collect();
                 eprintln!("{:>10}   {client} asks {} => {reply:?}", self.now_us % 1_000_000_000, words.join(" "));
@@ -575,7 +581,15 @@ impl Server {
         };
         let (before, after) = (text(before.as_ref()), text(self.databases.get(&db).and_then(|data| data.get(key))));
         if before.is_some() || after.is_some() {
-            self.changes.push(Change { at_us: self.now_us, db, key: key.to_vec(), before, after, cause });
+            self.changes.push(Change {
+                at_us: self.now_us,
+                db,
+                key: key.to_vec(),
+                before,
+                after,
+                cause,
+                request: self.request.clone(),
+            });
         }
     }
 }
