@@ -24,7 +24,7 @@ const CYCLE_MAX_US: u64 = 2_500_000;
 /// A victim was part of a cycle so recently, in µs.
 const CYCLE_SEEN_US: u64 = 1_000_000;
 /// A lock that nobody is to be told of is given on within this, in calm times, in µs.
-const GHOST_MAX_US: u64 = 2_500_000;
+const GHOST_MAX_US: u64 = 1_500_000;
 /// How long the place of somebody who left is kept for him, in µs.
 const PLACE_KEPT_US: u64 = 5_100_000;
 /// An answer is late after this, in µs.
@@ -397,7 +397,8 @@ impl Judge {
         if let Some(Call { asked, place_us, .. }) = self.calls.remove(&call) {
             self.say(|| format!("person {} leaves", asked.person));
             self.places.insert((asked.keys.clone(), asked.owner.clone()), (place_us, self.now_us));
-            if self.had_trouble_since(self.now_us.saturating_sub(1)) {
+            // Who asks without WAIT and closes his side may still read: he is answered, and his lease ends what he does not.
+            if asked.wait_us == 0 || self.had_trouble_since(self.now_us.saturating_sub(1)) {
                 self.is_unknown(&asked);
             }
         }
@@ -576,6 +577,12 @@ impl Judge {
 
     // ---- What must never last.
 
+    /// Who has just been given this lock, and does not know it yet.
+    pub fn who_is_given(&self, key: &[u8]) -> Option<Person> {
+        let hold = self.locks.get(key)?.hold.as_ref().filter(|hold| !hold.is_told)?;
+        Some(self.call_of(key, &hold.mark)?.asked.person)
+    }
+
     fn call_of(&self, key: &[u8], mark: &Mark) -> Option<&Call> {
         self.calls.values().find(|call| {
             call.asked.keys.iter().any(|known| known == key)
@@ -650,7 +657,9 @@ impl Judge {
         }
         for (key, lock) in &self.locks {
             let Some(hold) = &lock.hold else { continue };
+            // What a SET NX wrote cannot be told from what others write: it stays until its expiry, as on Redis.
             let is_known = hold.is_told
+                || matches!(hold.mark, Mark::Plain(_))
                 || self.call_of(key, &hold.mark).is_some()
                 || self.unknown.contains(&(key.clone(), hold.mark.owner().to_vec()));
             if !is_known && self.now_us > hold.begun_us + GHOST_MAX_US {
@@ -682,7 +691,11 @@ impl Judge {
             let is_own = |(holder, is_plain): &(Person, bool)| {
                 *holder == call.asked.person && !(*is_plain && call.asked.value.is_none())
             };
-            let holders = call.asked.keys.iter().filter_map(|key| self.holder(key)).filter(|holder| !is_own(holder));
+            // Several keys are waited for one at a time, in the order of their names.
+            let mut keys: Vec<&Key> = call.asked.keys.iter().collect();
+            keys.sort_unstable();
+            let in_the_way = |key: &&&Key| self.holder(key).is_none_or(|holder| !is_own(&holder)) && self.is_held(key);
+            let holders = keys.iter().find(in_the_way).and_then(|key| self.holder(key)).into_iter();
             waits_for.entry(call.asked.person).or_default().extend(holders.map(|(holder, _)| holder));
         }
         let reaches_itself = |person: Person| {
@@ -706,6 +719,10 @@ impl Judge {
                 call.last_in_cycle_us = Some(self.now_us);
             }
         }
+    }
+
+    fn is_held(&self, key: &[u8]) -> bool {
+        self.locks.get(key).is_some_and(|lock| lock.hold.is_some())
     }
 
     /// Who could end the present hold of a lock by himself, and whether he took it by SET NX; `None` where nobody is known.

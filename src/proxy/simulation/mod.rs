@@ -20,6 +20,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use tokio::sync::Notify;
 use tokio::task::{JoinHandle, LocalSet};
 use tokio::time::Instant;
 
@@ -113,6 +114,8 @@ pub struct World {
     tasks: Rc<LocalSet>,
     judge: RefCell<Judge>,
     processes: RefCell<Vec<Option<Process>>>,
+    /// One for each person: rings when the upstream has given him what he waits for, before he can know.
+    bells: Vec<Notify>,
     /// The connection of those who go around Lockgate.
     side: Cell<u64>,
     is_over: Cell<bool>,
@@ -138,6 +141,7 @@ impl World {
             tasks,
             judge: RefCell::new(judge),
             processes: RefCell::default(),
+            bells: (0..plan.people).map(|_| Notify::new()).collect(),
             side: Cell::new(net.serve(|server| server.connects())),
             is_over: Cell::new(false),
             connections: Cell::new(0),
@@ -151,7 +155,11 @@ impl World {
             let Some(world) = weak.upgrade() else { return };
             for change in changes {
                 let is_ours = !matches!(change.cause, Cause::Client(client) if client == world.side.get());
-                world.judge.borrow_mut().changed(change, is_ours);
+                let mut judge = world.judge.borrow_mut();
+                judge.changed(change, is_ours);
+                if let Some(person) = judge.who_is_given(&change.key) {
+                    world.bells[person].notify_waiters();
+                }
             }
         });
         world

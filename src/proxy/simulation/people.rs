@@ -123,16 +123,21 @@ impl Client {
 
     /// Asks for locks; loses patience now and then.
     async fn asks_for(&mut self, asked: Asked, words: &[&[u8]], is_ephemeral: bool) {
-        let patience_ms = match self.dice.u8(..8) {
-            0 => self.dice.u64(..1500),
-            _ => 60_000,
+        // Some leave after a while, some in the very moment in which they are given the lock and cannot know it yet.
+        let (patience_ms, leaves_when_given) = match self.dice.u8(..12) {
+            0 => (self.dice.u64(..1500), false),
+            1 => (60_000, true),
+            _ => (60_000, false),
         };
+        let world = self.world.clone();
+        let is_given = world.bells[self.number].notified();
         let (keys, owner, value) = (asked.keys.clone(), asked.owner.clone(), asked.value.clone());
         let call = self.world.judge(|judge| judge.asks(asked));
         let Some(wire) = &mut self.wire else { return };
         let said = tokio::select! {
             biased;
             said = wire.ask(words) => Some(said),
+            () = is_given, if leaves_when_given => None,
             () = tokio::time::sleep(Duration::from_millis(patience_ms)) => None,
         };
         let marks = |fences: &[u64]| -> Vec<Mark> {
@@ -179,7 +184,11 @@ impl Client {
     }
 
     fn times(&mut self) -> (u64, u64) {
-        let ttl_ms = if self.dice.u8(..5) == 0 { self.dice.u64(50..400) } else { self.dice.u64(400..4000) };
+        let ttl_ms = match self.dice.u8(..10) {
+            0..2 => self.dice.u64(50..400),
+            2..4 => self.dice.u64(4000..9000),
+            _ => self.dice.u64(400..4000),
+        };
         let wait_ms = match self.dice.u8(..10) {
             0..2 => 0,
             2..4 => self.dice.u64(1..300),
