@@ -133,7 +133,7 @@ impl Coordinator {
                 Err(why @ DialError::Unreachable(_)) => tracing::debug!(%why, "no watch link"),
                 Err(why) => {
                     if !std::mem::replace(&mut memory.complaints.away, true) {
-                        tracing::warn!(%why, "nobody tells of changes to lock keys: waiting ones are looked at each second");
+                        tracing::warn!(%why, "nobody tells of changes to lock keys: waiting ones are looked at twice a second");
                     }
                 }
             }
@@ -453,7 +453,7 @@ impl<'a> Watch<'a> {
         if !passes && !std::mem::replace(&mut self.memory.complaints.looking, true) {
             tracing::warn!(
                 upstream = %line.escape_ascii(),
-                "a waited-for lock cannot be watched, so it is looked at each second; see 'What nodes share' in docs/operations.md"
+                "a waited-for lock cannot be watched, so it is looked at twice a second; see 'What nodes share' in docs/operations.md"
             );
         }
         passes
@@ -525,7 +525,7 @@ impl<'a> Watch<'a> {
                 if let (Some(line), false) = (refusal, complained) {
                     tracing::warn!(
                         upstream = %line.escape_ascii(),
-                        "the upstream does not tell of changes (CLIENT TRACKING): waited-for locks are looked at each second"
+                        "the upstream does not tell of changes (CLIENT TRACKING): waited-for locks are looked at twice a second"
                     );
                 }
                 self.refused_until_later(refusal.is_some(), now);
