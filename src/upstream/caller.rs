@@ -43,8 +43,13 @@ impl Caller for LinkCaller {
 
     fn call(&self, request: Vec<u8>) -> impl Future<Output = Result<Vec<u8>, CallError>> + 'static {
         let slot = Rc::new(Slot::default());
+        let mut sent = None;
         match self.links.pick(&self.pool) {
-            Ok(link) => link.send(&request, &(slot.clone() as Rc<dyn Sink>), 1),
+            Ok(link) => {
+                link.send(&request, &(slot.clone() as Rc<dyn Sink>), 1);
+                let heard = link.heard();
+                sent = Some((link, heard));
+            }
             Err(away) => slot.end(Err(CallError::Unavailable(away.0.to_string()))),
         }
         let limit = self.reply_timeout;
@@ -61,7 +66,12 @@ impl Caller for LinkCaller {
             }
             match tokio::time::timeout(limit, reply).await {
                 Ok(outcome) => outcome,
-                Err(_) => Err(CallError::Lost(format!("the upstream did not answer within {limit:?}"))),
+                Err(_) => {
+                    if let Some((link, heard)) = sent {
+                        link.doubt(heard);
+                    }
+                    Err(CallError::Lost(format!("the upstream did not answer within {limit:?}")))
+                }
             }
         }
     }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use tokio::net::{TcpStream, UnixStream};
 
 use super::link::Loss;
+use super::lost::Trail;
 use super::socket::{Reader, Socket, Writer};
 use super::url::{Address, Endpoint};
 use crate::domain::{Db, Resp};
@@ -70,8 +71,19 @@ pub struct Dialled {
     pub writer: Writer,
     /// What the upstream calls this connection; 0 where it does not say.
     pub upstream_id: u64,
+    /// The life of the server that this connection belongs to; `None` where it does not say.
+    pub run_id: Option<Rc<[u8]>>,
     /// The upstream demands authentication, and this link has none.
     pub needs_auth: bool,
+    /// How it is ended upstream, should it be lost with something unanswered on it.
+    pub trail: Option<Rc<Trail>>,
+}
+
+impl Dialled {
+    /// Sends whole commands that owe so many replies, and waits for these; before anybody else uses the link.
+    pub(super) async fn ask(&mut self, requests: &[u8], replies: usize) -> Result<Vec<Vec<u8>>, DialError> {
+        exchange(&mut self.reader, &self.writer, requests, replies).await
+    }
 }
 
 /// Why there is no link.
@@ -151,7 +163,7 @@ async fn connect_and_greet(
     // A socket option that cannot be set costs speed or a late notice of a dead peer, not correctness.
     let _ = socket.tune(keepalive);
     let (reader, writer) = socket.split();
-    let mut greeting = Greeting { reader, writer, scanner: ReplyScanner::new(), input: Vec::new() };
+    let mut greeting = Greeting { reader, writer };
     let mut needs_auth = false;
 
     let credentials = match &key.identity {
@@ -170,12 +182,21 @@ async fn connect_and_greet(
     if key.db != 0 && !needs_auth {
         greeting.expect_ok(&command(&[b"SELECT", key.db.to_string().as_bytes()])).await?;
     }
-    let id = greeting.ask(&command(&[b"CLIENT", b"ID"])).await?;
-    let upstream_id = match decode(&id) {
+    let Greeting { mut reader, writer } = greeting;
+    let ask = [command(&[b"CLIENT", b"ID"]), command(&[b"INFO", b"server"])].concat();
+    let told = exchange(&mut reader, &writer, &ask, 2).await?;
+    let upstream_id = match decode(&told[0]) {
         Ok(Value::Integer(id)) => u64::try_from(id).unwrap_or(0),
         _ => 0,
     };
-    Ok(Dialled { reader: greeting.reader, writer: greeting.writer, upstream_id, needs_auth })
+    Ok(Dialled { reader, writer, upstream_id, run_id: run_id(&told[1]), needs_auth, trail: None })
+}
+
+/// The server's name for its present life, from `INFO server`.
+fn run_id(info: &[u8]) -> Option<Rc<[u8]>> {
+    const FIELD: &[u8] = b"run_id:";
+    let line = info.split(|byte| *byte == b'\n').find_map(|line| line.strip_prefix(FIELD))?.trim_ascii();
+    (!line.is_empty()).then(|| line.into())
 }
 
 /// The credentials of the upstream's URL.
@@ -196,8 +217,6 @@ fn command(args: &[&[u8]]) -> Vec<u8> {
 struct Greeting {
     reader: Reader,
     writer: Writer,
-    scanner: ReplyScanner,
-    input: Vec<u8>,
 }
 
 impl Greeting {
@@ -212,33 +231,49 @@ impl Greeting {
 
     /// Sends one command and waits for its one reply, returned as it came.
     async fn ask(&mut self, request: &[u8]) -> Result<Vec<u8>, DialError> {
-        let broken = |error: io::Error| DialError::Unreachable(format!("the handshake broke off: {error}").into());
-        let mut written = 0;
-        while written < request.len() {
-            match self.writer.try_write(&request[written..]) {
-                Ok(n) => written += n,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    std::future::poll_fn(|cx| self.writer.poll_writable(cx)).await.map_err(broken)?;
-                }
-                Err(error) => return Err(broken(error)),
+        Ok(exchange(&mut self.reader, &self.writer, request, 1).await?.concat())
+    }
+}
+
+/// Sends whole commands and waits for their replies, returned each as it came.
+async fn exchange(
+    reader: &mut Reader,
+    writer: &Writer,
+    requests: &[u8],
+    replies: usize,
+) -> Result<Vec<Vec<u8>>, DialError> {
+    let broken = |error: io::Error| DialError::Unreachable(format!("the handshake broke off: {error}").into());
+    let mut written = 0;
+    while written < requests.len() {
+        match writer.try_write(&requests[written..]) {
+            Ok(n) => written += n,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                std::future::poll_fn(|cx| writer.poll_writable(cx)).await.map_err(broken)?;
             }
-        }
-        let mut chunk = [0u8; 4096];
-        loop {
-            let n = std::future::poll_fn(|cx| self.reader.poll_read(cx, &mut chunk)).await.map_err(broken)?;
-            if n == 0 {
-                return Err(DialError::Unreachable("the upstream closed the link during the handshake".into()));
-            }
-            self.input.extend_from_slice(&chunk[..n]);
-            let scan = self.scanner.scan(&chunk[..n], 1).map_err(|error| {
-                DialError::Unreachable(format!("the handshake's reply makes no sense: {error}").into())
-            })?;
-            if scan.frames == 1 {
-                return Ok(std::mem::take(&mut self.input));
-            }
-            if self.input.len() > HANDSHAKE_MAX {
-                return Err(DialError::Unreachable("the handshake's reply does not end".into()));
-            }
+            Err(error) => return Err(broken(error)),
         }
     }
+    let (mut scanner, mut frames, mut frame) = (ReplyScanner::new(), Vec::with_capacity(replies), Vec::new());
+    let mut chunk = [0u8; 4096];
+    while frames.len() < replies {
+        let n = std::future::poll_fn(|cx| reader.poll_read(cx, &mut chunk)).await.map_err(broken)?;
+        if n == 0 {
+            return Err(DialError::Unreachable("the upstream closed the link during the handshake".into()));
+        }
+        let mut rest = &chunk[..n];
+        while !rest.is_empty() && frames.len() < replies {
+            let scan = scanner.scan(rest, 1).map_err(|error| {
+                DialError::Unreachable(format!("the handshake's reply makes no sense: {error}").into())
+            })?;
+            frame.extend_from_slice(&rest[..scan.consumed]);
+            rest = &rest[scan.consumed..];
+            if scan.frames == 1 {
+                frames.push(std::mem::take(&mut frame));
+            }
+        }
+        if frame.len() > HANDSHAKE_MAX {
+            return Err(DialError::Unreachable("the handshake's reply does not end".into()));
+        }
+    }
+    Ok(frames)
 }

@@ -10,6 +10,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::dial::{DialError, Dialled};
+use super::lost::Trail;
 use super::socket::{Reader, Writer};
 use crate::protocol::reply::ReplyScanner;
 
@@ -74,7 +75,10 @@ pub struct Link {
     last_used: Cell<Instant>,
     /// A reply was begun, and nothing of it has come since.
     stalled_since: Cell<Option<Instant>>,
-    is_given_up: Cell<bool>,
+    given_up: Cell<Option<&'static str>>,
+    /// How often something was read.
+    heard: Cell<u64>,
+    trail: RefCell<Option<Rc<Trail>>>,
     /// Sessions that wait until the backlog is written.
     waiting_for_room: RefCell<Vec<Waker>>,
 }
@@ -92,7 +96,9 @@ impl Link {
             waker: RefCell::new(None),
             last_used: Cell::new(Instant::now()),
             stalled_since: Cell::new(None),
-            is_given_up: Cell::new(false),
+            given_up: Cell::new(None),
+            heard: Cell::new(0),
+            trail: RefCell::new(None),
             waiting_for_room: RefCell::default(),
         })
     }
@@ -131,8 +137,35 @@ impl Link {
     /// take its time: that is the command's business.
     pub fn give_up_if_stalled(&self, limit: Duration) {
         if self.stalled_since.get().is_some_and(|since| since.elapsed() > limit) {
-            self.is_given_up.set(true);
-            self.wake();
+            self.give_up("the upstream stopped in the middle of a reply");
+        }
+    }
+
+    /// Ends the link at once; what is owed on it is lost.
+    pub fn give_up(&self, why: &'static str) {
+        self.given_up.set(Some(why));
+        self.wake();
+    }
+
+    /// How often something has come: where that has not changed, nothing has.
+    pub fn heard(&self) -> u64 {
+        self.heard.get()
+    }
+
+    /// Connected, and nothing has come since it was read `heard` times.
+    pub fn is_silent_since(&self, heard: u64) -> bool {
+        self.stage.get() == Stage::Open && self.heard.get() == heard
+    }
+
+    /// Somebody waits in vain for a reply to what he sent when the link had been read `heard` times. If nothing at all has come
+    /// since, the link takes no more requests: what is on it may be lost, or come late. Should it have been slow, all is delivered.
+    pub fn doubt(self: &Rc<Self>, heard: u64) {
+        if self.is_silent_since(heard)
+            && !self.retired.get()
+            && let Some(trail) = self.trail.borrow().as_ref()
+        {
+            self.retire();
+            trail.is_doubted(self, heard);
         }
     }
 
@@ -187,8 +220,12 @@ impl Link {
         };
         self.stage.set(Stage::Open);
         self.needs_auth.set(dialled.needs_auth);
+        self.trail.replace(dialled.trail);
         let mut wire = Wire::new(dialled.reader, dialled.writer);
         let why: Rc<str> = std::future::poll_fn(|cx| self.poll(cx, &mut wire, &scratch)).await;
+        if let Some(trail) = self.trail.borrow().as_ref().filter(|_| self.owed_replies.get() > 0) {
+            trail.is_lost();
+        }
         let cut = !wire.scanner.is_at_boundary();
         self.close_cut(&Loss::Unknown(why), cut);
         Ok(())
@@ -201,8 +238,8 @@ impl Link {
                 *waker = Some(cx.waker().clone());
             }
         }
-        if self.is_given_up.get() {
-            return Poll::Ready("the upstream stopped in the middle of a reply".into());
+        if let Some(why) = self.given_up.get() {
+            return Poll::Ready(why.into());
         }
         if let Err(error) = self.write(cx, wire) {
             return Poll::Ready(format!("the upstream took no more requests: {error}").into());
@@ -224,6 +261,7 @@ impl Link {
                     return Poll::Ready(format!("the link to the upstream broke: {error}").into());
                 }
             };
+            self.heard.set(self.heard.get() + 1);
             let outcome = self.distribute(wire, &buffer[..n]);
             drop(buffer);
             self.stalled_since.set((!wire.scanner.is_at_boundary()).then(Instant::now));

@@ -15,6 +15,7 @@ use super::caller::LinkCaller;
 use super::dial::{Connector, DialError, Dialled, Identity, LinkKey, dial, service_credentials};
 use super::facts::Facts;
 use super::link::{BACKLOG_MAX, Link};
+use super::lost::{LostLinks, Over};
 use super::own::OwnLink;
 use super::url::Endpoint;
 use crate::domain::{Db, Resp};
@@ -113,6 +114,7 @@ pub struct Links {
     /// Dials of all workers that reached the upstream: what one worker finds out ends the others' pause, too.
     reached: Arc<AtomicU64>,
     reached_when_down: Cell<u64>,
+    lost: Rc<LostLinks>,
     on_revoked: OnceCell<TellUser>,
     on_dialled: OnceCell<Box<dyn Fn()>>,
 }
@@ -140,11 +142,13 @@ impl Links {
             auth_required: Cell::new(None),
             reached,
             reached_when_down: Cell::new(0),
+            lost: Rc::default(),
             on_revoked: OnceCell::new(),
             on_dialled: OnceCell::new(),
         });
         tokio::task::spawn_local(links.clone().learn_facts());
         tokio::task::spawn_local(sweep(Rc::downgrade(&links)));
+        tokio::task::spawn_local(end_lost(Rc::downgrade(&links), links.lost.clone()));
         links
     }
 
@@ -273,8 +277,14 @@ impl Links {
     }
 
     async fn dial(self: &Rc<Self>, key: &LinkKey) -> Result<Dialled, DialError> {
-        let LinkSettings { connector, connect_timeout, keepalive, .. } = &self.settings;
-        let outcome = dial(&self.endpoint, key, connector, *connect_timeout, *keepalive).await;
+        let mut outcome = self.dial_once(key).await;
+        if let Ok(dialled) = &mut outcome {
+            dialled.trail = self.lost.trail(dialled);
+            // Nothing is sent before that, and nobody has been told that the upstream is there.
+            if let Err(why) = self.end_lost_over(key, dialled).await {
+                outcome = Err(why);
+            }
+        }
         match &outcome {
             Ok(dialled) => {
                 if key.identity == Identity::Anonymous {
@@ -287,6 +297,33 @@ impl Links {
             Err(DialError::Unreachable(why)) => self.went_down(why),
         }
         outcome
+    }
+
+    async fn dial_once(&self, key: &LinkKey) -> Result<Dialled, DialError> {
+        let LinkSettings { connector, connect_timeout, keepalive, .. } = &self.settings;
+        dial(&self.endpoint, key, connector, *connect_timeout, *keepalive).await
+    }
+
+    /// What was lost with something unanswered on it is ended upstream, under Lockgate's own identity: `dialled` is the proof that the
+    /// upstream answers, and serves if nobody has more rights.
+    async fn end_lost_over(&self, key: &LinkKey, dialled: &mut Dialled) -> Result<(), DialError> {
+        if dialled.needs_auth || !self.lost.are_there() {
+            return Ok(());
+        }
+        let service = LinkKey { identity: Identity::Service, db: self.endpoint.db, resp: Resp::V2 };
+        let is_service = key.identity == Identity::Service || (key.identity == Identity::Anonymous && !self.has_credentials);
+        let has_service = self.has_credentials || !self.auth_required();
+        let over = async {
+            if is_service || !has_service {
+                return Ok(Over::AtHand(dialled));
+            }
+            Ok(Over::Own(Box::new(self.dial_once(&service).await?)))
+        };
+        let limit = self.settings.connect_timeout * 2;
+        match tokio::time::timeout(limit, self.lost.end(over)).await {
+            Ok(outcome) => outcome,
+            Err(_) => Err(DialError::Unreachable(format!("no answer to CLIENT KILL within {limit:?}").into())),
+        }
     }
 
     /// A connected link for [`super::watch::WatchLink`], under Lockgate's own identity.
@@ -375,7 +412,8 @@ impl Links {
     }
 
     /// Takes back an own link that is in the state its key tells, with nothing owed.
-    pub fn give_back(&self, link: OwnLink) {
+    pub fn give_back(&self, mut link: OwnLink) {
+        link.rests();
         let mut idle = self.idle_own.borrow_mut();
         let same = idle.entry(link.key().clone()).or_default();
         if same.len() < IDLE_OWN_MAX {
@@ -422,6 +460,27 @@ async fn sweep(links: std::rc::Weak<Links>) {
         let Some(links) = links.upgrade() else { return };
         links.give_up_stalled();
         links.close_idle();
+    }
+}
+
+/// Sees to it that lost connections are ended upstream although nobody dials.
+async fn end_lost(links: std::rc::Weak<Links>, lost: Rc<LostLinks>) {
+    loop {
+        lost.come().await;
+        let mut pause = Duration::ZERO;
+        loop {
+            tokio::time::sleep(pause).await;
+            let Some(links) = links.upgrade() else { return };
+            if !lost.are_there() {
+                break;
+            }
+            let key = links.service_pool(links.endpoint.db).key.clone();
+            if links.dial(&key).await.is_ok_and(|dialled| dialled.needs_auth) {
+                // Some client's link has to do it.
+                break;
+            }
+            pause = (pause * 2).clamp(links.settings.retry_base, RETRY_AT_LEAST);
+        }
     }
 }
 

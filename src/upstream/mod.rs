@@ -8,6 +8,7 @@ pub mod embedded;
 pub mod facts;
 pub mod link;
 pub mod links;
+pub mod lost;
 mod outgoing;
 pub mod own;
 #[cfg(test)]

@@ -1,10 +1,12 @@
 //! An upstream link that one session has to itself, for as long as its connection has state of its own.
 
 use std::io;
+use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
 use super::dial::{Dialled, LinkKey};
 use super::links::OwnPermit;
+use super::lost::Trail;
 use super::outgoing::Outgoing;
 use super::socket::{Reader, Writer};
 use crate::protocol::reply::ReplyScanner;
@@ -18,6 +20,10 @@ pub struct OwnLink {
     /// Finds the ends of its replies.
     pub scanner: ReplyScanner,
     upstream_id: u64,
+    trail: Option<Rc<Trail>>,
+    /// Something was sent on it since it was lent.
+    is_used: bool,
+    is_broken: bool,
     _permit: OwnPermit,
 }
 
@@ -31,6 +37,9 @@ impl OwnLink {
             out: Outgoing::default(),
             scanner: ReplyScanner::new(),
             upstream_id: dialled.upstream_id,
+            trail: dialled.trail,
+            is_used: false,
+            is_broken: false,
             _permit: permit,
         }
     }
@@ -43,6 +52,11 @@ impl OwnLink {
     /// It was brought into the state that `key` tells (AUTH, SELECT, HELLO).
     pub fn rekey(&mut self, key: LinkKey) {
         self.key = key;
+    }
+
+    /// No session uses it for now, and nothing on it is owed.
+    pub fn rests(&mut self) {
+        self.is_used = false;
     }
 
     /// What the upstream calls this connection.
@@ -58,6 +72,7 @@ impl OwnLink {
 
     /// Adds to what is to be written.
     pub fn push(&mut self, bytes: &[u8]) {
+        self.is_used = true;
         self.out.bytes_mut().extend_from_slice(bytes);
     }
 
@@ -68,12 +83,25 @@ impl OwnLink {
 
     /// Writes what the socket takes, and wakes the task when it takes more.
     pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
-        self.out.poll_flush(&self.writer, cx)
+        let outcome = self.out.poll_flush(&self.writer, cx);
+        self.is_broken |= outcome.is_err();
+        outcome
     }
 
     /// Reads what has come: the number of bytes, 0 when the upstream has closed.
     pub fn poll_read(&mut self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
-        self.reader.poll_read(cx, buffer)
+        let outcome = self.reader.poll_read(cx, buffer);
+        self.is_broken |= matches!(&outcome, Poll::Ready(Ok(0) | Err(_)));
+        outcome
+    }
+}
+
+impl Drop for OwnLink {
+    /// What a client that has left had sent may run, as over a connection of its own; not what was lost with the link.
+    fn drop(&mut self) {
+        if let Some(trail) = self.trail.take().filter(|_| self.is_broken && self.is_used) {
+            trail.is_lost();
+        }
     }
 }
 

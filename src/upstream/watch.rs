@@ -3,11 +3,13 @@
 
 use std::collections::VecDeque;
 use std::ops::Range;
+use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use tokio::time::Instant;
 
 use super::dial::Dialled;
+use super::lost::Trail;
 use super::outgoing::Outgoing;
 use super::socket::{Reader, Writer};
 use crate::protocol::args::encode_command;
@@ -57,6 +59,15 @@ pub struct WatchLink<T> {
     frame: Vec<u8>,
     is_too_long: bool,
     expected: VecDeque<Expected<T>>,
+    trail: Option<Rc<Trail>>,
+}
+
+impl<T> Drop for WatchLink<T> {
+    fn drop(&mut self) {
+        if let Some(trail) = self.trail.take().filter(|_| !self.expected.is_empty()) {
+            trail.is_lost();
+        }
+    }
 }
 
 impl<T> WatchLink<T> {
@@ -72,6 +83,7 @@ impl<T> WatchLink<T> {
             frame: Vec::new(),
             is_too_long: false,
             expected: VecDeque::new(),
+            trail: dialled.trail,
         }
     }
 
@@ -199,7 +211,7 @@ mod tests {
     fn link() -> (WatchLink<&'static str>, UnixStream) {
         let (ours, theirs) = UnixStream::pair().unwrap();
         let (reader, writer) = Socket::Unix(ours).split();
-        (WatchLink::new(Dialled { reader, writer, upstream_id: 0, needs_auth: false }), theirs)
+        (WatchLink::new(Dialled { reader, writer, upstream_id: 0, run_id: None, needs_auth: false, trail: None }), theirs)
     }
 
     #[tokio::test]

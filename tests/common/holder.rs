@@ -4,7 +4,7 @@
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Condvar, Mutex};
 
 /// What becomes of the next request with the word in it.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -13,6 +13,8 @@ pub enum Hold {
     Nothing,
     /// It never reaches the server.
     Request,
+    /// It reaches the server when [`Holder::let_go`] says so, whatever has become of its sender by then.
+    Later,
     /// It does, and nothing that the server says on its connection from then on comes back.
     Replies,
 }
@@ -28,6 +30,13 @@ struct State {
     held: AtomicUsize,
     connections: Mutex<Vec<TcpStream>>,
     over: AtomicBool,
+    is_shut: AtomicBool,
+    /// Connections with something for later on them that the server has ended, …
+    ended: AtomicUsize,
+    /// … and those whose late requests have reached it, or were turned away.
+    late: AtomicUsize,
+    may_go: Mutex<bool>,
+    goes: Condvar,
 }
 
 impl Holder {
@@ -41,6 +50,11 @@ impl Holder {
             held: AtomicUsize::new(0),
             connections: Mutex::default(),
             over: AtomicBool::new(false),
+            is_shut: AtomicBool::new(false),
+            ended: AtomicUsize::new(0),
+            late: AtomicUsize::new(0),
+            may_go: Mutex::new(false),
+            goes: Condvar::new(),
         });
         std::thread::spawn({
             let state = Arc::clone(&state);
@@ -48,6 +62,9 @@ impl Holder {
                 for client in listener.incoming() {
                     if state.over.load(Ordering::SeqCst) {
                         return;
+                    }
+                    if state.is_shut.load(Ordering::SeqCst) {
+                        continue;
                     }
                     let (Ok(client), Ok(server)) = (client, TcpStream::connect(target)) else { continue };
                     state.connections.lock().unwrap().push(client.try_clone().unwrap());
@@ -73,7 +90,28 @@ impl Holder {
         self.state.held.load(Ordering::SeqCst)
     }
 
-    /// Ends every connection; new ones are taken.
+    /// What was kept for later goes to the server.
+    pub fn let_go(&self) {
+        *self.state.may_go.lock().unwrap() = true;
+        self.state.goes.notify_all();
+    }
+
+    /// On how many connections late requests have run, or found nobody.
+    pub fn late(&self) -> usize {
+        self.state.late.load(Ordering::SeqCst)
+    }
+
+    /// How many connections with something for later on them the server has ended.
+    pub fn ended(&self) -> usize {
+        self.state.ended.load(Ordering::SeqCst)
+    }
+
+    /// New connections end at once, or are taken again.
+    pub fn shut(&self, is_shut: bool) {
+        self.state.is_shut.store(is_shut, Ordering::SeqCst);
+    }
+
+    /// Ends every connection on Lockgate's side; new ones are taken.
     pub fn cut(&self) {
         for connection in self.state.connections.lock().unwrap().drain(..) {
             let _ = connection.shutdown(Shutdown::Both);
@@ -85,6 +123,7 @@ impl Drop for Holder {
     fn drop(&mut self) {
         self.state.over.store(true, Ordering::SeqCst);
         let _ = TcpStream::connect(self.addr);
+        self.let_go();
     }
 }
 
@@ -94,10 +133,19 @@ fn requests(client: &TcpStream, server: &TcpStream, state: &Arc<State>, is_mute:
     std::thread::spawn(move || {
         let mut buffer = [0u8; 64 * 1024];
         let mut is_held = false;
+        let mut kept = Vec::new();
         while let Ok(read @ 1..) = client.read(&mut buffer) {
             let bytes = &buffer[..read];
             let has_word = bytes.windows(state.word.len()).any(|part| part == state.word);
             let hold = if has_word { *state.hold.lock().unwrap() } else { Hold::Nothing };
+            if hold == Hold::Later || !kept.is_empty() {
+                if kept.is_empty() {
+                    state.held.fetch_add(1, Ordering::SeqCst);
+                    await_end(&server, &state);
+                }
+                kept.extend_from_slice(bytes);
+                continue;
+            }
             // Before anything of it goes out, so that no reply slips by.
             is_held |= hold == Hold::Request;
             if hold == Hold::Replies {
@@ -111,7 +159,26 @@ fn requests(client: &TcpStream, server: &TcpStream, state: &Arc<State>, is_mute:
                 state.held.fetch_add(1, Ordering::SeqCst);
             }
         }
-        let _ = server.shutdown(Shutdown::Both);
+        if kept.is_empty() {
+            let _ = server.shutdown(Shutdown::Both);
+            return;
+        }
+        drop(state.goes.wait_while(state.may_go.lock().unwrap(), |may_go| !*may_go).unwrap());
+        let _ = (server.write_all(&kept), server.shutdown(Shutdown::Write));
+        // The server reads to the end before it closes.
+        while let Ok(1..) = server.read(&mut buffer) {}
+        state.late.fetch_add(1, Ordering::SeqCst);
+    });
+}
+
+/// Notes when the server ends the connection.
+fn await_end(server: &TcpStream, state: &Arc<State>) {
+    let (server, state) = (server.try_clone().unwrap(), Arc::clone(state));
+    std::thread::spawn(move || {
+        while matches!(server.peek(&mut [0]), Ok(1..)) {
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+        state.ended.fetch_add(1, Ordering::SeqCst);
     });
 }
 
