@@ -549,6 +549,20 @@ fn a_server_that_cannot_start_is_tried_again_and_its_last_words_are_logged() {
     assert_eq!(lockgate.ends().code(), Some(0), "{}", lockgate.log());
 }
 
+/// What the simulation, the histories and the stories check; each has a bug that shows it to bite.
+const CHECKERS: [&str; 10] = [
+    "one live lease per key",
+    "fences only grow",
+    "grant order is rank order",
+    "no sleeper on a free key",
+    "no grant to the gone",
+    "exactly one answer",
+    "no lasting cycle",
+    "no victim without a cycle",
+    "no leaked key",
+    "bounded memory",
+];
+
 #[test]
 fn every_bite_still_finds_what_it_changes() {
     let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -561,5 +575,8 @@ fn every_bite_still_finds_what_it_changes() {
         let file = std::fs::read_to_string(root.join(word("file"))).unwrap();
         assert_eq!(file.matches(word("old")).count(), 1, "'{}' of tests/bite/bites.toml", word("name"));
         assert_ne!(word("old"), word("new"));
+    }
+    for checker in CHECKERS {
+        assert!(bites.iter().any(|bite| bite.get("checker").and_then(|name| name.as_str()) == Some(checker)), "{checker}");
     }
 }

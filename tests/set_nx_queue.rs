@@ -354,7 +354,8 @@ fn client_unblock_ends_the_wait() {
 
 #[test]
 fn what_is_pipelined_behind_a_wait_comes_after_it_and_nobody_else_is_held_up() {
-    let stage = Stage::with(QUEUED);
+    // On one worker all share its links.
+    let stage = Stage::with(&format!("workers = 1\n{QUEUED}"));
     let mut ann = stage.client();
     ann.takes("lock:1", "ann");
     let mut bob = stage.client();
