@@ -577,6 +577,9 @@ fn every_bite_still_finds_what_it_changes() {
         assert_ne!(word("old"), word("new"));
     }
     for checker in CHECKERS {
-        assert!(bites.iter().any(|bite| bite.get("checker").and_then(|name| name.as_str()) == Some(checker)), "{checker}");
+        assert!(
+            bites.iter().any(|bite| bite.get("checker").and_then(|name| name.as_str()) == Some(checker)),
+            "{checker}"
+        );
     }
 }

@@ -142,7 +142,8 @@ fn numbers_of_another_life_of_the_server_are_left_alone() {
     scene = scene.warmed_up(&mut ann);
     scene.keeps(&mut ann, &acquire());
     let numbers = scene.server.side_wire().run("CLIENT LIST").text();
-    let most = numbers.lines().filter_map(|line| line.strip_prefix("id=")?.split(' ').next()?.parse::<i64>().ok()).max();
+    let most =
+        numbers.lines().filter_map(|line| line.strip_prefix("id=")?.split(' ').next()?.parse::<i64>().ok()).max();
     scene.holder.shut(true);
     scene.server.kill();
     scene.server.restart();
@@ -153,9 +154,7 @@ fn numbers_of_another_life_of_the_server_are_left_alone() {
     }
     scene.holder.shut(false);
     let mut client = scene.lockgate.wire();
-    eventually("Lockgate has its upstream again", || {
-        is_fence(&client.run("LOCK.ACQUIRE other ann")).then_some(())
-    });
+    eventually("Lockgate has its upstream again", || is_fence(&client.run("LOCK.ACQUIRE other ann")).then_some(()));
     for stranger in &mut strangers {
         assert_eq!(stranger.run("PING"), Reply::Simple("PONG".into()));
     }

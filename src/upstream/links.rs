@@ -311,13 +311,15 @@ impl Links {
             return Ok(());
         }
         let service = LinkKey { identity: Identity::Service, db: self.endpoint.db, resp: Resp::V2 };
-        let is_service = key.identity == Identity::Service || (key.identity == Identity::Anonymous && !self.has_credentials);
+        let is_service =
+            key.identity == Identity::Service || (key.identity == Identity::Anonymous && !self.has_credentials);
         let has_service = self.has_credentials || !self.auth_required();
         let over = async {
-            if is_service || !has_service {
-                return Ok(Over::AtHand(dialled));
-            }
-            Ok(Over::Own(Box::new(self.dial_once(&service).await?)))
+            let own = if is_service || !has_service { None } else { Some(self.dial_once(&service).await?) };
+            Ok(match own.filter(|own| !own.needs_auth) {
+                Some(own) => Over::Own(Box::new(own)),
+                None => Over::AtHand(dialled),
+            })
         };
         let limit = self.settings.connect_timeout * 2;
         match tokio::time::timeout(limit, self.lost.end(over)).await {

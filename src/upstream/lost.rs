@@ -118,9 +118,13 @@ impl LostLinks {
         for trail in &same {
             encode_command(&[&b"CLIENT"[..], b"KILL", b"ID", trail.upstream_id.to_string().as_bytes()], &mut request);
         }
+        let mut are_ended = dialled.run_id.is_some();
         for reply in dialled.ask(&request, same.len()).await? {
             match decode(&reply) {
-                Ok(Value::Error(line)) => self.complain(&String::from_utf8_lossy(line)),
+                Ok(Value::Error(line)) => {
+                    are_ended = false;
+                    self.complain(&String::from_utf8_lossy(line));
+                }
                 reply => tracing::debug!(?reply, "a connection that was lost with something unanswered was ended"),
             }
         }
@@ -128,7 +132,9 @@ impl LostLinks {
             self.complain("INFO server tells no run_id");
         }
         all.iter().for_each(|trail| trail.is_over.set(true));
-        silent.iter().for_each(|(_, link)| link.give_up("the upstream did not answer on this link"));
+        if are_ended {
+            silent.iter().for_each(|(_, link)| link.give_up("the upstream did not answer on this link"));
+        }
         self.forget(|trail| trail.is_over.get());
         Ok(())
     }

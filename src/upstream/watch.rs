@@ -211,7 +211,10 @@ mod tests {
     fn link() -> (WatchLink<&'static str>, UnixStream) {
         let (ours, theirs) = UnixStream::pair().unwrap();
         let (reader, writer) = Socket::Unix(ours).split();
-        (WatchLink::new(Dialled { reader, writer, upstream_id: 0, run_id: None, needs_auth: false, trail: None }), theirs)
+        (
+            WatchLink::new(Dialled { reader, writer, upstream_id: 0, run_id: None, needs_auth: false, trail: None }),
+            theirs,
+        )
     }
 
     #[tokio::test]
