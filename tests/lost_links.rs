@@ -5,7 +5,7 @@
 mod common;
 
 use common::holder::{Hold, Holder};
-use common::{Lockgate, RedisServer, Reply, ServerKind, Wire, command, eventually};
+use common::{Lockgate, PATIENCE, RedisServer, Reply, ServerKind, Wire, command, eventually};
 
 /// Requests with this in them are kept.
 const WORD: &str = "orders:late";
@@ -112,25 +112,29 @@ fn a_waiter_who_has_gone_is_not_registered_late() {
 }
 
 #[test]
-fn a_transaction_whose_link_broke_never_runs_late() {
+fn what_a_connection_with_a_link_of_its_own_had_sent_never_runs_late() {
     let scene = Scene::new();
     let mut ann = scene.lockgate.wire();
-    let request = [command(&["MULTI"]), command(&["SET", WORD, "late"]), command(&["EXEC"])].concat();
-    scene.keeps(&mut ann, &request);
+    assert_eq!(ann.run("WATCH k"), Reply::Simple("OK".into()));
+    scene.keeps(&mut ann, &command(&["SET", WORD, "late"]));
     scene.holder.cut();
-    let _ = ann.until_closed(std::time::Duration::from_secs(20)).expect("its connection ends with the link");
+    let _ = ann.until_closed(PATIENCE).expect("its connection ends with the link");
     eventually("the link is ended", || (scene.holder.ended() == 1).then_some(()));
     scene.lets_go();
     assert_eq!(scene.value(), Reply::Nil);
 }
 
 #[test]
-fn what_a_client_had_sent_before_it_left_runs_as_without_lockgate() {
+fn what_was_sent_for_a_client_whose_connection_ends_runs_as_without_lockgate() {
     let scene = Scene::new();
-    let mut ann = scene.lockgate.wire();
-    let request = [command(&["MULTI"]), command(&["SET", WORD, "left"]), command(&["EXEC"])].concat();
-    scene.keeps(&mut ann, &request);
+    let (mut ann, mut other) = (scene.lockgate.wire3(), scene.lockgate.wire());
+    ann.run("SUBSCRIBE c");
+    scene.keeps(&mut ann, &command(&["SET", WORD, "left"]));
     drop(ann);
+    eventually("Lockgate has noticed that nobody is there", || {
+        scene.server.side_wire().run("PUBLISH c m");
+        (other.run("CLIENT LIST").text().lines().count() == 1).then_some(())
+    });
     scene.lets_go();
     assert_eq!(scene.value(), Reply::bulk("left"));
 }
