@@ -75,7 +75,7 @@ impl Story {
 
     fn fault(mut self, from_ms: u64, until_ms: u64) -> Self {
         let (from_us, until_us) = (from_ms * 1000, until_ms * 1000);
-        self.0.push(Record::Fault(Fault { what: "test".into(), node: None, from_us, until_us }));
+        self.0.push(Record::Fault(Fault { what: "test".into(), node: None, from_us, until_us, loses: None }));
         self
     }
 
@@ -89,6 +89,8 @@ impl Story {
             read,
             wrote: read + 1,
             was_taken,
+            is_guarded: false,
+            is_unknown: false,
         }));
         self
     }
@@ -199,7 +201,7 @@ fn an_ephemeral_lock_ends_with_its_connection() {
 
 #[test]
 fn plain_and_other_locks_exclude_one_another() {
-    let set_nx = |ttl_ms| Op::SetNx { ttl_ms, wait_ms: 0 };
+    let set_nx = |ttl_ms| Op::SetNx { ttl_ms, wait_ms: 0, ticket_ms: 0 };
     Story::begins()
         .call("v", set_nx(1000), 0, 2, Outcome::Ok)
         .granted("bob", 500, 502, 1000, 2)
@@ -348,7 +350,7 @@ fn a_sleeper_before_a_free_key_is_caught() {
 fn what_is_left_is_caught() {
     let end = |left: &[&str], waited_for: &[&str]| {
         let [left, waited_for] = [left, waited_for].map(|names| names.iter().map(|name| name.to_string()).collect());
-        Record::End(End { at_us: 9, left, waited_for, data: BTreeMap::new() })
+        Record::End(End { at_us: 9, left, waited_for, ..End::default() })
     };
     Story::begins().and(end(&[], &[])).passes();
     Story::begins().and(end(&["lockgate:q:k"], &[])).fails_by("something is left");
