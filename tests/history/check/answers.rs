@@ -35,6 +35,9 @@ pub fn check<'a>(tale: &Tale<'a>, grants: &'a BTreeMap<&'a str, Vec<Grant<'a>>>,
         } else if is_late(call, &calm) {
             found.push(Violation { rule: "a late answer", story: told(call) });
         }
+        if is_out_of_nowhere(call, &calm) {
+            found.push(Violation { rule: "an error out of nowhere", story: told(call) });
+        }
     }
     for key in grants.keys() {
         sleepers(tale, key, grants, found);
@@ -59,6 +62,13 @@ fn stood_still(tale: &Tale, call: &Call) -> bool {
 fn is_late(call: &Call, calm: &Calm) -> bool {
     let lasts_us = call.until_us - call.from_us;
     lasts_us > wait_us(&call.op) + LATE_US && calm.holds_for(call.node, call.from_us, call.until_us)
+}
+
+/// An error where nothing was broken. Those that are no fault: a guard's refusal, a deadlock, and a node that was too busy to be asked.
+fn is_out_of_nowhere(call: &Call, calm: &Calm) -> bool {
+    const NO_FAULTS: [&str; 3] = ["FENCED", "DEADLOCK", "did not answer in time"];
+    let Outcome::Error(error) = &call.outcome else { return false };
+    !NO_FAULTS.iter().any(|no_fault| error.contains(no_fault)) && calm.holds(call.from_us, call.until_us)
 }
 
 /// When a key was certainly free, as looks at it saw.
@@ -93,10 +103,9 @@ fn sleepers<'a>(tale: &Tale<'a>, key: &str, grants: &'a BTreeMap<&'a str, Vec<Gr
         }
         let sleeps = |(free_from, free_until): &&(u64, u64)| {
             let (from, until) = (waits_from.max(*free_from), waiter.until_us.min(*free_until));
+            let (from, until) = calm.longest_for(waiter.call.node, from, until);
             let keys = || others.iter().copied().chain([key]);
-            is_long(&(from, until))
-                && !keys().any(|key| was_held(key, from, until))
-                && calm.holds_for(waiter.call.node, from, until)
+            is_long(&(from, until)) && !keys().any(|key| was_held(key, from, until))
         };
         if let Some((free_from, free_until)) = free_of_all.iter().find(sleeps) {
             let story = format!("'{key}' was free from {free_from} to {free_until} µs before {}", told(waiter.call));

@@ -23,7 +23,7 @@ pub fn check<'a>(tale: &Tale<'a>, grants: &'a BTreeMap<&'a str, Vec<Grant<'a>>>,
         let waiters = waiters::all(tale, key, grants);
         for first in waiters.iter().filter(|waiter| waiter.seen_us.is_some()) {
             // In order of arrival at the recorder: whoever came much later has nothing to do with this one.
-            for second in waiters.iter().filter(|second| second.call.from_us < first.call.until_us) {
+            for second in waiters.iter().filter(|second| second.call.from_us < first.until_us.max(first.told_us)) {
                 let Some(passed) = was_passed(first, second) else { continue };
                 let (from, until) =
                     (first.call.from_us.min(second.call.from_us), second.told_us.max(first.seen_us.unwrap_or(0)));
@@ -64,12 +64,12 @@ fn was_passed(first: &Waiter, second: &Waiter) -> Option<bool> {
         return None;
     }
     // The others' script may still go by his old level when his own node has told him of the new one.
-    let settled = first.settled.filter(|(since_us, _)| since_us + PROMOTED_FELT_US < granted.since_us.0);
+    let settled = first.settled.filter(|(since_us, _)| since_us + PROMOTED_FELT_US < second.decided_us);
     let settled = settled.map(|(_, level)| level).filter(|_| first.levels.0 != first.levels.1);
     let (level, highest) = (settled.unwrap_or(first.levels.0), second.levels.1);
     // He stood in line before the other was granted anything, and his rank is the better one.
     let came_first = seen_us < second.call.from_us && level >= highest;
-    let is_above = level > highest && seen_us < granted.since_us.0;
+    let is_above = level > highest && seen_us < second.decided_us;
     if !came_first && !is_above {
         return None;
     }

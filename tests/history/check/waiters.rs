@@ -16,6 +16,8 @@ pub struct Waiter<'a> {
     pub seen_us: Option<u64>,
     /// Until then it certainly had neither been granted nor left.
     pub until_us: u64,
+    /// Not before then it was decided that it gets the lock, if it did.
+    pub decided_us: u64,
     /// When it had its last answer.
     pub told_us: u64,
     /// Its grant, if it was the first to be told of it.
@@ -92,7 +94,8 @@ fn one<'a>(tale: &Tale<'a>, calls: &[&'a Call], call: &'a Call, grants: &'a [Gra
     let until_us = if lingers { call.from_us } else { ends.min(left) };
     debug_assert!(fence_of(call).is_none() || grant.is_none_or(|grant| grant.fence == fence_of(call)));
     let (levels, settled) = levels(calls, call);
-    Some(Waiter { call, levels, settled, seen_us, until_us, told_us: call.until_us, grant })
+    let decided_us = grant.map_or(call.from_us, |grant| grant.since_us.0);
+    Some(Waiter { call, levels, settled, seen_us, until_us, decided_us, told_us: call.until_us, grant })
 }
 
 /// The levels that a waiter can have had, and the last one, with the time from which on he certainly had that.
@@ -129,8 +132,13 @@ fn poller<'a>(calls: &[&'a Call], call: &'a Call, grants: &'a [Grant<'a>]) -> Op
         _ => None,
     });
     let (mut until_us, mut seen_us, mut last, mut keeps) = (call.from_us, None, call, true);
+    // The lock may have been kept for him from his last refusal on.
+    let mut decided_us = call.from_us;
     for (poll, ticket_us) in polls {
         last = poll;
+        if poll.outcome == Outcome::Nil {
+            decided_us = poll.from_us;
+        }
         let is_in_time = seen_us.is_none() || poll.until_us < until_us;
         keeps &= is_in_time && poll.node == call.node && poll.outcome == Outcome::Nil;
         if keeps {
@@ -141,5 +149,5 @@ fn poller<'a>(calls: &[&'a Call], call: &'a Call, grants: &'a [Grant<'a>]) -> Op
     let grant = grant_of(last, grants);
     let until_us = grant.map_or(until_us, |grant| until_us.min(grant.since_us.0));
     let (levels, settled) = ((NORMAL, NORMAL), Some((call.from_us, NORMAL)));
-    Some(Waiter { call, levels, settled, seen_us, until_us, told_us: last.until_us, grant })
+    Some(Waiter { call, levels, settled, seen_us, until_us, decided_us, told_us: last.until_us, grant })
 }
