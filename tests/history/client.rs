@@ -155,7 +155,8 @@ fn words(key: &str, owner: &str, op: &Op) -> Vec<String> {
             ["LOCK.TRANSFER", key, owner, to, "TTL", &ttl_ms.to_string()].map(str::to_owned).to_vec()
         }
         Op::AcquireAll { keys, ttl_ms, wait_ms, level } => {
-            let line = format!("LOCK.ACQUIREALL {} {key} {owner} TTL {ttl_ms} WAIT {wait_ms} PRIORITY {level}", keys.len());
+            let line =
+                format!("LOCK.ACQUIREALL {} {key} {owner} TTL {ttl_ms} WAIT {wait_ms} PRIORITY {level}", keys.len());
             return line.split(' ').map(str::to_owned).collect();
         }
         Op::ReleaseAll { keys } => {

@@ -98,8 +98,10 @@ fn sleepers<'a>(tale: &Tale<'a>, key: &str, grants: &'a BTreeMap<&'a str, Vec<Gr
         // A set waits for all of its keys.
         for other in &others {
             let free_too = free(tale, other);
-            let both = |span: &(u64, u64)| free_too.iter().map(|other| (span.0.max(other.0), span.1.min(other.1))).collect();
-            free_of_all = free_of_all.iter().flat_map(|span| -> Vec<(u64, u64)> { both(span) }).filter(is_long).collect();
+            let both =
+                |span: &(u64, u64)| free_too.iter().map(|other| (span.0.max(other.0), span.1.min(other.1))).collect();
+            free_of_all =
+                free_of_all.iter().flat_map(|span| -> Vec<(u64, u64)> { both(span) }).filter(is_long).collect();
         }
         let sleeps = |(free_from, free_until): &&(u64, u64)| {
             let (from, until) = (waits_from.max(*free_from), waiter.until_us.min(*free_until));

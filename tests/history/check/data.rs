@@ -52,7 +52,8 @@ fn guarded(tale: &Tale, found: &mut Vec<Violation>) {
     for (key, writes) in by_key {
         let taken = writes.iter().copied().filter(|write| write.was_taken);
         let mut wrote: HashMap<i64, &Write> = HashMap::new();
-        for write in taken.clone().filter(|write| tale.losses.stands_until((write.from_us, write.until_us)) == u64::MAX) {
+        for write in taken.clone().filter(|write| tale.losses.stands_until((write.from_us, write.until_us)) == u64::MAX)
+        {
             if let Some(other) = wrote.insert(write.wrote, write) {
                 let story = format!("{other:?}\n    and {write:?}");
                 found.push(Violation { rule: "a guarded update was lost", story });

@@ -60,8 +60,8 @@ fn was_let_through(tale: &Tale, calls: &[&Call], grants: &[Grant], call: &Call) 
     let was_past = |grant: &&Grant| {
         let is_anothers = grant.fence != Some(fence) && grant.since_us.1 < call.from_us;
         // What the server has lost since may be under the older fence once more.
-        let is_older = grant.fence.is_some_and(|other| other > fence)
-            && !tale.losses.may_undo(grant.since_us.0, grant.since_us.1);
+        let is_older =
+            grant.fence.is_some_and(|other| other > fence) && !tale.losses.may_undo(grant.since_us.0, grant.since_us.1);
         is_anothers && (is_older || call.until_us < grant.ends_us)
     };
     if let Some(grant) = grants.iter().find(was_past) {

@@ -105,11 +105,14 @@ fn levels(calls: &[&Call], call: &Call) -> ((u8, u8), Option<(u64, u8)>) {
         _ => NORMAL,
     };
     let promoted = calls.iter().filter_map(|other| match other.op {
-        Op::Promote { level } if other.outcome != Outcome::Nil && other.from_us <= call.until_us => Some((*other, level)),
+        Op::Promote { level } if other.outcome != Outcome::Nil && other.from_us <= call.until_us => {
+            Some((*other, level))
+        }
         _ => None,
     });
     // One that nobody answered may strike late.
-    let promoted = promoted.filter(|(other, _)| !matches!(other.outcome, Outcome::Int(_)) || other.until_us >= call.from_us);
+    let promoted =
+        promoted.filter(|(other, _)| !matches!(other.outcome, Outcome::Int(_)) || other.until_us >= call.from_us);
     let (mut levels, mut settled) = ((own, own), Some((call.from_us, own)));
     for (other, level) in promoted {
         levels = (levels.0.min(level), levels.1.max(level));
@@ -124,7 +127,9 @@ fn levels(calls: &[&Call], call: &Call) -> ((u8, u8), Option<(u64, u8)>) {
 fn poller<'a>(calls: &[&'a Call], call: &'a Call, grants: &'a [Grant<'a>]) -> Option<Waiter<'a>> {
     let is_first = calls.iter().find(|other| asks(&other.op)).is_some_and(|first| first.id == call.id);
     // Whoever was told by this name to leave, or to stand elsewhere, is left out.
-    if !is_first || calls.iter().any(|other| !matches!(other.op, Op::SetNx { ticket_ms: 1.., .. } | Op::CompareAndDelete)) {
+    if !is_first
+        || calls.iter().any(|other| !matches!(other.op, Op::SetNx { ticket_ms: 1.., .. } | Op::CompareAndDelete))
+    {
         return None;
     }
     let polls = calls.iter().filter_map(|poll| match poll.op {

@@ -62,9 +62,8 @@ fn a_release_that_was_lost_leaves_the_lock_to_its_owner() {
     let again = |story: Story| story.granted("ann", 1000, 1002, 5000, 1);
     again(story(550)).passes();
     again(story(300)).fails_by("a released fence is told again");
-    let guarded = |story: Story| {
-        story.call("ann", Op::Guard { fence: 1, command: Vec::new() }, 1000, 1002, Outcome::Ok)
-    };
+    let guarded =
+        |story: Story| story.call("ann", Op::Guard { fence: 1, command: Vec::new() }, 1000, 1002, Outcome::Ok);
     guarded(story(550)).passes();
     guarded(story(300)).fails_by("a guard let one of the past through");
 }
@@ -74,13 +73,7 @@ fn an_extension_that_was_lost_leaves_the_lease_as_it_was() {
     let story = |extended_ms| {
         Story::begins()
             .granted("ann", 0, 2, 1000, 1)
-            .call(
-                "ann",
-                Op::Extend { ttl_ms: 9000, fence: Some(1) },
-                extended_ms,
-                extended_ms + 2,
-                Outcome::Int(1),
-            )
+            .call("ann", Op::Extend { ttl_ms: 9000, fence: Some(1) }, extended_ms, extended_ms + 2, Outcome::Int(1))
             .lost(Loss::Newest, 500, 600)
             .granted("bob", 2000, 2002, 1000, 2)
     };

@@ -108,7 +108,8 @@ fn a_set_sleeps_only_where_all_its_keys_are_free() {
 
 #[test]
 fn a_guard_that_refuses_the_holder_is_caught() {
-    let story = |from_ms| Story::begins().granted("ann", 0, 2, 1000, 1).call("ann", guard(1), from_ms, from_ms + 5, fenced());
+    let story =
+        |from_ms| Story::begins().granted("ann", 0, 2, 1000, 1).call("ann", guard(1), from_ms, from_ms + 5, fenced());
     story(500).fails_by("a holder was turned away");
     // Her lease may have been over.
     story(994).passes();
@@ -147,7 +148,12 @@ fn a_victim_without_a_cycle_is_caught() {
     let story = || Story::begins().call("ann", asks(1000, 5000), 100, 200, deadlock());
     story().fails_by("a victim without a cycle");
     story().granted("ann", 0, 2, 1000, 1).at("l").passes();
-    story().granted("ann", 0, 2, 1000, 1).at("l").released("ann", 50, 52, 1).at("l").fails_by("a victim without a cycle");
+    story()
+        .granted("ann", 0, 2, 1000, 1)
+        .at("l")
+        .released("ann", 50, 52, 1)
+        .at("l")
+        .fails_by("a victim without a cycle");
 }
 
 #[test]
