@@ -225,7 +225,12 @@ impl Person {
         let (least_ms, most_ms) = if self.is_quiet() { (4000, 8000) } else { (200, 3000) };
         let wait_ms = if self.rng.u32(..5) > 0 { self.rng.u64(least_ms..most_ms) } else { 0 };
         let (ttl_ms, level) = (self.draws_ttl(), [1, 1, 1, 0, 2, 3][self.rng.usize(..6)]);
-        let leaves_after = if wait_ms == 0 { None } else { self.patience(8) };
+        let leaves_after = match self.world.manner {
+            // In the middle of taking what is free.
+            Manner::Leaving if self.rng.bool() => Some(Duration::from_micros(self.rng.u64(100..3000))),
+            _ if wait_ms == 0 => None,
+            _ => self.patience(8),
+        };
         let op = Op::AcquireAll { keys: keys.clone(), ttl_ms, wait_ms, level };
         let outcomes = self.waits_for(&keys, &owner, |client| client.call_for_all(&keys, &owner, &op, leaves_after));
         let fences: Vec<(&String, i64)> = keys

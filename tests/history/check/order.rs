@@ -13,7 +13,7 @@ const STALL_US: u64 = 250_000;
 /// The longest that a node which is not broken takes to notice that a claim of its own is gone.
 const TAKEN_FELT_US: u64 = 1_000_000;
 /// The longest that such a node takes to register a waiter upstream under the level that he was given.
-const PROMOTED_FELT_US: u64 = 1_000_000;
+const PROMOTED_FELT_US: u64 = 400_000;
 
 /// Returns how many pairs of waiters could be judged.
 pub fn check<'a>(tale: &Tale<'a>, grants: &'a BTreeMap<&'a str, Vec<Grant<'a>>>, found: &mut Vec<Violation>) -> usize {
