@@ -136,6 +136,23 @@ impl RedisServer {
         });
     }
 
+    /// Ends the server in order; it keeps its data, in the form that its configuration says.
+    pub fn shut_down(&mut self) {
+        if let Some(mut wire) = Wire::try_connect_unix(&self.socket()) {
+            wire.ask(&["SHUTDOWN", "SAVE"]);
+            within(super::wait::PATIENCE, || self.child.try_wait().unwrap());
+        }
+        self.kill();
+    }
+
+    /// As `restart`, but whatever the server had written to its disk is lost.
+    pub fn restart_empty(&mut self) {
+        self.kill();
+        let _ = std::fs::remove_file(self.folder.path().join("dump.rdb"));
+        let _ = std::fs::remove_dir_all(self.folder.path().join("appendonlydir"));
+        self.restart();
+    }
+
     /// Stops the process where it stands, as a machine that hangs.
     pub fn freeze(&self) {
         super::tools::signal(self.pid(), nix::sys::signal::Signal::SIGSTOP);

@@ -28,6 +28,11 @@ impl Client {
         Self { recorder: Arc::clone(recorder), nodes: nodes.to_vec(), node, link: None, gives_up }
     }
 
+    /// Another connection of the same program, to the same node.
+    pub fn beside(&self) -> Self {
+        Self { recorder: Arc::clone(&self.recorder), nodes: self.nodes.clone(), link: None, ..*self }
+    }
+
     /// From now on it goes through that node.
     pub fn go_to(&mut self, node: usize) {
         if node != self.node {
@@ -54,46 +59,76 @@ impl Client {
 
     /// As `call`, but hangs up when no answer has come after `patience`.
     pub fn call_for(&mut self, key: &str, owner: &str, op: Op, patience: Option<Duration>) -> Outcome {
+        let talk = self.talks(&words(key, owner, &op), patience);
+        let outcome = talk.said.as_ref().map_or_else(Clone::clone, outcome);
+        self.note(&talk, key, owner, op, outcome.clone());
+        outcome
+    }
+
+    /// As `call`, for a command of several keys; returns what it came to for each of them.
+    pub fn call_for_all(&mut self, keys: &[String], owner: &str, op: &Op, patience: Option<Duration>) -> Vec<Outcome> {
+        let talk = self.talks(&words(&keys.join(" "), owner, op), patience);
+        let outcomes: Vec<Outcome> = match &talk.said {
+            Ok(Reply::Array(items)) if items.len() == keys.len() => items.iter().map(outcome).collect(),
+            said => vec![said.as_ref().map_or_else(Clone::clone, outcome); keys.len()],
+        };
+        for (key, outcome) in keys.iter().zip(&outcomes) {
+            self.note(&talk, key, owner, op.clone(), outcome.clone());
+        }
+        outcomes
+    }
+
+    fn note(&self, talk: &Talk, key: &str, owner: &str, op: Op, outcome: Outcome) {
+        self.recorder.note(Record::Call(Call {
+            id: talk.id,
+            conn: talk.conn,
+            node: Some(self.node),
+            key: key.into(),
+            owner: owner.into(),
+            op,
+            from_us: talk.from_us,
+            until_us: talk.until_us,
+            outcome,
+        }));
+    }
+
+    fn talks(&mut self, words: &[String], patience: Option<Duration>) -> Talk {
         let (conn, mut wire) = match self.link.take() {
             Some(link) => link,
             None => (self.recorder.next_id(), Wire::connect(self.nodes[self.node])),
         };
         let id = self.recorder.next_id();
-        let words = words(key, owner, &op);
         let from_us = self.recorder.now_us();
-        wire.ask(&words);
+        wire.ask(words);
         let gives_up =
             patience.map_or(self.gives_up.max(Instant::now() + ALWAYS), |patience| Instant::now() + patience);
         let came = wire.try_frame(gives_up.saturating_duration_since(Instant::now()));
         let mut until_us = self.recorder.now_us();
-        let outcome = match came {
+        let said = match came {
             Ok(frame) => {
                 self.link = Some((conn, wire));
-                outcome(&Reply::parse(&frame))
+                Ok(Reply::parse(&frame))
             }
-            Err(Silence::Closed(_)) => Outcome::Unknown,
+            Err(Silence::Closed(_)) => Err(Outcome::Unknown),
             Err(Silence::TooLong(_)) => {
                 // Written down before the connection is closed, which is when `wire` goes.
                 self.recorder.note(Record::Closed(Closed { conn, from_us: until_us }));
                 drop(wire);
                 until_us = self.recorder.now_us();
-                if patience.is_some() { Outcome::Unknown } else { Outcome::Missing }
+                Err(if patience.is_some() { Outcome::Unknown } else { Outcome::Missing })
             }
         };
-        let call = Call {
-            id,
-            conn,
-            node: Some(self.node),
-            key: key.into(),
-            owner: owner.into(),
-            op,
-            from_us,
-            until_us,
-            outcome: outcome.clone(),
-        };
-        self.recorder.note(Record::Call(call));
-        outcome
+        Talk { id, conn, from_us, until_us, said }
     }
+}
+
+/// One command and what came of it.
+struct Talk {
+    id: u64,
+    conn: u64,
+    from_us: u64,
+    until_us: u64,
+    said: Result<Reply, Outcome>,
 }
 
 impl Drop for Client {
@@ -119,8 +154,23 @@ fn words(key: &str, owner: &str, op: &Op) -> Vec<String> {
         Op::Transfer { to, ttl_ms, .. } => {
             ["LOCK.TRANSFER", key, owner, to, "TTL", &ttl_ms.to_string()].map(str::to_owned).to_vec()
         }
+        Op::AcquireAll { keys, ttl_ms, wait_ms, level } => {
+            let line =
+                format!("LOCK.ACQUIREALL {} {key} {owner} TTL {ttl_ms} WAIT {wait_ms} PRIORITY {level}", keys.len());
+            return line.split(' ').map(str::to_owned).collect();
+        }
+        Op::ReleaseAll { keys } => {
+            let line = format!("LOCK.RELEASEALL {} {key} {owner}", keys.len());
+            return line.split(' ').map(str::to_owned).collect();
+        }
+        Op::Guard { fence, command } => {
+            let mut words = vec!["LOCK.GUARD".into(), key.into(), fence.to_string()];
+            words.extend(command.iter().cloned());
+            words
+        }
         Op::Cancel => vec!["LOCK.CANCEL".into(), key.into(), owner.into()],
         Op::Position => vec!["LOCK.POSITION".into(), key.into(), owner.into()],
+        Op::Promote { level } => ["LOCK.PROMOTE", key, owner, &level.to_string()].map(str::to_owned).to_vec(),
         Op::Force => vec!["LOCK.FORCE".into(), key.into()],
         Op::SetNx { ttl_ms, .. } => ["SET", key, owner, "NX", "PX", &ttl_ms.to_string()].map(str::to_owned).to_vec(),
         Op::CompareAndDelete => ["EVAL", COMPARE_AND_DELETE, "1", key, owner].map(str::to_owned).to_vec(),
@@ -135,11 +185,16 @@ fn words(key: &str, owner: &str, op: &Op) -> Vec<String> {
     words
 }
 
+/// What a reply says of the call.
 pub fn outcome(reply: &Reply) -> Outcome {
     match reply {
         Reply::Int(number) => Outcome::Int(*number),
         Reply::Nil => Outcome::Nil,
         Reply::Simple(text) if text == "OK" => Outcome::Ok,
+        Reply::Bulk(bytes) => match String::from_utf8_lossy(bytes).parse() {
+            Ok(number) => Outcome::Int(number),
+            Err(_) => Outcome::Error(format!("{reply:?}")),
+        },
         other => Outcome::Error(format!("{other:?}")),
     }
 }

@@ -9,4 +9,5 @@ mod namespace;
 mod people;
 pub mod record;
 pub mod run;
+mod servers;
 mod watchers;

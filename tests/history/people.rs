@@ -2,6 +2,7 @@
 
 use super::client::Client;
 use super::record::{Bond, Call, Op, Outcome, Record, Recorder, Write};
+use super::servers::Side;
 use crate::common::{Reply, Wire};
 use fastrand::Rng;
 use std::sync::{Arc, Mutex};
@@ -9,6 +10,10 @@ use std::time::{Duration, Instant};
 
 /// How long the rule lets a `SET NX` wait.
 pub const SET_NX_WAIT_MS: u64 = 1500;
+/// A key whose rule keeps the place of a refused `SET NX`,
+pub const TICKET_KEY: &str = "t:0";
+/// for so long.
+pub const TICKET_MS: u64 = 700;
 
 /// How people go about it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,8 +47,10 @@ pub struct Person {
     pub rng: Rng,
     pub client: Client,
     /// Straight to the server, for the guarded data and for what is done around Lockgate.
-    pub side: Wire,
+    pub side: Side,
     pub sessions: usize,
+    /// The fence of a guarded write of which nobody knows whether it is still on its way.
+    pub unsure_of: Option<i64>,
 }
 
 impl Person {
@@ -59,9 +66,13 @@ impl Person {
                 // What is cancelled while it is handed the lock has to be passed on.
                 0..30 if self.world.manner == Manner::Leaving => self.cancels(),
                 0..45 if self.is_quiet() => self.sets(&key),
-                0..70 => self.locks(&key),
-                70..88 => self.sets(&key),
-                88..94 => self.cancels(),
+                0..48 => self.locks(&key),
+                48..60 => self.locks_several(),
+                60..67 if !self.is_quiet() => self.polls(),
+                60..72 => self.locks(if self.is_quiet() { &key } else { TICKET_KEY }),
+                72..87 => self.sets(&key),
+                87..91 => self.cancels(),
+                91..94 => self.promotes(),
                 94..97 if self.world.is_rough => self.goes_around(&key),
                 97..100 if self.world.is_rough && self.world.has_family => {
                     self.client.call(&key, "", Op::Force);
@@ -145,20 +156,17 @@ impl Person {
     }
 
     fn asks(&mut self, key: &str, owner: &str, op: Op, patience: Option<Duration>) -> Outcome {
-        let entry = (key.to_owned(), owner.to_owned());
-        self.world.board.lock().unwrap().push(entry.clone());
-        let outcome = self.client.call_for(key, owner, op, patience);
-        let mut board = self.world.board.lock().unwrap();
-        if let Some(at) = board.iter().position(|waiting| *waiting == entry) {
-            board.swap_remove(at);
-        }
-        outcome
+        self.waits_for(&[key.to_owned()], owner, |client| client.call_for(key, owner, op, patience))
     }
 
     fn holds(&mut self, key: &str, mut owner: String, mut fence: i64, ttl_ms: u64, bond: Bond) {
         let granted = Instant::now();
         let mut lease_ms = ttl_ms;
         for _ in 0..self.rng.u32(..3) {
+            if self.rng.u32(..4) == 0 {
+                self.writes_guarded(key, &owner, fence);
+                continue;
+            }
             match self.rng.u32(..10) {
                 // Only with time to spare, as a careful client would.
                 0..5 if ttl_ms >= 1000 && granted.elapsed() < Duration::from_millis(ttl_ms / 4) => {
@@ -178,7 +186,7 @@ impl Person {
                         _ => {}
                     }
                 }
-                8 if self.world.has_family => {
+                8 if self.world.has_family && self.rng.bool() => {
                     let to = format!("{owner}t{}", self.rng.u32(..1000));
                     let op = Op::Transfer { to: to.clone(), ttl_ms: 2000, fence: Some(fence) };
                     match self.client.call(key, &owner, op) {
@@ -200,8 +208,73 @@ impl Person {
         }
         let named = (self.rng.u32(..100) < 65).then_some(fence);
         self.client.call(key, &owner, Op::Release { fence: named });
-        if self.rng.u32(..100) < 6 {
+        match self.rng.u32(..100) {
+            0..6 => drop(self.client.call(key, &owner, Op::Release { fence: Some(fence) })),
+            // What a holder of the past still has to write must not be written.
+            6..16 => self.writes_guarded(key, &owner, fence),
+            _ => {}
+        }
+    }
+
+    /// Some of the keys at once, or none.
+    fn locks_several(&mut self) {
+        let mut keys = self.world.keys.clone();
+        self.rng.shuffle(&mut keys);
+        keys.truncate([1, 2, 2, 2, 3][self.rng.usize(..5)]);
+        let owner = format!("c{}.{}a", self.number, self.sessions);
+        let (least_ms, most_ms) = if self.is_quiet() { (4000, 8000) } else { (200, 3000) };
+        let wait_ms = if self.rng.u32(..5) > 0 { self.rng.u64(least_ms..most_ms) } else { 0 };
+        let (ttl_ms, level) = (self.draws_ttl(), [1, 1, 1, 0, 2, 3][self.rng.usize(..6)]);
+        let leaves_after = match self.world.manner {
+            // In the middle of taking what is free.
+            Manner::Leaving if self.rng.bool() => Some(Duration::from_micros(self.rng.u64(100..3000))),
+            _ if wait_ms == 0 => None,
+            _ => self.patience(8),
+        };
+        let op = Op::AcquireAll { keys: keys.clone(), ttl_ms, wait_ms, level };
+        let outcomes = self.waits_for(&keys, &owner, |client| client.call_for_all(&keys, &owner, &op, leaves_after));
+        let fences: Vec<(&String, i64)> = keys
+            .iter()
+            .zip(&outcomes)
+            .filter_map(|(key, outcome)| match outcome {
+                Outcome::Int(fence) => Some((key, *fence)),
+                _ => None,
+            })
+            .collect();
+        let Some((key, fence)) = fences.first().copied() else {
+            if outcomes[0] == Outcome::Unknown && self.rng.bool() {
+                self.client.call_for_all(&keys, &owner, &Op::ReleaseAll { keys: keys.clone() }, None);
+            }
+            return;
+        };
+        if self.rng.bool() {
+            self.writes_guarded(key, &owner, fence);
+        }
+        self.works();
+        if self.rng.u32(..5) == 0 {
+            // Some are let go before the others.
             self.client.call(key, &owner, Op::Release { fence: Some(fence) });
+        }
+        if ttl_ms >= 1000 || self.rng.u32(..3) > 0 {
+            self.client.call_for_all(&keys, &owner, &Op::ReleaseAll { keys: keys.clone() }, None);
+        }
+    }
+
+    /// Asks again and again, as lock libraries do, at a key whose rule gives tickets.
+    fn polls(&mut self) {
+        let value = format!("p{}.{}", self.number, self.sessions);
+        let asks = Op::SetNx { ttl_ms: self.rng.u64(2500..4000), wait_ms: 0, ticket_ms: TICKET_MS };
+        for _ in 0..self.rng.u32(1..40) {
+            match self.client.call(TICKET_KEY, &value, asks.clone()) {
+                Outcome::Ok => {
+                    self.works();
+                    self.client.call(TICKET_KEY, &value, Op::CompareAndDelete);
+                    return;
+                }
+                Outcome::Nil => self.pauses(120),
+                // Whatever it is now, it ends with its lease.
+                _ => return,
+            }
         }
     }
 
@@ -213,7 +286,7 @@ impl Person {
             Manner::Quiet => 7000,
             _ => self.rng.u64(2500..4000),
         };
-        let asks = Op::SetNx { ttl_ms, wait_ms: SET_NX_WAIT_MS };
+        let asks = Op::SetNx { ttl_ms, wait_ms: SET_NX_WAIT_MS, ticket_ms: 0 };
         if self.asks(key, &value, asks, leaves_after) == Outcome::Ok {
             self.works();
             let deletes = self.world.is_rough && self.rng.u32(..10) == 0;
@@ -223,20 +296,28 @@ impl Person {
     }
 
     fn cancels(&mut self) {
-        let waiting = {
-            let board = self.world.board.lock().unwrap();
-            if board.is_empty() { None } else { Some(board[self.rng.usize(..board.len())].clone()) }
-        };
-        if let Some((key, owner)) = waiting {
+        if let Some((key, owner)) = self.somebody_who_waits() {
             self.client.call(&key, &owner, Op::Cancel);
         }
+    }
+
+    fn promotes(&mut self) {
+        if let Some((key, owner)) = self.somebody_who_waits() {
+            let level = self.rng.u8(..4);
+            self.client.call(&key, &owner, Op::Promote { level });
+        }
+    }
+
+    fn somebody_who_waits(&mut self) -> Option<(String, String)> {
+        let board = self.world.board.lock().unwrap();
+        if board.is_empty() { None } else { Some(board[self.rng.usize(..board.len())].clone()) }
     }
 
     /// Deletes the key on the server itself, whoever has it.
     fn goes_around(&mut self, key: &str) {
         let recorder = &self.world.recorder;
         let (id, from_us) = (recorder.next_id(), recorder.now_us());
-        let outcome = super::client::outcome(&self.side.call_reply(&["DEL", key]));
+        let outcome = self.side.call(&["DEL", key]).as_ref().map_or(Outcome::Unknown, super::client::outcome);
         let until_us = recorder.now_us();
         let call = Call {
             id,
@@ -258,22 +339,104 @@ impl Person {
                              redis.call('hset',KEYS[1],'number',ARGV[1],'fence',ARGV[2]) return 1";
         let data = data_key(key);
         let from_us = self.world.recorder.now_us();
-        let read = match self.side.call_reply(&["HGET", &data, "number"]) {
-            Reply::Bulk(number) => String::from_utf8_lossy(&number).parse().unwrap(),
-            _ => 0,
-        };
+        let Some(read) = self.side.call(&["HGET", &data, "number"]) else { return };
+        let read = number_in(&read);
         self.pauses(4);
         let (number, named) = ((read + 1).to_string(), fence.to_string());
-        let was_taken = self.side.call_reply(&["EVAL", WRITE, "1", &data, &number, &named]) == Reply::Int(1);
+        let wrote = self.side.call(&["EVAL", WRITE, "1", &data, &number, &named]);
         let until_us = self.world.recorder.now_us();
-        let write = Write { key: key.into(), fence, from_us, until_us, read, wrote: read + 1, was_taken };
-        self.world.recorder.note(Record::Write(write));
+        self.world.recorder.note(Record::Write(Write {
+            key: key.into(),
+            fence,
+            from_us,
+            until_us,
+            read,
+            wrote: read + 1,
+            was_taken: wrote == Some(Reply::Int(1)),
+            is_guarded: false,
+            is_unknown: wrote.is_none(),
+        }));
     }
+
+    /// Raises another number, that looks at no fence itself: `LOCK.GUARD` alone keeps holders of the past from it.
+    fn writes_guarded(&mut self, key: &str, owner: &str, fence: i64) {
+        // What is still on its way under this fence could overtake what comes now.
+        if self.unsure_of == Some(fence) {
+            return;
+        }
+        let data = guarded_key(key);
+        let from_us = self.world.recorder.now_us();
+        let read = vec!["GET".into(), data.clone()];
+        let read = match self.client.call(key, owner, Op::Guard { fence, command: read }) {
+            Outcome::Int(read) => read,
+            Outcome::Nil => 0,
+            _ => return,
+        };
+        self.pauses(4);
+        let wrote = vec!["SET".into(), data, (read + 1).to_string()];
+        let wrote = self.client.call(key, owner, Op::Guard { fence, command: wrote });
+        let until_us = self.world.recorder.now_us();
+        let is_unknown = wrote != Outcome::Ok && !is_fenced(&wrote);
+        self.unsure_of = if is_unknown { Some(fence) } else { self.unsure_of };
+        self.world.recorder.note(Record::Write(Write {
+            key: key.into(),
+            fence,
+            from_us,
+            until_us,
+            read,
+            wrote: read + 1,
+            was_taken: wrote == Outcome::Ok,
+            is_guarded: true,
+            is_unknown,
+        }));
+    }
+
+    /// Others can read on the board who waits while `call` lasts. Now and then the waiter himself asks, over another connection, for
+    /// another level meanwhile.
+    fn waits_for<T>(&mut self, keys: &[String], owner: &str, call: impl FnOnce(&mut Client) -> T) -> T {
+        let entries: Vec<(String, String)> = keys.iter().map(|key| (key.clone(), owner.to_owned())).collect();
+        self.world.board.lock().unwrap().extend(entries.iter().cloned());
+        let promotes_himself = (self.rng.u32(..100) < 5)
+            .then(|| (self.client.beside(), self.rng.u64(1..200), self.rng.usize(..keys.len()), self.rng.u8(..4)));
+        let outcome = std::thread::scope(|scope| {
+            if let Some((mut beside, after_ms, key, level)) = promotes_himself {
+                scope.spawn(move || {
+                    std::thread::sleep(Duration::from_millis(after_ms));
+                    beside.call(&keys[key], owner, Op::Promote { level });
+                });
+            }
+            call(&mut self.client)
+        });
+        let mut board = self.world.board.lock().unwrap();
+        for entry in entries {
+            if let Some(at) = board.iter().position(|waiting| *waiting == entry) {
+                board.swap_remove(at);
+            }
+        }
+        outcome
+    }
+}
+
+fn number_in(reply: &Reply) -> i64 {
+    match reply {
+        Reply::Bulk(number) => String::from_utf8_lossy(number).parse().unwrap(),
+        _ => 0,
+    }
+}
+
+/// The lock was over, and the command has not run.
+pub fn is_fenced(outcome: &Outcome) -> bool {
+    matches!(outcome, Outcome::Error(error) if error.starts_with("-FENCED"))
 }
 
 /// Where the data is that a lock guards.
 pub fn data_key(key: &str) -> String {
     format!("data:{key}")
+}
+
+/// Where the number is that `LOCK.GUARD` alone protects.
+pub fn guarded_key(key: &str) -> String {
+    format!("data:guarded:{key}")
 }
 
 impl Wire {

@@ -72,13 +72,34 @@ pub enum Op {
         ttl_ms: u64,
         fence: Option<i64>,
     },
+    /// Written down once for each of its keys, with the same `id`; the outcome is what it came to for that key.
+    AcquireAll {
+        keys: Vec<String>,
+        ttl_ms: u64,
+        wait_ms: u64,
+        level: u8,
+    },
+    /// Written down once for each of its keys; the outcome of all of them is how many were released.
+    ReleaseAll {
+        keys: Vec<String>,
+    },
+    /// Runs a command that touches no lock, if the key is held under that fence.
+    Guard {
+        fence: i64,
+        command: Vec<String>,
+    },
     Cancel,
     Position,
+    Promote {
+        level: u8,
+    },
     Force,
-    /// `SET key owner NX PX ttl_ms`, which waits as its rule says.
+    /// `SET key owner NX PX ttl_ms`, which waits as its rule says, or else keeps its place for `ticket_ms`.
     SetNx {
         ttl_ms: u64,
         wait_ms: u64,
+        #[serde(default)]
+        ticket_ms: u64,
     },
     /// Deletes the key if it holds the owner.
     CompareAndDelete,
@@ -121,6 +142,19 @@ pub struct Fault {
     pub node: Option<usize>,
     pub from_us: u64,
     pub until_us: u64,
+    /// What the server lost with it.
+    #[serde(default)]
+    pub loses: Option<Loss>,
+}
+
+/// What a fault has taken from the server's data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Loss {
+    /// All that there was.
+    Everything,
+    /// What was written while the fault lasted; all that was executed before it began has stayed.
+    Newest,
 }
 
 /// What a key held, as looks at the server itself saw it: the same at each look from the first to the last of these.
@@ -148,6 +182,12 @@ pub struct Write {
     pub wrote: i64,
     /// The data took it: its fence was not below one seen before.
     pub was_taken: bool,
+    /// Read and written under `LOCK.GUARD`, by which alone this number is protected.
+    #[serde(default)]
+    pub is_guarded: bool,
+    /// The link broke before the answer came: it may have been written, or not.
+    #[serde(default)]
+    pub is_unknown: bool,
 }
 
 /// A frame that nobody had asked for.
@@ -168,6 +208,9 @@ pub struct End {
     pub waited_for: Vec<String>,
     /// The guarded data.
     pub data: BTreeMap<String, i64>,
+    /// The numbers that `LOCK.GUARD` alone protects.
+    #[serde(default)]
+    pub guarded: BTreeMap<String, i64>,
 }
 
 /// Takes down a run.

@@ -2,16 +2,16 @@
 
 use super::check;
 use super::client::Client;
-use super::faults::{NodeParts, Parts};
+use super::faults::{Mishaps, NodeParts, Parts};
 use super::gate::Gate;
 use super::libraries;
 use super::namespace;
-use super::people::{Manner, Person, SET_NX_WAIT_MS, World, data_key};
+use super::people::{Manner, Person, SET_NX_WAIT_MS, TICKET_KEY, TICKET_MS, World, data_key, guarded_key};
 use super::record::{self, End, Record, Recorder, Setup};
+use super::servers::{Keeps, Servers, Side};
 use super::watchers;
-use crate::common::{Lockgate, RedisServer, Reply, ServerKind, Wire, within};
+use crate::common::{Lockgate, Reply, ServerKind, Wire, within};
 use fastrand::Rng;
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::panic::catch_unwind;
 use std::path::PathBuf;
@@ -33,6 +33,7 @@ pub struct Variant {
     pub has_libraries: bool,
     /// In a network namespace, where packets can be lost.
     pub in_namespace: bool,
+    pub mishaps: Mishaps,
 }
 
 const CALM: Variant = Variant {
@@ -43,10 +44,11 @@ const CALM: Variant = Variant {
     is_rough: false,
     has_libraries: false,
     in_namespace: false,
+    mishaps: Mishaps::Stops,
 };
 
 impl Variant {
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 12] = [
         CALM,
         Self { name: "stormy", has_faults: true, ..CALM },
         Self { name: "stormy-8.2", has_faults: true, server: ServerKind::Redis82, ..CALM },
@@ -57,11 +59,18 @@ impl Variant {
         Self { name: "namespace", has_faults: true, in_namespace: true, ..CALM },
         Self { name: "quiet", manner: Manner::Quiet, ..CALM },
         Self { name: "leaving", manner: Manner::Leaving, ..CALM },
+        Self { name: "restart", has_faults: true, mishaps: Mishaps::Restarts, ..CALM },
+        Self { name: "failover", has_faults: true, mishaps: Mishaps::Failovers, ..CALM },
     ];
 
     pub fn of_seed(seed: u64) -> Self {
         let all = Self::ALL.len() as u64;
-        Self::ALL[usize::try_from(seed % all).unwrap()]
+        let variant = Self::ALL[usize::try_from(seed % all).unwrap()];
+        if variant.mishaps != Mishaps::Stops && seed / all % 2 == 1 {
+            // Nobody else comes along who could wake those whom the server's end has left asleep.
+            return Self { manner: Manner::Quiet, ..variant };
+        }
+        variant
     }
 }
 
@@ -96,7 +105,7 @@ struct Run {
     seed: u64,
     variant: Variant,
     lasts: Duration,
-    server: RedisServer,
+    servers: Arc<Servers>,
     recorder: Arc<Recorder>,
     parts: Parts,
 }
@@ -104,7 +113,14 @@ struct Run {
 impl Run {
     fn new(seed: u64, variant: Variant, lasts: Duration) -> Self {
         let bind = ["--bind", "127.0.0.1", "127.0.1.1", "127.0.1.2"];
-        let server = RedisServer::start_with(variant.server, if variant.in_namespace { &bind } else { &[] });
+        let keeps = match variant.mishaps {
+            Mishaps::Restarts if Self::rng_of(seed, 2).bool() => Keeps::Log,
+            Mishaps::Restarts => Keeps::Snapshot,
+            Mishaps::Stops | Mishaps::Failovers => Keeps::Nothing,
+        };
+        let has_replica = variant.mishaps == Mishaps::Failovers;
+        let extra: &[&str] = if variant.in_namespace { &bind } else { &[] };
+        let servers = Arc::new(Servers::start(variant.server, keeps, has_replica, extra));
         let recorder = Arc::new(Recorder::new(Setup {
             seed,
             variant: variant.name.into(),
@@ -112,19 +128,24 @@ impl Run {
             node_timeout_ms: NODE_TIMEOUT_MS,
             place_kept_ms: PLACE_KEPT_MS,
         }));
-        let nodes = (0..2).map(|number| node(number, variant, &server)).collect();
+        let nodes = (0..2).map(|number| node(number, variant, servers.port())).collect();
         let parts = Parts {
             recorder: Arc::clone(&recorder),
             nodes,
-            server_pid: server.pid(),
-            side: Mutex::new(server.side_wire()),
+            servers: Arc::clone(&servers),
+            side: Mutex::new(Side::to(&servers)),
+            mishaps: variant.mishaps,
             in_namespace: variant.in_namespace,
         };
-        Self { seed, variant, lasts, server, recorder, parts }
+        Self { seed, variant, lasts, servers, recorder, parts }
     }
 
     fn rng(&self, of: u64) -> Rng {
-        Rng::with_seed(self.seed.wrapping_mul(1_000_003).wrapping_add(of))
+        Self::rng_of(self.seed, of)
+    }
+
+    fn rng_of(seed: u64, of: u64) -> Rng {
+        Rng::with_seed(seed.wrapping_mul(1_000_003).wrapping_add(of))
     }
 
     fn goes(self) -> Vec<Record> {
@@ -133,6 +154,7 @@ impl Run {
         let gives_up = over_at + MENDED_FOR;
         let (storm_over, all_over) = (AtomicBool::new(false), AtomicBool::new(false));
         let keys: Vec<String> = (0..3).map(|number| format!("h:{number}")).collect();
+        let all_keys: Vec<String> = keys.iter().cloned().chain([TICKET_KEY.to_owned()]).collect();
         let mut look = Wire::connect(doors[0]);
         let world = Arc::new(World {
             recorder: Arc::clone(&self.recorder),
@@ -145,7 +167,7 @@ impl Run {
         });
         std::thread::scope(|scope| {
             let client = |node| Client::new(&self.recorder, &doors, node, gives_up);
-            scope.spawn(|| watchers::looks(&self.recorder, &keys, self.server.side_wire(), &all_over));
+            scope.spawn(|| watchers::looks(&self.recorder, &all_keys, Side::to(&self.servers), &all_over));
             for node in 0..2 {
                 let client = client(node);
                 let all_over = &all_over;
@@ -164,8 +186,9 @@ impl Run {
                     number,
                     rng: self.rng(100 + number as u64),
                     client: client(number % 2),
-                    side: self.server.side_wire(),
+                    side: Side::to(&self.servers),
                     sessions: 0,
+                    unsure_of: None,
                 };
                 scope.spawn(|| person.lives())
             });
@@ -191,13 +214,13 @@ impl Run {
                 std::panic::resume_unwind(panic);
             }
         });
-        self.looks_back(&keys);
+        self.looks_back(&all_keys);
         self.recorder.all()
     }
 
     /// Waits until everything is gone that has to go, and writes down what is not.
     fn looks_back(&self, keys: &[String]) {
-        let mut side = self.server.side_wire();
+        let mut side = Side::to(&self.servers);
         let mut end = End::default();
         let mut is_clean = || {
             end.left = leftovers(&mut side);
@@ -208,7 +231,7 @@ impl Run {
         let went = within(ALL_GONE, || is_clean().then_some(()));
         if went.is_none() && self.variant.has_faults {
             // What was lost in a broken network can arrive, and register somebody, when he has long gone.
-            let before = leftovers(&mut self.server.side_wire());
+            let before = leftovers(&mut Side::to(&self.servers));
             let cleaned = self.parts.nodes.iter().map(|node| Wire::connect(node.door.addr()).run("LOCK.CLEANUP"));
             let cleaned: Vec<Reply> = cleaned.collect();
             if is_clean() {
@@ -216,11 +239,14 @@ impl Run {
             }
         }
         end.at_us = self.recorder.now_us();
-        let number = |key: &String| match side.call_reply(&["HGET", &data_key(key), "number"]) {
-            Reply::Bulk(number) => Some((key.clone(), String::from_utf8_lossy(&number).parse().unwrap())),
+        let mut read = |words: &[&str]| match side.asks(words) {
+            Reply::Bulk(number) => Some(String::from_utf8_lossy(&number).parse().unwrap()),
             _ => None,
         };
-        end.data = keys.iter().filter_map(number).collect::<BTreeMap<String, i64>>();
+        for key in keys {
+            end.data.extend(read(&["HGET", &data_key(key), "number"]).map(|number| (key.clone(), number)));
+            end.guarded.extend(read(&["GET", &guarded_key(key)]).map(|number| (key.clone(), number)));
+        }
         self.recorder.note(Record::End(end));
         self.keep_logs();
     }
@@ -255,21 +281,21 @@ impl Run {
 
 /// Keys that have no business on the server when all locks are free and nobody waits, with what is in them. Several nodes keep a
 /// leader.
-fn leftovers(side: &mut Wire) -> Vec<String> {
-    let keys = side.call_reply(&["KEYS", "*"]);
+fn leftovers(side: &mut Side) -> Vec<String> {
+    let keys = side.asks(&["KEYS", "*"]);
     let mut names: Vec<String> = keys.items().iter().map(Reply::text).collect();
     names.retain(|name| name != "lockgate:fence" && name != "lockgate:leader" && !name.starts_with("data:"));
     names.sort();
     let tells = |name: String| {
         let read = if name.starts_with("lockgate:q:") { "HGETALL" } else { "GET" };
-        format!("{name} = {:?}", side.call_reply(&[read, &name]))
+        format!("{name} = {:?}", side.asks(&[read, &name]))
     };
     names.into_iter().map(tells).collect()
 }
 
-fn node(number: usize, variant: Variant, server: &RedisServer) -> NodeParts {
+fn node(number: usize, variant: Variant, server_port: u16) -> NodeParts {
     let host = if variant.in_namespace { namespace::server_address(number) } else { "127.0.0.1".into() };
-    let upstream = Gate::before(format!("{host}:{}", server.port()).parse().unwrap());
+    let upstream = Gate::before(format!("{host}:{server_port}").parse().unwrap());
     let url = format!("redis://{}", upstream.addr());
     let starts = move |name: &str| Lockgate::serve(&["--upstream", &url], Some(&config(name)));
     let name = ["a", "b"][number].to_owned();
@@ -289,7 +315,8 @@ fn config(name: &str) -> String {
     format!(
         "admin = \"off\"\n[nodes]\nid = \"{name}\"\nheartbeat = \"200ms\"\ntimeout = \"{NODE_TIMEOUT_MS}ms\"\n\
          [links]\nconnect_timeout = \"1s\"\nreply_timeout = \"1s\"\nretry_base = \"20ms\"\nretry_max = \"300ms\"\n\
-         [[lock_keys]]\nmatch = \"h:*\"\nwait = \"{SET_NX_WAIT_MS}ms\"\n"
+         [[lock_keys]]\nmatch = \"h:*\"\nwait = \"{SET_NX_WAIT_MS}ms\"\n\
+         [[lock_keys]]\nmatch = \"{TICKET_KEY}\"\npoll_ticket = \"{TICKET_MS}ms\"\n"
     )
 }
 

@@ -5,7 +5,8 @@ use super::check::TICK;
 use super::client::Client;
 use super::people::World;
 use super::record::{Bond, Held, Op, Outcome, Record, Recorder};
-use crate::common::{Reply, Wire};
+use super::servers::Side;
+use crate::common::Reply;
 use fastrand::Rng;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -17,13 +18,17 @@ const TICK_EVERY: Duration = Duration::from_millis(12);
 const ASK_EVERY: Duration = Duration::from_millis(10);
 
 /// Looks at all keys until `is_over`.
-pub fn looks(recorder: &Recorder, keys: &[String], mut side: Wire, is_over: &AtomicBool) {
+pub fn looks(recorder: &Recorder, keys: &[String], mut side: Side, is_over: &AtomicBool) {
     let mut seen: HashMap<&str, Held> = HashMap::new();
     let mut last_from = recorder.now_us();
     let mget: Vec<&str> = std::iter::once("MGET").chain(keys.iter().map(String::as_str)).collect();
     while !is_over.load(Ordering::SeqCst) {
-        let from = recorder.now_us();
-        let reply = side.call_reply(&mget);
+        let (reply, from) = loop {
+            let from = recorder.now_us();
+            if let Some(reply) = side.call(&mget) {
+                break (reply, from);
+            }
+        };
         let until = recorder.now_us();
         for (key, value) in keys.iter().zip(reply.items()) {
             let value = match value {

@@ -32,9 +32,26 @@ impl Calm {
 
     /// Nothing was broken that concerns this node: others may have been.
     pub fn holds_for(&self, node: Option<usize>, from_us: u64, until_us: u64) -> bool {
-        let is_apart = |(from, until, of): &(u64, u64, Option<usize>)| {
-            *until < from_us || until_us < *from || (of.is_some() && node.is_some() && *of != node)
-        };
-        self.spans.iter().all(is_apart)
+        self.spans.iter().all(|span| !concerns(span, node) || span.1 < from_us || until_us < span.0)
     }
+
+    /// The longest part of this time in which nothing was broken that concerns this node.
+    pub fn longest_for(&self, node: Option<usize>, from_us: u64, until_us: u64) -> (u64, u64) {
+        let mut broken: Vec<(u64, u64)> =
+            self.spans.iter().filter(|span| concerns(span, node)).map(|(from, until, _)| (*from, *until)).collect();
+        broken.sort_unstable();
+        let (mut longest, mut whole_from) = ((from_us, from_us), from_us);
+        for (from, until) in broken.into_iter().chain([(until_us, until_us)]) {
+            let whole_until = from.min(until_us);
+            if whole_until.saturating_sub(whole_from) > longest.1 - longest.0 {
+                longest = (whole_from, whole_until);
+            }
+            whole_from = whole_from.max(until);
+        }
+        longest
+    }
+}
+
+fn concerns((_, _, of): &(u64, u64, Option<usize>), node: Option<usize>) -> bool {
+    of.is_none() || node.is_none() || *of == node
 }

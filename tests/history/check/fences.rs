@@ -57,7 +57,8 @@ fn is_repeat(tale: &Tale, call: &Call, fence: i64) -> bool {
     let calls = tale.calls.get(call.key.as_str()).map_or(&[][..], Vec::as_slice);
     calls.iter().take_while(|earlier| earlier.from_us < call.until_us).any(|earlier| {
         let is_his = earlier.id != call.id && whose(earlier) == whose(call);
-        is_his && fence_of(earlier).map_or(matches!(earlier.op, Op::Acquire { .. }), |told| told == fence)
+        let asks = matches!(earlier.op, Op::Acquire { .. } | Op::AcquireAll { .. });
+        is_his && fence_of(earlier).map_or(asks, |told| told == fence)
     })
 }
 
@@ -66,7 +67,7 @@ fn used_again(tale: &Tale, found: &mut Vec<Violation>) {
     for calls in tale.calls.values() {
         for release in calls {
             let Op::Release { fence: Some(fence) } = release.op else { continue };
-            if release.outcome != Outcome::Int(1) {
+            if release.outcome != Outcome::Int(1) || tale.losses.may_undo(release.from_us, release.until_us) {
                 continue;
             }
             let again = calls.iter().find(|call| fence_of(call) == Some(fence) && call.from_us > release.until_us);

@@ -18,9 +18,21 @@ pub struct Grant<'a> {
     pub calls: Vec<&'a Call>,
     /// It was granted after the first and before the second of these.
     pub since_us: (u64, u64),
+    /// The end of his lease, or the moment at which the server can have lost it.
+    pub lease_us: u64,
     /// Until then he certainly held it.
     pub ends_us: u64,
 }
+
+impl Grant<'_> {
+    /// Until when he certainly held it, or would have but for this call.
+    pub fn ends_but_for(&self, tale: &Tale, calls: &[&Call], call: &Call) -> u64 {
+        self.lease_us.min(first_end(tale, calls, self, Some(call.id)))
+    }
+}
+
+/// The lease of a key that was in the way of a set, until the set has it all.
+const IN_THE_WAY_MS: u64 = 2000;
 
 /// All grants, by key, in the order in which they were told.
 pub fn all<'a>(tale: &Tale<'a>) -> BTreeMap<&'a str, Vec<Grant<'a>>> {
@@ -82,9 +94,10 @@ fn taker(call: &Call) -> &str {
 fn plain<'a>(tale: &Tale<'a>, calls: &[&'a Call], call: &'a Call) -> Grant<'a> {
     let Op::SetNx { ttl_ms, .. } = call.op else { unreachable!("a SET NX") };
     let since_us = (call.from_us, call.until_us);
-    let lease_ends = since_us.0 + ttl_ms * 1000 - margin_us(ttl_ms).min(ttl_ms * 1000);
-    let mut grant = Grant { owner: &call.owner, fence: None, calls: vec![call], since_us, ends_us: lease_ends };
-    grant.ends_us = first_end(tale, calls, &grant).min(lease_ends);
+    let lease_us = since_us.0 + ttl_ms * 1000 - margin_us(ttl_ms).min(ttl_ms * 1000);
+    let lease_us = lease_us.min(tale.losses.stands_until(since_us));
+    let mut grant = Grant { owner: &call.owner, fence: None, calls: vec![call], since_us, lease_us, ends_us: 0 };
+    grant.ends_us = first_end(tale, calls, &grant, None).min(lease_us);
     grant
 }
 
@@ -94,14 +107,17 @@ fn with_fence<'a>(tale: &Tale<'a>, clock: &Clock, calls: &[&'a Call], fence: i64
     let first_told = told.iter().map(|call| call.until_us).min().unwrap_or(0);
     // An earlier call of his that was not told may have been the one that was granted.
     let is_his = |call: &&&Call| {
-        matches!(call.op, Op::Acquire { .. })
+        matches!(call.op, Op::Acquire { .. } | Op::AcquireAll { .. })
             && call.owner == owner
             && fence_of(call).is_none_or(|other| other == fence)
     };
     let asked = calls.iter().filter(is_his).chain(&told).map(|call| call.from_us).min().unwrap_or(0);
     let since_us = (asked.max(after), first_told.min(before));
-    let mut grant = Grant { owner, fence: Some(fence), calls: told, since_us, ends_us: 0 };
-    grant.ends_us = lease_ends(calls, &grant).min(first_end(tale, calls, &grant));
+    let mut grant = Grant { owner, fence: Some(fence), calls: told, since_us, lease_us: 0, ends_us: 0 };
+    // Until he was told, it may have been a claim, or the bridge of a set.
+    let lost_us = tale.losses.stands_until((since_us.0, first_told));
+    grant.lease_us = lease_ends(tale, calls, &grant).min(lost_us);
+    grant.ends_us = first_end(tale, calls, &grant, None).min(grant.lease_us);
     grant
 }
 
@@ -114,7 +130,7 @@ struct Sets {
 }
 
 /// The end of the lease if nobody ends it before: at least what the last of those who may have set it last has set.
-fn lease_ends(calls: &[&Call], grant: &Grant) -> u64 {
+fn lease_ends(tale: &Tale, calls: &[&Call], grant: &Grant) -> u64 {
     let (granted_from, fence) = (grant.since_us.0, grant.fence);
     let mut sets = Vec::new();
     for call in calls {
@@ -124,6 +140,11 @@ fn lease_ends(calls: &[&Call], grant: &Grant) -> u64 {
                 Outcome::Int(_) if !is_told => continue,
                 Outcome::Int(_) => (*ttl_ms, true),
                 _ => (*ttl_ms, false),
+            },
+            Op::AcquireAll { ttl_ms, .. } if call.owner == grant.owner => match call.outcome {
+                Outcome::Int(_) if !is_told => continue,
+                Outcome::Int(_) => (*ttl_ms, true),
+                _ => ((*ttl_ms).min(IN_THE_WAY_MS), false),
             },
             Op::Transfer { ttl_ms, .. } if is_told => (*ttl_ms, true),
             Op::Extend { ttl_ms, fence: named } if call.owner == grant.owner => match call.outcome {
@@ -138,6 +159,7 @@ fn lease_ends(calls: &[&Call], grant: &Grant) -> u64 {
         if until_us < granted_from {
             continue;
         }
+        let is_certain = is_certain && !tale.losses.may_undo(call.from_us, until_us);
         sets.push(Sets { from_us: call.from_us.max(granted_from), until_us, ttl_ms, is_certain });
     }
     let is_past = |one: &Sets| sets.iter().any(|other| other.is_certain && other.from_us > one.until_us);
@@ -156,7 +178,14 @@ fn last_effect(calls: &[&Call], call: &Call) -> u64 {
             let is_other = |other: &&&Call| {
                 other.id != call.id
                     && other.owner == call.owner
-                    && matches!(other.op, Op::Acquire { .. } | Op::Cancel | Op::Release { .. })
+                    && matches!(
+                        other.op,
+                        Op::Acquire { .. }
+                            | Op::AcquireAll { .. }
+                            | Op::Cancel
+                            | Op::Release { .. }
+                            | Op::ReleaseAll { .. }
+                    )
                     && other.from_us <= call.until_us
                     && other.until_us >= call.from_us
             };
@@ -166,13 +195,14 @@ fn last_effect(calls: &[&Call], call: &Call) -> u64 {
     }
 }
 
-/// The first moment at which anything may have ended this hold before its lease did.
-fn first_end(tale: &Tale, calls: &[&Call], grant: &Grant) -> u64 {
-    let ends = calls.iter().filter_map(|call| {
+/// The first moment at which anything, but for that call, may have ended this hold before its lease did.
+fn first_end(tale: &Tale, calls: &[&Call], grant: &Grant, but_for: Option<u64>) -> u64 {
+    let ends = calls.iter().filter(|call| Some(call.id) != but_for).filter_map(|call| {
         let is_of_owner = call.owner == grant.owner;
         let is_under = |fence: &Option<i64>| fence.is_none() || *fence == grant.fence;
         let may_end = match &call.op {
             Op::Release { fence } => is_of_owner && is_under(fence) && !matches!(call.outcome, Outcome::Int(..=0)),
+            Op::ReleaseAll { .. } => is_of_owner && !matches!(call.outcome, Outcome::Int(..=0)),
             Op::Transfer { fence, .. } => is_of_owner && is_under(fence) && call.outcome != Outcome::Nil,
             Op::CompareAndDelete => is_of_owner && grant.fence.is_none() && !matches!(call.outcome, Outcome::Int(..=0)),
             Op::Force | Op::Del => !matches!(call.outcome, Outcome::Int(..=0)),

@@ -124,7 +124,7 @@ fn ghosts(tale: &Tale, grants: &BTreeMap<&str, Vec<Grant>>, found: &mut Vec<Viol
             let Some(Says::Lock { owner, fence, is_claim: false }) = held.value.as_deref().map(read) else { continue };
             let given_after = held.first_us.0.saturating_sub(held.gap_us);
             let asked = |call: &&&Call| match &call.op {
-                Op::Acquire { .. } => call.owner == owner,
+                Op::Acquire { .. } | Op::AcquireAll { .. } => call.owner == owner,
                 Op::Transfer { to, .. } => to == owner,
                 _ => false,
             };
@@ -138,7 +138,7 @@ fn ghosts(tale: &Tale, grants: &BTreeMap<&str, Vec<Grant>>, found: &mut Vec<Viol
             }
             let had_gone = |call: &&Call| match call.outcome {
                 Outcome::Nil | Outcome::Int(_) => true,
-                Outcome::Unknown if matches!(call.op, Op::Acquire { .. }) => {
+                Outcome::Unknown if matches!(call.op, Op::Acquire { .. } | Op::AcquireAll { .. }) => {
                     tale.closed_us(call.conn).is_some_and(|closed| closed + NOTICED_US < given_after)
                 }
                 // Nobody knows.

@@ -5,7 +5,11 @@
 //! - `fences`: a fence that did not grow, or was told to two.
 //! - `order`: a waiter who was passed by one who came later, at no higher level.
 //! - `answers`: calls without an answer, late ones, frames nobody asked for, sleepers before a free key, leftovers.
+//! - `refusals`: a holder who was told that he is none; somebody who was none and was let through; half a set; a victim that closes no
+//!   cycle.
 //! - `data`: updates lost under the lock.
+//!
+//! What a server has lost is excused by `losses` alone.
 
 mod answers;
 mod calm;
@@ -13,7 +17,9 @@ mod data;
 mod fences;
 mod grants;
 mod holds;
+mod losses;
 mod order;
+mod refusals;
 #[cfg(test)]
 mod tests;
 mod waiters;
@@ -21,7 +27,8 @@ mod waiters;
 use super::record::{Call, Closed, End, Fault, Held, Op, Outcome, Record, Setup, Stray, Write};
 use calm::Calm;
 use grants::Grant;
-use std::collections::{BTreeMap, HashMap};
+use losses::Losses;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 
 /// Locks that a clock takes again and again, under a name that nobody uses twice: all locks draw their fences from one counter, so
@@ -52,6 +59,16 @@ pub struct Count {
     pub writes: usize,
     /// Pairs of waiters whose order could be judged.
     pub judged: usize,
+    /// Of the faults, those with which the server lost something.
+    pub losses: usize,
+    /// `LOCK.GUARD`s that were answered: run, or refused.
+    pub guards: usize,
+    /// Sets of several keys that were granted.
+    pub sets: usize,
+    /// Waiters who were given another level.
+    pub promoted: usize,
+    /// Refused `SET NX` whose place was kept.
+    pub tickets: usize,
 }
 
 impl std::ops::AddAssign for Count {
@@ -62,6 +79,11 @@ impl std::ops::AddAssign for Count {
         self.faults += other.faults;
         self.writes += other.writes;
         self.judged += other.judged;
+        self.losses += other.losses;
+        self.guards += other.guards;
+        self.sets += other.sets;
+        self.promoted += other.promoted;
+        self.tickets += other.tickets;
     }
 }
 
@@ -73,6 +95,7 @@ struct Tale<'a> {
     ticks: Vec<&'a Call>,
     closed: HashMap<u64, &'a Closed>,
     faults: Vec<&'a Fault>,
+    losses: Losses,
     held: BTreeMap<&'a str, Vec<&'a Held>>,
     writes: Vec<&'a Write>,
     strays: Vec<&'a Stray>,
@@ -87,6 +110,7 @@ impl<'a> Tale<'a> {
             ticks: Vec::new(),
             closed: HashMap::new(),
             faults: Vec::new(),
+            losses: Losses::of(history),
             held: BTreeMap::new(),
             writes: Vec::new(),
             strays: Vec::new(),
@@ -124,23 +148,54 @@ impl<'a> Tale<'a> {
 pub fn check(history: &[Record]) -> (Vec<Violation>, Count) {
     let tale = Tale::of(history);
     let mut found = Vec::new();
-    let mut count = Count { faults: tale.faults.len(), writes: tale.writes.len(), ..Count::default() };
     fences::check(&tale, &mut found);
     let grants = grants::all(&tale);
     holds::check(&tale, &grants, &mut found);
-    count.judged = order::check(&tale, &grants, &mut found);
+    refusals::check(&tale, &grants, &mut found);
+    let judged = order::check(&tale, &grants, &mut found);
     answers::check(&tale, &grants, &mut found);
     data::check(&tale, &grants, &mut found);
-    count.calls = tale.ticks.len() + tale.calls.values().map(Vec::len).sum::<usize>();
-    count.grants = grants.values().map(Vec::len).sum();
-    let waited = |call: &&Call| match call.op {
-        Op::Acquire { wait_ms: 1.., .. } | Op::SetNx { wait_ms: 1.., .. } => {
-            matches!(call.outcome, Outcome::Int(_) | Outcome::Ok) && call.until_us > call.from_us + 10_000
+    (found, tale.amounts_to(&grants, judged))
+}
+
+impl Tale<'_> {
+    fn amounts_to(&self, grants: &BTreeMap<&str, Vec<Grant>>, judged: usize) -> Count {
+        let calls: Vec<&Call> = self.calls.values().flatten().copied().collect();
+        // A call of several keys was written down for each of them.
+        let many = |is_it: &dyn Fn(&Call) -> bool| {
+            calls.iter().filter(|call| is_it(call)).map(|call| call.id).collect::<HashSet<u64>>().len()
+        };
+        let has_waited = |call: &Call| {
+            let is_granted = matches!(call.outcome, Outcome::Int(_) | Outcome::Ok);
+            is_granted && wait_us(&call.op) > 0 && call.until_us > call.from_us + 10_000
+        };
+        let is_answered = |call: &Call| !matches!(call.outcome, Outcome::Unknown | Outcome::Missing);
+        Count {
+            calls: self.ticks.len() + many(&|_| true),
+            grants: grants.values().map(Vec::len).sum(),
+            waited: many(&has_waited),
+            faults: self.faults.len(),
+            writes: self.writes.len(),
+            judged,
+            losses: self.faults.iter().filter(|fault| fault.loses.is_some()).count(),
+            guards: many(&|call| matches!(call.op, Op::Guard { .. }) && is_answered(call)),
+            sets: many(&|call| {
+                matches!(&call.op, Op::AcquireAll { keys, .. } if keys.len() > 1) && fence_of(call).is_some()
+            }),
+            promoted: many(&|call| matches!((&call.op, &call.outcome), (Op::Promote { .. }, Outcome::Int(_)))),
+            tickets: many(&|call| {
+                matches!((&call.op, &call.outcome), (Op::SetNx { ticket_ms: 1.., .. }, Outcome::Nil))
+            }),
         }
-        _ => false,
-    };
-    count.waited = tale.calls.values().flatten().copied().filter(waited).count();
-    (found, count)
+    }
+}
+
+/// For how long a call of this kind may wait.
+fn wait_us(op: &Op) -> u64 {
+    match op {
+        Op::Acquire { wait_ms, .. } | Op::AcquireAll { wait_ms, .. } | Op::SetNx { wait_ms, .. } => wait_ms * 1000,
+        _ => 0,
+    }
 }
 
 /// A call as a story tells it.
@@ -156,7 +211,7 @@ fn told(call: &Call) -> String {
 /// The fence that this call was told, if it was granted one.
 fn fence_of(call: &Call) -> Option<i64> {
     match (&call.op, &call.outcome) {
-        (Op::Acquire { .. } | Op::Transfer { .. }, Outcome::Int(fence)) => Some(*fence),
+        (Op::Acquire { .. } | Op::AcquireAll { .. } | Op::Transfer { .. }, Outcome::Int(fence)) => Some(*fence),
         _ => None,
     }
 }

@@ -12,6 +12,8 @@ const FELT_US: u64 = 5_000_000;
 const STALL_US: u64 = 250_000;
 /// The longest that a node which is not broken takes to notice that a claim of its own is gone.
 const TAKEN_FELT_US: u64 = 1_000_000;
+/// The longest that such a node takes to register a waiter upstream under the level that he was given.
+const PROMOTED_FELT_US: u64 = 400_000;
 
 /// Returns how many pairs of waiters could be judged.
 pub fn check<'a>(tale: &Tale<'a>, grants: &'a BTreeMap<&'a str, Vec<Grant<'a>>>, found: &mut Vec<Violation>) -> usize {
@@ -21,10 +23,10 @@ pub fn check<'a>(tale: &Tale<'a>, grants: &'a BTreeMap<&'a str, Vec<Grant<'a>>>,
         let waiters = waiters::all(tale, key, grants);
         for first in waiters.iter().filter(|waiter| waiter.seen_us.is_some()) {
             // In order of arrival at the recorder: whoever came much later has nothing to do with this one.
-            for second in waiters.iter().filter(|second| second.call.from_us < first.call.until_us) {
+            for second in waiters.iter().filter(|second| second.call.from_us < first.until_us.max(first.told_us)) {
                 let Some(passed) = was_passed(first, second) else { continue };
                 let (from, until) =
-                    (first.call.from_us.min(second.call.from_us), second.call.until_us.max(first.seen_us.unwrap_or(0)));
+                    (first.call.from_us.min(second.call.from_us), second.told_us.max(first.seen_us.unwrap_or(0)));
                 if !calm.holds(from, until) || was_taken_away(tale, key, from, until) {
                     continue;
                 }
@@ -58,12 +60,16 @@ fn was_taken_away(tale: &Tale, key: &str, from_us: u64, until_us: u64) -> bool {
 fn was_passed(first: &Waiter, second: &Waiter) -> Option<bool> {
     let seen_us = first.seen_us?;
     let granted = second.grant?;
-    if first.call.id == second.call.id || !matches!(second.call.outcome, Outcome::Int(_) | Outcome::Ok) {
+    if first.call.id == second.call.id {
         return None;
     }
+    // The others' script may still go by his old level when his own node has told him of the new one.
+    let settled = first.settled.filter(|(since_us, _)| since_us + PROMOTED_FELT_US < second.decided_us);
+    let settled = settled.map(|(_, level)| level).filter(|_| first.levels.0 != first.levels.1);
+    let (level, highest) = (settled.unwrap_or(first.levels.0), second.levels.1);
     // He stood in line before the other was granted anything, and his rank is the better one.
-    let came_first = seen_us < second.call.from_us && first.level >= second.level;
-    let is_above = first.level > second.level && seen_us < granted.since_us.0;
+    let came_first = seen_us < second.call.from_us && level >= highest;
+    let is_above = level > highest && seen_us < second.decided_us;
     if !came_first && !is_above {
         return None;
     }
