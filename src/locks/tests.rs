@@ -515,6 +515,32 @@ fn a_lost_try_is_asked_again_and_its_ghost_is_laid() {
 }
 
 #[test]
+fn a_lost_try_whose_wait_is_over_may_still_have_registered_its_call() {
+    let mut story = Story::new();
+    story.begins("ann", Level::Normal, true);
+    let call = story.id("ann");
+    assert_eq!(story.step(Event::TimesOut(call)), [""; 0]);
+    assert_eq!(story.tried("ann", Tried::Lost("".into())), ["ann tries later", "look"]);
+    assert_eq!(story.step(Event::TriesAgain(call)), ["ann tries"]);
+    let seen = by_stranger();
+    assert_eq!(story.tried("ann", Tried::Refused { seen, registered: None, arrival_us: 7 }), ["ann gets nil"]);
+    assert_eq!(story.held(by_stranger()), [""; 0]);
+    assert!(story.line.is_idle());
+}
+
+#[test]
+fn what_a_lost_try_may_have_given_to_a_waiter_who_left_is_taken_back() {
+    let mut story = Story::new();
+    story.waits("ann");
+    assert_eq!(story.begins("bob", Level::Normal, false), ["bob tries for ann"]);
+    assert_eq!(story.leaves("ann"), ["look"]);
+    assert_eq!(story.held(by_stranger()), [""; 0]);
+    assert_eq!(story.tried("bob", Tried::Lost("".into())), ["bob tries later", "look"]);
+    let seen = held_by(&story, "ann", 7);
+    assert_eq!(story.held(seen), ["take back 7"]);
+}
+
+#[test]
 fn a_lost_hand_over_is_found_by_looking() {
     let mut story = Story::new();
     story.waits("ann");
