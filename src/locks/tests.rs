@@ -541,6 +541,14 @@ fn what_a_lost_try_may_have_given_to_a_waiter_who_left_is_taken_back() {
 }
 
 #[test]
+fn a_lost_try_may_have_removed_the_registration_of_the_owners_own_waiter() {
+    let mut story = Story::new();
+    story.waits("ann");
+    assert_eq!(story.begins("ann'", Level::Normal, false), ["ann' tries"], "without her older call");
+    assert_eq!(story.tried("ann'", Tried::Lost("".into())), ["ann' tries later", "look for ann"]);
+}
+
+#[test]
 fn a_lost_hand_over_is_found_by_looking() {
     let mut story = Story::new();
     story.waits("ann");
