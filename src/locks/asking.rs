@@ -81,10 +81,10 @@ impl Line {
                 }
                 self.granted_by_own_try(id, grant, true, now, out);
             }
-            // The owner's older call, which still waits, was given the lock by a reply that is on its way: what this one has repeated, its
-            // client being gone, is that one's.
+            // The owner's older call, which still waits, was given the lock by a reply that is on its way, be it that of its
+            // confirmation: what this one has repeated, its client being gone, is that one's.
             Tried::Repeated { grant, ours: Some(ours), .. }
-                if !self.calls[&id].is_living() && ours.call != id && self.is_waiting(ours.call) =>
+                if !self.calls[&id].is_living() && ours.call != id && self.stands_in_line(ours.call) =>
             {
                 // Whoever sees the value from here on sees a hold that somebody was told of.
                 self.call_mut(id).stage = Stage::Granted(grant.fence);

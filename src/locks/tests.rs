@@ -608,6 +608,33 @@ fn what_a_gone_call_repeated_belongs_to_the_older_call_that_is_just_being_told()
 }
 
 #[test]
+fn what_a_gone_call_repeated_belongs_to_the_older_call_that_was_just_confirmed() {
+    for was_claim in [false, true] {
+        let mut story = Story::new();
+        story.waits("ann");
+        let seen = Some(claim_of(&story, "ann"));
+        story.step(Event::Observed { seen, registered: None });
+        assert_eq!(story.later(0), ["confirm ann? of ann"]);
+        story.begins("ann'", Level::Normal, false);
+        story.leaves("ann'");
+        let grant = Grant { fence: Fence(7), value: Arc::from(&b"new"[..]) };
+        let ours = Some(Named { is_claim: was_claim, ..named(&story, "ann", 7) });
+        let before = Arc::from(if was_claim { &b"ann?"[..] } else { b"ann" });
+        assert_eq!(story.tried("ann'", Tried::Repeated { grant, before, was_claim, ours }), ["ann has 7"]);
+        let outcome = if was_claim {
+            // Where the repeat came first, the confirmation has found another value.
+            let seen = Seen { value: Arc::from(&b"new"[..]), left_ms: None, ours: Some(named(&story, "ann'", 7)) };
+            Handing::Held { seen, registered: None }
+        } else {
+            let grant = Grant { fence: Fence(7), value: Arc::from(&b"ann"[..]) };
+            Handing::Confirmed { grant, registered: None }
+        };
+        assert_eq!(story.handed(outcome), [""; 0], "she was told of that fence already");
+        assert!(story.line.is_idle());
+    }
+}
+
+#[test]
 fn a_repeat_whose_client_left_does_not_end_the_hold() {
     let mut story = Story::new();
     story.begins("ann", Level::Normal, false);
