@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 /// A Redis logical database, as `SELECT` numbers it.
 pub type Db = u32;
@@ -130,6 +131,34 @@ pub enum Resp {
     V2,
     /// RESP3, after `HELLO 3`.
     V3,
+}
+
+/// The time of day, Unix time in µs: the system's, unless another is given.
+#[derive(Clone, Default)]
+pub struct WallClock(Option<Arc<dyn Fn() -> u64 + Send + Sync>>);
+
+impl WallClock {
+    /// A clock that tells what `tell` returns.
+    pub fn new(tell: impl Fn() -> u64 + Send + Sync + 'static) -> Self {
+        WallClock(Some(Arc::new(tell)))
+    }
+
+    /// What it says now. It may go back, as the system's may.
+    pub fn unix_us(&self) -> u64 {
+        match &self.0 {
+            Some(tell) => tell(),
+            None => {
+                let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+                u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
+            }
+        }
+    }
+}
+
+impl fmt::Debug for WallClock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", if self.0.is_some() { "a clock of its own" } else { "the system's clock" })
+    }
 }
 
 /// A point on this node's steady clock, in microseconds since the node began. Never goes back, never leaves the node.

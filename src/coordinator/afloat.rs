@@ -67,6 +67,12 @@ impl Errands {
         Errand(self.clone())
     }
 
+    /// How many are under way.
+    #[cfg(test)]
+    pub fn count(&self) -> usize {
+        self.under_way.load(Ordering::SeqCst)
+    }
+
     /// Resolves when none is under way.
     pub async fn all_done(&self) {
         loop {

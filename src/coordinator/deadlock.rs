@@ -133,6 +133,12 @@ impl Deadlocks {
         self.count.load(Ordering::Relaxed)
     }
 
+    /// How many waits are known.
+    #[cfg(test)]
+    pub fn waits(&self) -> usize {
+        self.waits.load(Ordering::SeqCst)
+    }
+
     fn is_off(&self) -> bool {
         self.mode == DeadlockMode::Off
     }

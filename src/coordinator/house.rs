@@ -24,6 +24,7 @@ impl Coordinator {
             // A first look around is due as soon as it is known who is there.
             let wake_at = nodes.knows_all_at().filter(|at| *at > self.now()).map_or(next_beat, |at| at.min(next_beat));
             tokio::select! {
+                biased;
                 () = nodes.duty.notified() => {}
                 () = self.sleep_until(wake_at) => {}
             }

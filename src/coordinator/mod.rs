@@ -36,7 +36,7 @@ mod watch;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use tokio::time::Instant;
 
@@ -107,11 +107,11 @@ const EXTEND_TRIES_MAX: u32 = 2;
 impl Coordinator {
     /// An engine nobody has asked anything yet.
     pub fn new(settings: LockSettings) -> Arc<Self> {
-        let now_us = unix_us();
+        let now_us = settings.clock.unix_us();
         // Nothing in a name may end the field of the value that it stands in.
         let node: String = settings.node.chars().filter(|letter| !letter.is_control()).collect();
         Arc::new(Coordinator {
-            store: Store::new(node.as_str().into(), now_us, settings.queue_kept_ms()),
+            store: Store::new(node.as_str().into(), settings.clock.clone(), settings.queue_kept_ms()),
             shards: Shards::new(settings.line_rules()),
             books: Books::default(),
             tied: Tied::default(),
@@ -212,7 +212,7 @@ impl Coordinator {
     /// A link to the master was dialled: it may have begun anew, so fences go on above all that this node has seen, and above the
     /// time of its own clock.
     pub fn met_master_again(&self) {
-        self.store.met_master(unix_us(), false);
+        self.store.met_master(self.unix_us(), false);
     }
 
     /// A master was met anew (connected, failed over): fences go on above all that were seen, see [`Store::met_master`].
@@ -241,6 +241,19 @@ impl Coordinator {
     /// How many keys have a line just now: somebody waits for them, is kept in mind, or has a script under way.
     pub fn lines(&self) -> usize {
         self.shards.len()
+    }
+
+    /// What is kept for calls and connections; nothing where none are left.
+    #[cfg(test)]
+    pub fn left_over(&self) -> Vec<String> {
+        let kept = [
+            ("lines", self.shards.len()),
+            ("waiters", usize::try_from(self.shards.waiting()).unwrap_or(usize::MAX)),
+            ("waits in the graph", self.deadlocks.waits()),
+            ("tied locks", self.tied.count()),
+            ("errands", self.errands.count()),
+        ];
+        kept.iter().filter(|(_, count)| *count > 0).map(|(what, count)| format!("{count} {what}")).collect()
     }
 
     async fn release<C: Caller>(
@@ -387,6 +400,11 @@ impl Coordinator {
         CallId(self.last_call.fetch_add(1, Ordering::Relaxed) + 1)
     }
 
+    /// The time of day as Unix time in µs.
+    fn unix_us(&self) -> u64 {
+        self.settings.clock.unix_us()
+    }
+
     /// That moment as Unix time in µs; grows steadily, whatever becomes of the system's clock.
     fn unix_us_at(&self, at: Moment) -> u64 {
         self.origin_us.saturating_add(at.0)
@@ -442,9 +460,4 @@ fn seen(store: &Store, held: Held) -> Seen {
 
 fn integer(number: u64) -> LockReply {
     LockReply::Integer(i64::try_from(number).unwrap_or(i64::MAX))
-}
-
-fn unix_us() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
 }

@@ -2,7 +2,7 @@
 
 use super::rules::Rule;
 use super::set_nx::{SetNx, SetNxAnswer, Terms};
-use super::{Asker, Coordinator, unix_us};
+use super::{Asker, Coordinator};
 use crate::domain::{LockKey, PlainLease};
 use crate::protocol::args::encode_command;
 use crate::protocol::frame::{Value, decode};
@@ -38,7 +38,7 @@ impl Coordinator {
 
     /// The lease of a `SET NX` under `rule` that asks for `asked`.
     pub fn plain_lease(&self, rule: &Rule, asked: PlainLease) -> PlainLease {
-        let latest_ms = (unix_us() / 1000).saturating_add(self.terms(rule).wait_ms);
+        let latest_ms = (self.unix_us() / 1000).saturating_add(self.terms(rule).wait_ms);
         rule.plain_lease(asked, latest_ms)
     }
 
@@ -54,7 +54,7 @@ impl Coordinator {
         self.fallback.note(&key);
         let answer = self.plain(asker, ask).await;
         if answer == SetNxAnswer::Set {
-            self.deadlocks.took(&key, asker.session, &ask.value, ask.lease, self.now(), unix_us() / 1000);
+            self.deadlocks.took(&key, asker.session, &ask.value, ask.lease, self.now(), self.unix_us() / 1000);
         }
         answer
     }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Asker, Coordinator, unix_us};
+use super::{Asker, Coordinator};
 use crate::domain::{Level, LockKey, PlainLease};
 use crate::locks::{Actor, Answer, AskedFor, Form};
 use crate::upstream::call::Caller;
@@ -62,7 +62,7 @@ impl Coordinator {
         let call = self.next_call();
         // Nobody waits beyond the time at which his lease would have ended.
         let useful_ms = match lease {
-            PlainLease::AtMs(at_ms) => at_ms.saturating_sub(unix_us() / 1000),
+            PlainLease::AtMs(at_ms) => at_ms.saturating_sub(self.unix_us() / 1000),
             _ => u64::MAX,
         };
         let deadline = (terms.wait_ms > 0).then(|| self.now().plus_ms(terms.wait_ms.min(useful_ms)));
@@ -83,7 +83,7 @@ impl Coordinator {
         };
         match answer {
             Answer::Granted { .. } => {
-                self.deadlocks.took(&key, asker.session, &written, lease, self.now(), unix_us() / 1000);
+                self.deadlocks.took(&key, asker.session, &written, lease, self.now(), self.unix_us() / 1000);
                 SetNxAnswer::Set
             }
             // It could not wait as it wished to.

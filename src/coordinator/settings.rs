@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::rules::{LockKeys, Rule};
-use crate::domain::LockKey;
+use crate::domain::{LockKey, WallClock};
 use crate::locks::LineRules;
 use crate::locks::victim::VictimPolicy;
 
@@ -61,6 +61,8 @@ pub struct LockSettings {
     pub victim: VictimPolicy,
     /// This node's name as it stands in the values of locks, without control characters. Short ones save memory upstream.
     pub node: String,
+    /// The time of day.
+    pub clock: WallClock,
 }
 
 impl Default for LockSettings {
@@ -84,6 +86,7 @@ impl Default for LockSettings {
             deadlock_mode: DeadlockMode::Detect,
             victim: VictimPolicy::default(),
             node: "lockgate".into(),
+            clock: WallClock::default(),
         }
     }
 }

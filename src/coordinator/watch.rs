@@ -140,6 +140,7 @@ impl Coordinator {
             // Between half and the whole pause, so that the nodes do not come back as one.
             let sleep = tokio::time::sleep(pause.mul_f64(0.5 + fastrand::f64() / 2.0));
             tokio::select! {
+                biased;
                 () = sleep => {}
                 () = self.nodes.leaves.notified() => {}
             }
@@ -494,7 +495,7 @@ impl<'a> Watch<'a> {
                     self.say("alive");
                 }
                 // Who began after a failover, or heard of it later, goes on above what the others gave since.
-                self.coordinator.store.met_ahead(self.coordinator.nodes.ahead_us(), super::unix_us());
+                self.coordinator.store.met_ahead(self.coordinator.nodes.ahead_us(), self.coordinator.unix_us());
             }
             Heard::Message { payload, .. } => self.message_came(&payload),
         }
@@ -558,7 +559,7 @@ impl<'a> Watch<'a> {
                 let fence =
                     reply.and_then(Value::as_bytes).and_then(|text| std::str::from_utf8(text).ok()?.parse().ok());
                 if let Some(fence) = fence {
-                    self.coordinator.store.met_fence(fence, super::unix_us());
+                    self.coordinator.store.met_fence(fence, self.coordinator.unix_us());
                 }
             }
             About::Replication { asked } => self.replication_came(reply, asked),
@@ -571,7 +572,9 @@ impl<'a> Watch<'a> {
                     _ => None,
                 });
                 // Whoever does not tell the time is met at this node's own.
-                self.coordinator.store.met_history(history.as_deref(), time_us.unwrap_or_else(super::unix_us));
+                self.coordinator
+                    .store
+                    .met_history(history.as_deref(), time_us.unwrap_or_else(|| self.coordinator.unix_us()));
             }
         }
     }

@@ -4,6 +4,8 @@ mod client_list;
 mod listener;
 mod registry;
 mod session;
+#[cfg(test)]
+mod simulation;
 mod worker;
 
 use std::collections::hash_map::RandomState;
@@ -23,6 +25,7 @@ use self::worker::{Shared, Stop};
 use crate::config::{self, Config, LiveConfig};
 use crate::coordinator::{Coordinator, DeadlockMode, LockKeys, LockLimits, LockSettings, Rules};
 use crate::locks::victim::VictimPolicy;
+use crate::upstream::dial::Connector;
 use crate::upstream::links::LinkSettings;
 use crate::upstream::url::Endpoint;
 
@@ -57,30 +60,7 @@ pub fn start(config: Arc<Config>, live: Arc<LiveConfig>, endpoint: Endpoint) -> 
         workers => workers,
     };
     let Bound { address, listeners, path } = bind(&config.listen, count)?;
-    let coordinator = Coordinator::new(lock_settings(&config, &address));
-    let heeding = coordinator.clone();
-    let rules = Mutex::new(config.lock_keys.clone());
-    live.on_change(move |config| {
-        heeding.change_limits(&lock_limits(config));
-        let mut rules = rules.lock().unwrap_or_else(PoisonError::into_inner);
-        // Rules that stay keep their counts.
-        if *rules != config.lock_keys {
-            heeding.lock_keys().replace(Rules::of(&config.lock_keys));
-            rules.clone_from(&config.lock_keys);
-        }
-    });
-    let shared = Arc::new(Shared {
-        endpoint,
-        live,
-        links: link_settings(&config),
-        registry: Registry::new(config.limits.connections),
-        coordinator,
-        own_in_use: Arc::new(AtomicUsize::new(0)),
-        reached: Arc::new(AtomicU64::new(0)),
-        trust_clients: config.trust_clients,
-        client_timeout: config.client_timeout.unwrap_or_default(),
-        is_draining: AtomicBool::new(false),
-    });
+    let shared = prepare(&config, live, endpoint, lock_settings(&config, &address), link_settings(&config));
     let (stop, stopped) = watch::channel(Stop::No);
     let workers = listeners.into_iter().enumerate().map(|(number, listener)| {
         let (shared, stopped) = (shared.clone(), stopped.clone());
@@ -92,6 +72,40 @@ pub fn start(config: Arc<Config>, live: Arc<LiveConfig>, endpoint: Endpoint) -> 
     });
     let workers = workers.collect::<io::Result<_>>()?;
     Ok(Running { address, shared, stop, workers, path })
+}
+
+/// What the workers of a process share, before there are any.
+fn prepare(
+    config: &Config,
+    live: Arc<LiveConfig>,
+    endpoint: Endpoint,
+    locks: LockSettings,
+    links: LinkSettings,
+) -> Arc<Shared> {
+    let coordinator = Coordinator::new(locks);
+    let heeding = coordinator.clone();
+    let rules = Mutex::new(config.lock_keys.clone());
+    live.on_change(move |config| {
+        heeding.change_limits(&lock_limits(config));
+        let mut rules = rules.lock().unwrap_or_else(PoisonError::into_inner);
+        // Rules that stay keep their counts.
+        if *rules != config.lock_keys {
+            heeding.lock_keys().replace(Rules::of(&config.lock_keys));
+            rules.clone_from(&config.lock_keys);
+        }
+    });
+    Arc::new(Shared {
+        endpoint,
+        live,
+        links,
+        registry: Registry::new(config.limits.connections),
+        coordinator,
+        own_in_use: Arc::new(AtomicUsize::new(0)),
+        reached: Arc::new(AtomicU64::new(0)),
+        trust_clients: config.trust_clients,
+        client_timeout: config.client_timeout.unwrap_or_default(),
+        is_draining: AtomicBool::new(false),
+    })
 }
 
 impl Running {
@@ -140,6 +154,7 @@ fn link_settings(config: &Config) -> LinkSettings {
         keepalive: config.links.keepalive.unwrap_or_default(),
         retry_base: config.links.retry_base,
         retry_max: config.links.retry_max,
+        connector: Connector::default(),
     }
 }
 

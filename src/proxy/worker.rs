@@ -63,6 +63,24 @@ pub struct Worker {
 }
 
 impl Worker {
+    /// A worker of this thread, in whose `LocalSet` it is made.
+    pub fn new(shared: Arc<Shared>) -> Rc<Worker> {
+        let scratch = Rc::new(RefCell::new(vec![0; READ_BUFFER].into_boxed_slice()));
+        let (in_use, reached) = (shared.own_in_use.clone(), shared.reached.clone());
+        let links = Links::new(shared.endpoint.clone(), shared.links.clone(), scratch, in_use, reached);
+        let (registry, coordinator) = (shared.registry.clone(), shared.coordinator.clone());
+        links.on_dialled(move || coordinator.met_master_again());
+        links.on_revoked(move |user| registry.kill_user(user));
+        let keys = shared.coordinator.lock_keys();
+        let rules = RefCell::new((keys.version(), Rc::new(keys.read(Rules::clone))));
+        Rc::new(Worker { rules, shared, links })
+    }
+
+    /// Keeps the process in touch with the upstream and the other nodes, until the node leaves. One worker does.
+    pub fn keep_watch(&self) -> impl Future<Output = ()> + 'static {
+        self.coordinator().clone().keep_watch(self.links.clone())
+    }
+
     /// Its links to the upstream.
     pub fn links(&self) -> &Rc<Links> {
         &self.links
@@ -116,18 +134,8 @@ pub fn run(
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().event_interval(TASKS_PER_LOOK).build()?;
     let tasks = LocalSet::new();
     tasks.block_on(&runtime, async move {
-        let scratch = Rc::new(RefCell::new(vec![0; READ_BUFFER].into_boxed_slice()));
-        let (in_use, reached) = (shared.own_in_use.clone(), shared.reached.clone());
-        let links = Links::new(shared.endpoint.clone(), shared.links.clone(), scratch, in_use, reached);
-        let registry = shared.registry.clone();
-        let coordinator = shared.coordinator.clone();
-        links.on_dialled(move || coordinator.met_master_again());
-        links.on_revoked(move |user| registry.kill_user(user));
-        let keys = shared.coordinator.lock_keys().clone();
-        let worker =
-            Rc::new(Worker { rules: RefCell::new((keys.version(), Rc::new(keys.read(Rules::clone)))), shared, links });
-        let watch = keeps_watch
-            .then(|| tokio::task::spawn_local(worker.coordinator().clone().keep_watch(worker.links().clone())));
+        let worker = Worker::new(shared);
+        let watch = keeps_watch.then(|| tokio::task::spawn_local(worker.keep_watch()));
         let listener = match listener.listen() {
             Ok(listener) => listener,
             Err(error) => {
@@ -164,7 +172,8 @@ pub enum Stop {
     Now,
 }
 
-fn admit(worker: &Rc<Worker>, socket: Socket) {
+/// A client has connected.
+pub fn admit(worker: &Rc<Worker>, socket: Socket) {
     if let Err(error) = socket.tune(worker.shared.client_timeout) {
         tracing::debug!(%error, "a client left at once");
         return;

@@ -13,11 +13,13 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use super::*;
-use crate::domain::Moment;
+use crate::domain::{Moment, WallClock};
 use crate::locks::rank::{Place, Rank};
 use crate::locks::simulation::owner_id;
 use crate::locks::simulation::upstream::{Answered, Holder, PLAIN, Script, Upstream};
 use crate::locks::{Actor, AskedFor, Handing, Released, Tried, Turn};
+use crate::protocol::frame::{Value, decode};
+use crate::upstream::simulated::server::Server as Redis;
 
 const NODES: usize = 3;
 const KEY: &str = "k";
@@ -50,7 +52,10 @@ impl Server {
     }
 
     fn link(&self) -> Link {
-        Link(Arc::new(Mutex::new(UnixStream::connect(self.folder.path().join("s")).unwrap())))
+        let mut model = Redis::default();
+        let client = model.connects();
+        let socket = UnixStream::connect(self.folder.path().join("s")).unwrap();
+        Link(Arc::new(Mutex::new(Wire { socket, model, client })))
     }
 }
 
@@ -61,24 +66,88 @@ impl Drop for Server {
     }
 }
 
-/// One command, one reply, and nothing else goes on meanwhile.
+/// One command, one reply, and nothing else goes on meanwhile. The model of Redis that the simulation of the whole process has is asked
+/// the same, and must say the same.
 #[derive(Clone)]
-struct Link(Arc<Mutex<UnixStream>>);
+struct Link(Arc<Mutex<Wire>>);
 
-impl Link {
-    fn ask(&self, request: &[u8]) -> Vec<u8> {
-        let mut socket = self.0.lock().unwrap();
-        socket.write_all(request).unwrap();
+struct Wire {
+    socket: UnixStream,
+    model: Redis,
+    client: u64,
+}
+
+impl Wire {
+    fn ask_server(&mut self, request: &[u8]) -> Vec<u8> {
+        self.socket.write_all(request).unwrap();
         let (mut reply, mut scanner) = (Vec::new(), crate::protocol::reply::ReplyScanner::new());
         let mut chunk = [0u8; 4096];
         loop {
-            let n = socket.read(&mut chunk).unwrap();
+            let n = self.socket.read(&mut chunk).unwrap();
             assert!(n > 0, "the server closed the link");
             reply.extend_from_slice(&chunk[..n]);
             if scanner.scan(&chunk[..n], 1).unwrap().frames == 1 {
                 return reply;
             }
         }
+    }
+
+    fn ask_both(&mut self, request: &[u8]) -> Vec<u8> {
+        let time = self.ask_server(b"*1\r\n$4\r\nTIME\r\n");
+        let time = match decode(&time).unwrap() {
+            Value::Array(time) => time.iter().map(|part| part.as_str().unwrap().parse().unwrap()).collect::<Vec<u64>>(),
+            other => panic!("TIME is an array, not {other:?}"),
+        };
+        self.model.set_time(time[0] * 1_000_000 + time[1]);
+        let real = self.ask_server(request);
+        assert!(self.model.hears(self.client, request), "the model closed the link");
+        let modelled = self.model.take_output(self.client);
+        let (Ok(one), Ok(other)) = (decode(&real), decode(&modelled)) else { panic!("a reply makes no sense") };
+        let asked: Vec<_> = crate::protocol::args::args(request).map(|word| word.escape_ascii().to_string()).collect();
+        // A hash has no order.
+        let are_alike = match (asked[0] == "HGETALL", &one, &other) {
+            (true, Value::Array(one), Value::Array(other)) => are_alike(&sorted(one), &sorted(other)),
+            _ => are_alike(&one, &other),
+        };
+        assert!(are_alike, "asked {asked:?}\n a server said {one:?}\n the model {other:?}");
+        real
+    }
+}
+
+/// The same, but for what a millisecond changes.
+fn are_alike(one: &Value<'_>, other: &Value<'_>) -> bool {
+    match (one, other) {
+        (Value::Array(some), Value::Array(others)) => {
+            some.len() == others.len() && some.iter().zip(others).all(|(one, other)| are_alike(one, other))
+        }
+        (Value::Integer(one), Value::Integer(other)) => one.abs_diff(*other) < 50 && (*one < 0) == (*other < 0),
+        (Value::Error(one), Value::Error(other)) => {
+            one.split(|byte| *byte == b' ').next() == other.split(|byte| *byte == b' ').next()
+        }
+        _ => match (one.as_bytes(), other.as_bytes()) {
+            // A part of the time.
+            (Some(one), Some(other)) if [one, other].iter().all(|text| text.iter().all(u8::is_ascii_digit)) => true,
+            (Some(one), Some(other)) => without_times(one) == without_times(other),
+            _ => one == other,
+        },
+    }
+}
+
+fn sorted<'a>(pairs: &[Value<'a>]) -> Value<'a> {
+    let mut pairs: Vec<_> = pairs.chunks(2).map(<[_]>::to_vec).collect();
+    pairs.sort_by_key(|pair| pair[0].as_bytes().map(<[u8]>::to_vec));
+    Value::Array(pairs.concat())
+}
+
+/// Long numbers are times, or made of them.
+fn without_times(text: &[u8]) -> Vec<&[u8]> {
+    let parts = text.chunk_by(|one, other| one.is_ascii_digit() == other.is_ascii_digit());
+    parts.map(|part| if part[0].is_ascii_digit() && part.len() > 5 { &b"time"[..] } else { part }).collect()
+}
+
+impl Link {
+    fn ask(&self, request: &[u8]) -> Vec<u8> {
+        self.0.lock().unwrap().ask_both(request)
     }
 
     fn run(&self, words: &[&[u8]]) -> Reply {
@@ -120,7 +189,13 @@ struct Pair {
 impl Pair {
     fn new(seed: u64, link: &Link) -> Self {
         link.run(&[b"FLUSHALL"]);
-        let stores = (0..NODES).map(|node| Store::new(node.to_string().into(), 1, 600_000)).collect();
+        let store = |node: usize| {
+            let store = Store::new(node.to_string().into(), WallClock::default(), 600_000);
+            // The counter counts from the start.
+            store.floor.store(1, Ordering::Relaxed);
+            store
+        };
+        let stores = (0..NODES).map(store).collect();
         Pair {
             dice: fastrand::Rng::with_seed(seed),
             link: link.clone(),

@@ -16,12 +16,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::Notify;
 
-use crate::domain::{CallId, FIELD_SEPARATOR, Fence, Level, LockKey, PlainLease};
+use crate::domain::{CallId, FIELD_SEPARATOR, Fence, Level, LockKey, PlainLease, WallClock};
 use crate::locks::{Form, Grant, Handed, Named, Offer, Registered, Standing, Task};
 use crate::upstream::call::{CallError, Caller};
 pub use acquire_all::{AllAcquired, AllAsked, BRIDGE, Taken};
 use reply::Reply;
 use script::Script;
+#[cfg(test)]
+pub use script::released_by;
 pub use transfer::Transfer;
 use value::{FENCE_MAX, Fields};
 
@@ -126,6 +128,7 @@ pub enum HandedOver {
 /// The scripts of one node on one upstream.
 pub struct Store {
     node: Arc<str>,
+    clock: WallClock,
     /// The lowest fence that may be given now.
     floor: AtomicU64,
     /// The highest fence that this node has seen.
@@ -147,12 +150,13 @@ const AHEAD_MIN_US: u64 = 60_000_000;
 const OTHER_HISTORY_GAP: u64 = 1 << 32;
 
 impl Store {
-    /// The store of `node`, which begins at `now_us` (Unix time in µs): no fence below that is given out, so a counter that was
-    /// flushed while no node ran does not begin anew.
-    pub fn new(node: Arc<str>, now_us: u64, queue_kept_ms: u64) -> Self {
+    /// The store of `node`, which begins now: no fence below that time is given out, so a counter that was flushed while no node ran
+    /// does not begin anew.
+    pub fn new(node: Arc<str>, clock: WallClock, queue_kept_ms: u64) -> Self {
         Store {
             node,
-            floor: AtomicU64::new(now_us.min(FENCE_MAX / 2)),
+            floor: AtomicU64::new(clock.unix_us().min(FENCE_MAX / 2)),
+            clock,
             fence_max: AtomicU64::new(0),
             history: Mutex::default(),
             ahead_us: AtomicU64::new(0),
@@ -197,7 +201,7 @@ impl Store {
     /// Before anything is granted over a link that was just dialled, its master is met.
     async fn reach<C: Caller>(&self, caller: &C) -> Result<(), StoreError> {
         if let Some(info) = caller.reach().await? {
-            self.met_history(replication_id(&info), unix_us());
+            self.met_history(replication_id(&info), self.clock.unix_us());
         }
         Ok(())
     }
@@ -230,7 +234,7 @@ impl Store {
         // Other nodes may have seen more failovers than this one. Anybody can write a value, so that only what two more of them
         // explain is believed.
         let believable = self.ahead_us.load(Ordering::Relaxed) + 2 * OTHER_HISTORY_GAP + AHEAD_MIN_US;
-        let now_us = unix_us();
+        let now_us = self.clock.unix_us();
         if fields.fence.0 > now_us + AHEAD_MIN_US && fields.fence.0 < now_us.saturating_add(believable) {
             self.met_fence(fields.fence.0, now_us);
         }
@@ -540,7 +544,7 @@ impl Store {
 
     fn fence(&self, fence: i64) -> Result<Fence, StoreError> {
         let fence = u64::try_from(fence).ok().filter(|fence| (1..=FENCE_MAX).contains(fence)).ok_or_else(odd_reply)?;
-        self.met_fence(fence, unix_us());
+        self.met_fence(fence, self.clock.unix_us());
         Ok(Fence(fence))
     }
 }
@@ -645,10 +649,4 @@ fn flag(is_set: bool) -> &'static [u8] {
 pub fn replication_id(info: &[u8]) -> Option<&[u8]> {
     let mut lines = info.split(|byte| *byte == b'\n');
     lines.find_map(|line| line.trim_ascii().strip_prefix(b"master_replid:"))
-}
-
-/// This node's clock, Unix time in µs.
-fn unix_us() -> u64 {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
 }

@@ -76,6 +76,17 @@ script!("Who holds a lock, and for how long.", LOOK, "look.lua");
 script!("Takes, keeps or lays down the lead among nodes.", LEAD, "lead.lua");
 script!("Removes registrations that nobody is behind.", CLEAN, "clean.lua");
 
+/// Whose hold a RELEASE that was sent with these words is to end, and under which fence; `None` for the owner where it takes the lock from
+/// whoever holds it, `None` at all where it is no RELEASE.
+#[cfg(test)]
+pub fn released_by<'a>(words: &[&'a [u8]]) -> Option<(Option<&'a [u8]>, Option<u64>)> {
+    let [_, script, _, _, _, _, _, _, owner, terms, ..] = words else { return None };
+    let is_release = *script == RELEASE.digest.as_bytes() || *script == RELEASE.text.as_bytes();
+    let mut terms = std::str::from_utf8(terms).ok().filter(|_| is_release)?.split('\x1f');
+    let (fence, is_forced) = (terms.next()?.parse().ok(), terms.nth(1)? == "1");
+    Some(((!is_forced).then_some(*owner), fence))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,7 +1,9 @@
 //! Connecting to the upstream: the socket, and the handshake that puts it into the state its users expect.
 
 use std::io;
+use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::{TcpStream, UnixStream};
@@ -93,22 +95,58 @@ impl DialError {
     }
 }
 
+/// What makes a socket of an address: the system, unless another way is given.
+#[derive(Clone, Default)]
+pub struct Connector(Option<Arc<Connect>>);
+
+type Connect = dyn Fn(&Address) -> Pin<Box<dyn Future<Output = io::Result<Socket>>>> + Send + Sync;
+
+impl Connector {
+    /// Connects by `connect`.
+    pub fn new<F>(connect: impl Fn(&Address) -> F + Send + Sync + 'static) -> Connector
+    where
+        F: Future<Output = io::Result<Socket>> + 'static,
+    {
+        Connector(Some(Arc::new(move |address| Box::pin(connect(address)))))
+    }
+
+    async fn connect(&self, address: &Address) -> io::Result<Socket> {
+        match (&self.0, address) {
+            (Some(connect), _) => connect(address).await,
+            (None, Address::Tcp { host, port }) => TcpStream::connect((host.as_str(), *port)).await.map(Socket::Tcp),
+            (None, Address::Unix(path)) => UnixStream::connect(path).await.map(Socket::Unix),
+        }
+    }
+}
+
+impl std::fmt::Debug for Connector {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}", if self.0.is_some() { "a network of its own" } else { "the system's network" })
+    }
+}
+
 /// Connects and shakes hands within `limit`.
 pub async fn dial(
     endpoint: &Endpoint,
     key: &LinkKey,
+    connector: &Connector,
     limit: Duration,
     keepalive: Duration,
 ) -> Result<Dialled, DialError> {
-    match tokio::time::timeout(limit, connect_and_greet(endpoint, key, keepalive)).await {
+    match tokio::time::timeout(limit, connect_and_greet(endpoint, key, connector, keepalive)).await {
         Ok(outcome) => outcome,
         Err(_) => Err(DialError::Unreachable(format!("no answer from {} within {limit:?}", endpoint.address).into())),
     }
 }
 
-async fn connect_and_greet(endpoint: &Endpoint, key: &LinkKey, keepalive: Duration) -> Result<Dialled, DialError> {
-    let socket = connect(&endpoint.address)
-        .await
+async fn connect_and_greet(
+    endpoint: &Endpoint,
+    key: &LinkKey,
+    connector: &Connector,
+    keepalive: Duration,
+) -> Result<Dialled, DialError> {
+    let connected = connector.connect(&endpoint.address).await;
+    let socket = connected
         .map_err(|error| DialError::Unreachable(format!("cannot connect to {}: {error}", endpoint.address).into()))?;
     // A socket option that cannot be set costs speed or a late notice of a dead peer, not correctness.
     let _ = socket.tune(keepalive);
@@ -147,13 +185,6 @@ pub fn service_credentials(endpoint: &Endpoint) -> Option<Credentials> {
         user: endpoint.user.as_ref().map(|u| u.clone().into_bytes()),
         password: password.clone().into_bytes(),
     })
-}
-
-async fn connect(address: &Address) -> io::Result<Socket> {
-    match address {
-        Address::Tcp { host, port } => TcpStream::connect((host.as_str(), *port)).await.map(Socket::Tcp),
-        Address::Unix(path) => UnixStream::connect(path).await.map(Socket::Unix),
-    }
 }
 
 fn command(args: &[&[u8]]) -> Vec<u8> {

@@ -6,11 +6,13 @@ use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use super::call::Caller;
 use super::caller::LinkCaller;
-use super::dial::{DialError, Dialled, Identity, LinkKey, dial, service_credentials};
+use super::dial::{Connector, DialError, Dialled, Identity, LinkKey, dial, service_credentials};
 use super::facts::Facts;
 use super::link::{BACKLOG_MAX, Link};
 use super::own::OwnLink;
@@ -47,6 +49,8 @@ pub struct LinkSettings {
     pub retry_base: Duration,
     /// Longest pause, cut at a second.
     pub retry_max: Duration,
+    /// What makes sockets.
+    pub connector: Connector,
 }
 
 /// The upstream is away; the text tells what happened and what to do.
@@ -269,7 +273,8 @@ impl Links {
     }
 
     async fn dial(self: &Rc<Self>, key: &LinkKey) -> Result<Dialled, DialError> {
-        let outcome = dial(&self.endpoint, key, self.settings.connect_timeout, self.settings.keepalive).await;
+        let LinkSettings { connector, connect_timeout, keepalive, .. } = &self.settings;
+        let outcome = dial(&self.endpoint, key, connector, *connect_timeout, *keepalive).await;
         match &outcome {
             Ok(dialled) => {
                 if key.identity == Identity::Anonymous {

@@ -10,6 +10,10 @@ pub mod link;
 pub mod links;
 mod outgoing;
 pub mod own;
+#[cfg(test)]
+pub mod pipe;
+#[cfg(test)]
+pub mod simulated;
 pub mod socket;
 pub mod url;
 pub mod watch;

@@ -9,6 +9,9 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream, tcp, unix};
 
+#[cfg(test)]
+use super::pipe;
+
 /// A connected socket.
 #[derive(Debug)]
 pub enum Socket {
@@ -16,6 +19,9 @@ pub enum Socket {
     Tcp(TcpStream),
     /// Over a unix socket.
     Unix(UnixStream),
+    /// Within a simulation.
+    #[cfg(test)]
+    Pipe(pipe::End),
 }
 
 /// The half that is read by the one task that owns the connection.
@@ -25,6 +31,9 @@ pub enum Reader {
     Tcp(tcp::OwnedReadHalf),
     /// Over a unix socket.
     Unix(unix::OwnedReadHalf),
+    /// Within a simulation.
+    #[cfg(test)]
+    Pipe(pipe::Flow),
 }
 
 /// The half that is written to; dropping it closes that direction.
@@ -34,6 +43,21 @@ pub enum Writer {
     Tcp(tcp::OwnedWriteHalf),
     /// Over a unix socket.
     Unix(unix::OwnedWriteHalf),
+    /// Within a simulation.
+    #[cfg(test)]
+    Pipe(PipeWriter),
+}
+
+/// What a simulation writes to, and what it reads, since a peer that closes ends that.
+#[cfg(test)]
+#[derive(Debug)]
+pub struct PipeWriter(pipe::End);
+
+#[cfg(test)]
+impl Drop for PipeWriter {
+    fn drop(&mut self) {
+        self.0.outgoing.close();
+    }
 }
 
 impl Socket {
@@ -62,6 +86,8 @@ impl Socket {
                 let name = format!("{}:0", path.unwrap_or_default());
                 (name.clone(), name)
             }
+            #[cfg(test)]
+            Socket::Pipe(_) => ("127.0.0.1:1".into(), "127.0.0.1:2".into()),
         }
     }
 
@@ -71,6 +97,8 @@ impl Socket {
         match self {
             Socket::Tcp(stream) => stream.as_raw_fd(),
             Socket::Unix(stream) => stream.as_raw_fd(),
+            #[cfg(test)]
+            Socket::Pipe(_) => -1,
         }
     }
 
@@ -85,6 +113,8 @@ impl Socket {
                 let (r, w) = stream.into_split();
                 (Reader::Unix(r), Writer::Unix(w))
             }
+            #[cfg(test)]
+            Socket::Pipe(end) => (Reader::Pipe(end.incoming.clone()), Writer::Pipe(PipeWriter(end))),
         }
     }
 }
@@ -96,6 +126,8 @@ impl Reader {
         ready!(match self {
             Reader::Tcp(half) => Pin::new(half).poll_read(cx, &mut buffer),
             Reader::Unix(half) => Pin::new(half).poll_read(cx, &mut buffer),
+            #[cfg(test)]
+            Reader::Pipe(flow) => return flow.poll_read(cx, buffer.initialize_unfilled()),
         })?;
         Poll::Ready(Ok(buffer.filled().len()))
     }
@@ -108,6 +140,8 @@ impl Writer {
         let _ = match self {
             Writer::Tcp(half) => half.ready(Interest::PRIORITY).await,
             Writer::Unix(half) => half.ready(Interest::PRIORITY).await,
+            #[cfg(test)]
+            Writer::Pipe(writer) => return writer.0.incoming.closed().await,
         };
     }
 
@@ -116,6 +150,8 @@ impl Writer {
         match self {
             Writer::Tcp(half) => half.try_write(bytes),
             Writer::Unix(half) => half.try_write(bytes),
+            #[cfg(test)]
+            Writer::Pipe(writer) => writer.0.outgoing.try_write(bytes),
         }
     }
 
@@ -127,6 +163,8 @@ impl Writer {
         let fd = match self {
             Writer::Tcp(half) => half.as_ref().as_fd(),
             Writer::Unix(half) => half.as_ref().as_fd(),
+            #[cfg(test)]
+            Writer::Pipe(writer) => return writer.0.incoming.is_closed(),
         };
         let mut asked = [PollFd::from_borrowed_fd(fd, PollFlags::RDHUP)];
         let ends = PollFlags::RDHUP | PollFlags::HUP | PollFlags::ERR;
@@ -138,6 +176,8 @@ impl Writer {
         let socket = match self {
             Writer::Tcp(half) => socket2::SockRef::from(half.as_ref()).shutdown(std::net::Shutdown::Both),
             Writer::Unix(half) => socket2::SockRef::from(half.as_ref()).shutdown(std::net::Shutdown::Both),
+            #[cfg(test)]
+            Writer::Pipe(writer) => return writer.0.close(),
         };
         // A peer that has closed already is what was wanted.
         let _ = socket;
@@ -148,6 +188,8 @@ impl Writer {
         match self {
             Writer::Tcp(half) => half.as_ref().poll_write_ready(cx),
             Writer::Unix(half) => half.as_ref().poll_write_ready(cx),
+            #[cfg(test)]
+            Writer::Pipe(writer) => writer.0.outgoing.poll_writable(cx),
         }
     }
 }

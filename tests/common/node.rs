@@ -7,7 +7,7 @@ use lockgate::commands::lock_args::LockCommand;
 use lockgate::coordinator::{Asker, BoundLocks, Coordinator, LockReply, LockSettings};
 use lockgate::domain::{LockKey, Resp};
 use lockgate::upstream::caller::LinkCaller;
-use lockgate::upstream::dial::{Identity, LinkKey};
+use lockgate::upstream::dial::{Connector, Identity, LinkKey};
 use lockgate::upstream::links::{LinkSettings, Links};
 use lockgate::upstream::url::Upstream;
 use std::cell::RefCell;
@@ -231,5 +231,6 @@ fn link_settings() -> LinkSettings {
         keepalive: Duration::ZERO,
         retry_base: Duration::from_millis(20),
         retry_max: Duration::from_millis(200),
+        connector: Connector::default(),
     }
 }

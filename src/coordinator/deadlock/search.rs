@@ -57,6 +57,7 @@ impl Coordinator {
         loop {
             let is_empty = self.deadlocks.graph().is_empty();
             tokio::select! {
+                biased;
                 () = self.deadlocks.bell.notified() => {}
                 () = self.sleep_until(next_round), if !is_empty => {}
             }

@@ -1,0 +1,332 @@
+//! Whole days of several Lockgates, seeded: the real sessions, lock engine, scripts and links of one to three processes, before a
+//! model of Redis that runs the real Lua, on a network, clocks and a runtime that are simulated. Nothing here waits for the real time:
+//! when nobody has anything to do, the clock jumps to the next thing that is due, and the same seed plays the same day again.
+//!
+//! People take locks in every way there is, wait, cross one another, hang up and come back; faults break what connects them. The judge
+//! sees each change upstream in the moment it happens and each answer in the moment it is heard; see `judge.rs` for the rules.
+//!
+//! What one lock's queue does in every order of events is played far more often by `src/locks/simulation`, which has a line but no
+//! process around it.
+
+mod client;
+mod faults;
+mod judge;
+mod people;
+mod process;
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use tokio::task::{JoinHandle, LocalSet};
+use tokio::time::Instant;
+
+use self::client::{Said, Wire};
+use self::faults::Faults;
+use self::judge::{Counts, Judge};
+use self::people::{Client, SET_NX_WAIT_MS};
+use self::process::Process;
+use crate::config::{Config, DeadlockMode, Rule, VictimPolicy};
+use crate::protocol::args::encode_command;
+use crate::upstream::simulated::net::Net;
+use crate::upstream::simulated::server::Cause;
+
+/// When each day begins, Unix µs.
+const BEGINS_US: u64 = 1_763_740_000_000_000;
+/// How often the judge looks for what takes too long.
+const LOOKS_EVERY: Duration = Duration::from_millis(100);
+/// After the last person has gone, all leases, places and registrations are over within this.
+const ENDS_WITHIN: Duration = Duration::from_secs(20);
+
+/// What kind of day it is.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    nodes: usize,
+    people: usize,
+    keys: Vec<Vec<u8>>,
+    /// How many names they share; 0 where each has one of his own.
+    owners: u64,
+    /// TRANSFER, ACQUIREALL, CANCEL and PROMOTE are used, too.
+    has_family: bool,
+    /// FORCE, and DEL by people who hold nothing.
+    is_rough: bool,
+    /// A refused poller's place is kept, in place of waiting.
+    tickets: bool,
+    /// Some go around Lockgate.
+    bypasses: bool,
+    day_ms: u64,
+    longest_way_ms: u64,
+    deadlocks: DeadlockMode,
+    victim: VictimPolicy,
+    promote_after_ms: u64,
+    faults: Faults,
+}
+
+impl Plan {
+    fn draw(dice: &mut fastrand::Rng) -> Plan {
+        let keys = ["lock:a", "lock:b", "c", "lock:d"];
+        let policies =
+            [VictimPolicy::LowestPriority, VictimPolicy::Youngest, VictimPolicy::FewestLocks, VictimPolicy::Requester];
+        let plan = Plan {
+            nodes: dice.usize(1..4),
+            people: dice.usize(2..7),
+            keys: keys[..dice.usize(1..=keys.len())].iter().map(|key| key.as_bytes().to_vec()).collect(),
+            owners: if dice.u8(..4) == 0 { 2 } else { 0 },
+            has_family: dice.bool(),
+            is_rough: dice.u8(..4) == 0,
+            tickets: dice.u8(..6) == 0,
+            bypasses: dice.u8(..3) == 0,
+            day_ms: dice.u64(6000..20_000),
+            longest_way_ms: [0, 3, 20, 120][dice.usize(..4)],
+            deadlocks: if dice.u8(..4) == 0 { DeadlockMode::Prevent } else { DeadlockMode::Detect },
+            victim: policies[dice.usize(..4)],
+            promote_after_ms: if dice.u8(..3) == 0 { 200 } else { 0 },
+            faults: Faults::draw(dice),
+        };
+        // Two keys at a time need two keys.
+        Plan { has_family: plan.has_family && plan.keys.len() > 1, ..plan }
+    }
+
+    fn config(&self, name: String) -> Config {
+        let mut config = Config::default();
+        config.nodes.id = Some(name);
+        config.deadlock.mode = self.deadlocks;
+        config.deadlock.victim = self.victim;
+        config.promote_after = (self.promote_after_ms > 0).then(|| Duration::from_millis(self.promote_after_ms));
+        let wait = Some(Duration::from_millis(SET_NX_WAIT_MS));
+        let rule = Rule { wait_while_holding: true, ..Rule::matching("lock:*") };
+        config.lock_keys = vec![match self.tickets {
+            true => Rule { poll_ticket: Some(Duration::from_millis(400)), ..rule },
+            false => Rule { wait, ..rule },
+        }];
+        config
+    }
+}
+
+/// One day.
+pub struct World {
+    plan: Plan,
+    seed: u64,
+    net: Rc<Net>,
+    tasks: Rc<LocalSet>,
+    judge: RefCell<Judge>,
+    processes: RefCell<Vec<Option<Process>>>,
+    /// The connection of those who go around Lockgate.
+    side: Cell<u64>,
+    is_over: Cell<bool>,
+    connections: Cell<u64>,
+    lives: Cell<u64>,
+}
+
+impl World {
+    fn new(seed: u64, tells: bool, tasks: Rc<LocalSet>) -> Rc<World> {
+        let mut dice = fastrand::Rng::with_seed(seed);
+        let plan = Plan::draw(&mut dice);
+        // What the code itself draws.
+        fastrand::seed(seed);
+        let net = Net::install(tasks.clone(), seed ^ 0x5eed, BEGINS_US);
+        let mut judge = Judge::new(seed, tells);
+        judge.owners_differ = plan.owners == 0;
+        judge.order_matters =
+            plan.owners == 0 && plan.promote_after_ms == 0 && !plan.has_family && !plan.is_rough && !plan.tickets;
+        judge.say(|| format!("{plan:?}"));
+        let world = Rc::new(World {
+            seed,
+            net: net.clone(),
+            tasks,
+            judge: RefCell::new(judge),
+            processes: RefCell::default(),
+            side: Cell::new(net.serve(|server| server.connects())),
+            is_over: Cell::new(false),
+            connections: Cell::new(0),
+            lives: Cell::new(0),
+            plan,
+        });
+        // LOCKGATE_WIRE=1 shows what the nodes ask the upstream, too.
+        world.net.serve(|server| server.is_told = tells && number("LOCKGATE_WIRE").is_some());
+        let (weak, listened) = (Rc::downgrade(&world), net);
+        listened.on_changes(move |changes, _| {
+            let Some(world) = weak.upgrade() else { return };
+            for change in changes {
+                let is_ours = !matches!(change.cause, Cause::Client(client) if client == world.side.get());
+                world.judge.borrow_mut().changed(change, is_ours);
+            }
+        });
+        world
+    }
+
+    fn is_over(&self) -> bool {
+        self.is_over.get()
+    }
+
+    fn judge<T>(&self, work: impl FnOnce(&mut Judge) -> T) -> T {
+        let mut judge = self.judge.borrow_mut();
+        judge.now(self.net.unix_us());
+        work(&mut judge)
+    }
+
+    fn next_connection(&self) -> u64 {
+        self.connections.set(self.connections.get() + 1);
+        self.connections.get()
+    }
+
+    /// A client connects to a node that is there.
+    fn connects(&self, dice: &mut fastrand::Rng) -> Option<Wire> {
+        let processes = self.processes.borrow();
+        let living: Vec<usize> = (0..processes.len()).filter(|at| processes[*at].is_some()).collect();
+        let node = *living.get(dice.usize(..living.len().max(1)))?;
+        processes[node].as_ref()?.connect()
+    }
+
+    /// Somebody asks the upstream directly.
+    fn bypasses(&self, words: &[&[u8]]) {
+        let mut request = Vec::new();
+        encode_command(words, &mut request);
+        self.net.serve(|server| {
+            if !server.has_client(self.side.get()) {
+                self.side.set(server.connects());
+            }
+            server.hears(self.side.get(), &request);
+            server.take_output(self.side.get());
+        });
+    }
+
+    fn begins(&self, place: usize, name: String, skew_us: i64) {
+        self.lives.set(self.lives.get() + 1);
+        let process = Process::begin(&self.tasks, place, self.plan.config(name), self.net.unix_us(), skew_us);
+        self.net.takes_up_to(place, self.plan.longest_way_ms);
+        let mut processes = self.processes.borrow_mut();
+        if processes.len() <= place {
+            processes.resize_with(place + 1, || None);
+        }
+        processes[place] = Some(process);
+    }
+
+    async fn lives(self: Rc<Self>) -> Counts {
+        let mut dice = fastrand::Rng::with_seed(self.seed ^ 0xd1ce);
+        for place in 0..self.plan.nodes {
+            self.begins(place, format!("n{place}"), dice.i64(-2_000_000..2_000_000));
+        }
+        let people: Vec<_> = (0..self.plan.people)
+            .map(|number| self.tasks.spawn_local(Client::new(self.clone(), number, dice.u64(..)).lives()))
+            .collect();
+        let faults = self.tasks.spawn_local(faults::happen(self.clone(), dice.u64(..)));
+        self.goes_on_for(Duration::from_millis(self.plan.day_ms)).await;
+        self.is_over.set(true);
+        let mut tasks = people;
+        tasks.push(faults);
+        while !tasks.iter().all(JoinHandle::is_finished) {
+            self.goes_on_for(LOOKS_EVERY).await;
+        }
+        for task in tasks {
+            // A judge's verdict comes before whatever it broke off.
+            if let Err(error) = task.await {
+                std::panic::resume_unwind(error.into_panic());
+            }
+        }
+        self.goes_on_for(ENDS_WITHIN).await;
+        self.nothing_is_left().await;
+        self.judge(|judge| judge.counts)
+    }
+
+    /// So much time passes, while the judge looks around.
+    async fn goes_on_for(&self, time: Duration) {
+        let until = Instant::now() + time;
+        while Instant::now() < until {
+            tokio::time::sleep(LOOKS_EVERY).await;
+            self.net.serve(|_| ());
+            let now_us = self.net.unix_us();
+            let looks = std::panic::AssertUnwindSafe(|| self.judge.borrow_mut().time(now_us));
+            let _ = std::panic::catch_unwind(looks);
+            if let Some(verdict) = self.judge.borrow().verdict() {
+                panic!("{verdict}");
+            }
+        }
+    }
+
+    /// Everybody has gone, and all is over.
+    async fn nothing_is_left(&self) {
+        self.judge(|judge| judge.ends_well());
+        if self.judge(|judge| judge.counts.faults) > 0 {
+            // Scripts that were delivered late may have registered somebody who had gone.
+            let node = self.processes.borrow().iter().flatten().next().and_then(Process::connect);
+            let Some(mut node) = node else { panic!("seed {}: no node is left", self.seed) };
+            let said = node.ask(&["LOCK.CLEANUP"]).await;
+            assert!(matches!(said, Some(Said::Number(_))), "seed {}: CLEANUP says {said:?}", self.seed);
+        }
+        let left: Vec<String> =
+            self.net.serve(|server| server.keys()).into_iter().map(|(_, key)| key.escape_ascii().to_string()).collect();
+        let is_known = |key: &String| key == "lockgate:fence" || key == "lockgate:leader" || key.starts_with("data:");
+        assert!(left.iter().all(is_known), "seed {}: left behind are {left:?}", self.seed);
+        for (place, process) in self.processes.borrow().iter().enumerate() {
+            let Some(worker) = process.as_ref().and_then(Process::worker) else { continue };
+            let left = worker.coordinator().left_over();
+            assert!(left.is_empty(), "seed {}: node {place} keeps {left:?}", self.seed);
+        }
+    }
+}
+
+/// Plays the day of `seed`.
+fn play(seed: u64, tells: bool) -> Counts {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()
+        .expect("a runtime can be made");
+    let tasks = Rc::new(LocalSet::new());
+    let counts = tasks.block_on(&runtime, async {
+        let world = World::new(seed, tells, tasks.clone());
+        world.lives().await
+    });
+    Net::remove();
+    counts
+}
+
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok()?.parse().ok()
+}
+
+/// How many days are played where nobody asks for more.
+const SEEDS: u64 = 120;
+
+#[test]
+fn no_day_breaks_a_promise() {
+    if let Some(seed) = number("LOCKGATE_DAY") {
+        eprintln!("{:?}", play(seed, true));
+        return;
+    }
+    let first = number("LOCKGATE_FIRST_DAY").unwrap_or(0);
+    let (next, last) = (AtomicU64::new(first), first + number("LOCKGATE_DAYS").unwrap_or(SEEDS));
+    let (failed, sum) = (Mutex::new(Vec::new()), Mutex::new(Counts::default()));
+    std::thread::scope(|scope| {
+        for _ in 0..std::thread::available_parallelism().map_or(1, std::num::NonZero::get) {
+            scope.spawn(|| {
+                while failed.lock().is_ok_and(|failed| failed.is_empty()) {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= last {
+                        return;
+                    }
+                    match std::panic::catch_unwind(|| play(seed, false)) {
+                        Ok(counts) => sum.lock().expect("nobody panics with it").add(counts),
+                        Err(_) => failed.lock().expect("nobody panics with it").push(seed),
+                    }
+                }
+            });
+        }
+    });
+    let failed = failed.into_inner().expect("nobody panics with it");
+    println!("{} days: {:?}", last - first, sum.into_inner().expect("nobody panics with it"));
+    if let Some(seed) = failed.iter().min() {
+        panic!("day {seed} failed; LOCKGATE_DAY={seed} cargo test --lib no_day -- --nocapture tells its story");
+    }
+}
+
+#[test]
+fn the_same_seed_plays_the_same_day() {
+    for seed in 0..3 {
+        let (one, other) = (play(seed, false), play(seed, false));
+        assert_eq!(format!("{one:?}"), format!("{other:?}"), "seed {seed}");
+    }
+}
