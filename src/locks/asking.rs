@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::call::{Call, Stage, Ticket};
-use super::claim::Claim;
+use super::claim::{Claim, Entry};
 use super::event::{Action, Actor, Answer, AskedFor, Form, Grant, Named, Released, Seen, Sent, Standing, Tried};
 use super::line::{LOST_TRIES_MAX, Line, pause_ms};
 use super::rank::Place;
@@ -71,7 +71,7 @@ impl Line {
         assert!(call.is_trying, "a try returned that never went out");
         call.is_trying = false;
         let (actor, launched) = (call.asked.actor.clone(), call.sent);
-        self.tries.remove(&(launched, id));
+        let would_register = self.tries.remove(&(launched, id));
         self.entry_awaits_try = false;
         self.desk_mut(&actor).trying = None;
         match outcome {
@@ -81,10 +81,10 @@ impl Line {
                 }
                 self.granted_by_own_try(id, grant, true, now, out);
             }
-            // The owner's older call, which still waits, was given the lock by a reply that is on its way: what this one has repeated, its
-            // client being gone, is that one's.
+            // The owner's older call, which still waits, was given the lock by a reply that is on its way, be it that of its
+            // confirmation: what this one has repeated, its client being gone, is that one's.
             Tried::Repeated { grant, ours: Some(ours), .. }
-                if !self.calls[&id].is_living() && ours.call != id && self.is_waiting(ours.call) =>
+                if !self.calls[&id].is_living() && ours.call != id && self.stands_in_line(ours.call) =>
             {
                 // Whoever sees the value from here on sees a hold that somebody was told of.
                 self.call_mut(id).stage = Stage::Granted(grant.fence);
@@ -125,7 +125,14 @@ impl Line {
             }
             Tried::Failed { line, .. } => self.end_living(id, Some(Answer::Failed(line)), false, now, out),
             Tried::NotReached(why) => self.comes_back(id, false, why, now, out),
-            Tried::Lost(why) => self.comes_back(id, true, why, now, out),
+            Tried::Lost(why) => {
+                // Its time may be up since: what counts is how the try was sent.
+                if would_register {
+                    self.unsure_of_entry();
+                }
+                self.lost(&sent, now);
+                self.comes_back(id, true, why, now, out);
+            }
         }
         self.withdraw(&sent);
         // The owner's newer call has waited for this one to return.
@@ -252,11 +259,6 @@ impl Line {
         let call = self.call_mut(id);
         call.was_lost |= was_lost;
         call.trouble = Some(why.clone());
-        let may_have_registered = was_lost && (call.asked.may_wait || call.asked.ticket_ms > 0);
-        if may_have_registered {
-            self.unsure_of_entry();
-        }
-        let call = self.call_mut(id);
         if !call.is_living() {
             self.settle_later(id, now);
             return;
@@ -350,12 +352,13 @@ impl Line {
         self.withdraw(&sent);
     }
 
-    /// A script's reply is lost: it may have granted to anyone whom it was sent with, and registered anyone of them.
+    /// A script's reply is lost: it may have granted to anyone whom it was sent with, registered anyone of them, and removed the
+    /// registration of one whom it was sent without.
     pub(super) fn lost(&mut self, sent: &Sent, now: Moment) {
         for offered in &sent.offered {
             self.unsettle(*offered, now);
         }
-        if !sent.offered.is_empty() {
+        if !sent.offered.is_empty() || !self.tries.is_empty() || self.entry != Entry::Known(None) {
             self.unsure_of_entry();
         }
     }

@@ -53,8 +53,13 @@ impl Line {
 
     /// The call stands in line, and nobody is about to tell it that it has the lock.
     pub fn is_waiting(&self, id: CallId) -> bool {
+        self.stands_in_line(id) && !self.is_being_confirmed(id) && !self.unconfirmed.contains(&id)
+    }
+
+    /// The call waits, though it may be about to be told that it has the lock.
+    pub(super) fn stands_in_line(&self, id: CallId) -> bool {
         let waits = |call: &Call| matches!(call.stage, Stage::Waiting) && call.ticket.is_none();
-        self.calls.get(&id).is_some_and(waits) && !self.is_being_confirmed(id) && !self.unconfirmed.contains(&id)
+        self.calls.get(&id).is_some_and(waits)
     }
 
     /// The line looks at nothing by itself, because changes are told.

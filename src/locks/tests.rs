@@ -515,6 +515,40 @@ fn a_lost_try_is_asked_again_and_its_ghost_is_laid() {
 }
 
 #[test]
+fn a_lost_try_whose_wait_is_over_may_still_have_registered_its_call() {
+    let mut story = Story::new();
+    story.begins("ann", Level::Normal, true);
+    let call = story.id("ann");
+    assert_eq!(story.step(Event::TimesOut(call)), [""; 0]);
+    assert_eq!(story.tried("ann", Tried::Lost("".into())), ["ann tries later", "look"]);
+    assert_eq!(story.step(Event::TriesAgain(call)), ["ann tries"]);
+    let seen = by_stranger();
+    assert_eq!(story.tried("ann", Tried::Refused { seen, registered: None, arrival_us: 7 }), ["ann gets nil"]);
+    assert_eq!(story.held(by_stranger()), [""; 0]);
+    assert!(story.line.is_idle());
+}
+
+#[test]
+fn what_a_lost_try_may_have_given_to_a_waiter_who_left_is_taken_back() {
+    let mut story = Story::new();
+    story.waits("ann");
+    assert_eq!(story.begins("bob", Level::Normal, false), ["bob tries for ann"]);
+    assert_eq!(story.leaves("ann"), ["look"]);
+    assert_eq!(story.held(by_stranger()), [""; 0]);
+    assert_eq!(story.tried("bob", Tried::Lost("".into())), ["bob tries later", "look"]);
+    let seen = held_by(&story, "ann", 7);
+    assert_eq!(story.held(seen), ["take back 7"]);
+}
+
+#[test]
+fn a_lost_try_may_have_removed_the_registration_of_the_owners_own_waiter() {
+    let mut story = Story::new();
+    story.waits("ann");
+    assert_eq!(story.begins("ann'", Level::Normal, false), ["ann' tries"], "without her older call");
+    assert_eq!(story.tried("ann'", Tried::Lost("".into())), ["ann' tries later", "look for ann"]);
+}
+
+#[test]
 fn a_lost_hand_over_is_found_by_looking() {
     let mut story = Story::new();
     story.waits("ann");
@@ -571,6 +605,33 @@ fn what_a_gone_call_repeated_belongs_to_the_older_call_that_is_just_being_told()
     let outcome = Tried::Repeated { grant, before: Arc::from(&b"101"[..]), was_claim: false, ours };
     assert_eq!(story.tried("ann'", outcome).first().map(String::as_str), Some("ann has 101"));
     assert!(story.released().iter().all(|told| !told.starts_with("take back")), "she was told of that fence already");
+}
+
+#[test]
+fn what_a_gone_call_repeated_belongs_to_the_older_call_that_was_just_confirmed() {
+    for was_claim in [false, true] {
+        let mut story = Story::new();
+        story.waits("ann");
+        let seen = Some(claim_of(&story, "ann"));
+        story.step(Event::Observed { seen, registered: None });
+        assert_eq!(story.later(0), ["confirm ann? of ann"]);
+        story.begins("ann'", Level::Normal, false);
+        story.leaves("ann'");
+        let grant = Grant { fence: Fence(7), value: Arc::from(&b"new"[..]) };
+        let ours = Some(Named { is_claim: was_claim, ..named(&story, "ann", 7) });
+        let before = Arc::from(if was_claim { &b"ann?"[..] } else { b"ann" });
+        assert_eq!(story.tried("ann'", Tried::Repeated { grant, before, was_claim, ours }), ["ann has 7"]);
+        let outcome = if was_claim {
+            // Where the repeat came first, the confirmation has found another value.
+            let seen = Seen { value: Arc::from(&b"new"[..]), left_ms: None, ours: Some(named(&story, "ann'", 7)) };
+            Handing::Held { seen, registered: None }
+        } else {
+            let grant = Grant { fence: Fence(7), value: Arc::from(&b"ann"[..]) };
+            Handing::Confirmed { grant, registered: None }
+        };
+        assert_eq!(story.handed(outcome), [""; 0], "she was told of that fence already");
+        assert!(story.line.is_idle());
+    }
 }
 
 #[test]

@@ -8,7 +8,7 @@
 pub(crate) mod upstream;
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -139,6 +139,8 @@ struct Node {
     has_other_history: bool,
     /// What the watch link brings comes in the order in which the upstream sent it.
     watch_at: Moment,
+    /// When its line is told of the time. One tick at a moment is enough: each asks for the next, and they would never be fewer.
+    ticks: BTreeSet<Moment>,
 }
 
 struct Client {
@@ -341,7 +343,10 @@ impl World {
                     self.ends(key, "deleted by its holder");
                 }
             }
-            Due::Ticks { node, life } if self.is_of(node, life) => self.step(node, Event::Tick),
+            Due::Ticks { node, life } if self.is_of(node, life) => {
+                self.nodes[node].ticks.remove(&self.now);
+                self.step(node, Event::Tick);
+            }
             Due::Cleans { node, last_call } => {
                 let registered = self.upstream.registered(node);
                 if registered.is_some_and(|call| call.0 <= last_call) {
@@ -535,8 +540,10 @@ impl World {
         {
             // A tick too many does no harm, one too few would.
             let life = *life;
-            let at = self.nodes[node].world(at);
-            self.at(at.max(Moment(self.now.0 + 1)), Due::Ticks { node, life });
+            let at = self.nodes[node].world(at).max(Moment(self.now.0 + 1));
+            if self.nodes[node].ticks.insert(at) {
+                self.at(at, Due::Ticks { node, life });
+            }
         }
         self.watch(node);
     }
@@ -894,7 +901,7 @@ impl World {
     }
 
     fn nobody_sleeps_before_a_free_key(&mut self) {
-        let waits: HashSet<usize> =
+        let waits: Vec<usize> =
             (0..self.nodes.len()).filter(|n| self.nodes[*n].is_up && self.nodes[*n].line.waiting() > 0).collect();
         let is_idle = self.upstream.key.is_none() && !waits.is_empty();
         let since = match (is_idle, self.idle_since) {
@@ -938,6 +945,7 @@ impl Node {
             must_dial: false,
             has_other_history: false,
             watch_at: now,
+            ticks: BTreeSet::new(),
         }
     }
 }
