@@ -209,10 +209,13 @@ impl Coordinator {
         self.shards.tell(key, Event::Hint, self.now());
     }
 
-    /// A link to the master was dialled: it may have begun anew, so fences go on above all that this node has seen, and above the
-    /// time of its own clock.
-    pub fn met_master_again(&self) {
-        self.store.met_master(self.unix_us(), false);
+    /// A link to the master was dialled, whose clock said `time_us` (Unix time in µs) if it tells: it may have begun anew, so fences go
+    /// on above all that this node has seen, and above that time.
+    pub fn met_master_again(&self, time_us: Option<u64>) {
+        if let Some(time_us) = time_us {
+            self.store.met_time(time_us);
+        }
+        self.store.met_master(self.store.upstream_us(), false);
     }
 
     /// A master was met anew (connected, failed over): fences go on above all that were seen, see [`Store::met_master`].

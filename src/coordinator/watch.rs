@@ -495,7 +495,8 @@ impl<'a> Watch<'a> {
                     self.say("alive");
                 }
                 // Who began after a failover, or heard of it later, goes on above what the others gave since.
-                self.coordinator.store.met_ahead(self.coordinator.nodes.ahead_us(), self.coordinator.unix_us());
+                let store = &self.coordinator.store;
+                store.met_ahead(self.coordinator.nodes.ahead_us(), store.upstream_us());
             }
             Heard::Message { payload, .. } => self.message_came(&payload),
         }
@@ -559,7 +560,7 @@ impl<'a> Watch<'a> {
                 let fence =
                     reply.and_then(Value::as_bytes).and_then(|text| std::str::from_utf8(text).ok()?.parse().ok());
                 if let Some(fence) = fence {
-                    self.coordinator.store.met_fence(fence, self.coordinator.unix_us());
+                    self.coordinator.store.met_fence(fence, self.coordinator.store.upstream_us());
                 }
             }
             About::Replication { asked } => self.replication_came(reply, asked),
@@ -571,10 +572,11 @@ impl<'a> Watch<'a> {
                     }
                     _ => None,
                 });
-                // Whoever does not tell the time is met at this node's own.
-                self.coordinator
-                    .store
-                    .met_history(history.as_deref(), time_us.unwrap_or_else(|| self.coordinator.unix_us()));
+                let store = &self.coordinator.store;
+                if let Some(time_us) = time_us {
+                    store.met_time(time_us);
+                }
+                store.met_history(history.as_deref(), store.upstream_us());
             }
         }
     }

@@ -69,7 +69,7 @@ impl Worker {
         let (in_use, reached) = (shared.own_in_use.clone(), shared.reached.clone());
         let links = Links::new(shared.endpoint.clone(), shared.links.clone(), scratch, in_use, reached);
         let (registry, coordinator) = (shared.registry.clone(), shared.coordinator.clone());
-        links.on_dialled(move || coordinator.met_master_again());
+        links.on_dialled(move |time_us| coordinator.met_master_again(time_us));
         links.on_revoked(move |user| registry.kill_user(user));
         let keys = shared.coordinator.lock_keys();
         let rules = RefCell::new((keys.version(), Rc::new(keys.read(Rules::clone))));

@@ -11,7 +11,7 @@ mod script;
 mod transfer;
 pub mod value;
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::Notify;
@@ -129,6 +129,9 @@ pub enum HandedOver {
 pub struct Store {
     node: Arc<str>,
     clock: WallClock,
+    /// By how many µs the upstream's clock is ahead of this node's, as far as it has told. Fences that go by one clock alone grow also
+    /// where the counter is flushed just after this node has raised it.
+    clock_ahead_us: AtomicI64,
     /// The lowest fence that may be given now.
     floor: AtomicU64,
     /// The highest fence that this node has seen.
@@ -146,17 +149,20 @@ pub struct Store {
 /// Clocks differ; fences that are this much ahead of one's own are so for another reason, in µs.
 const AHEAD_MIN_US: u64 = 60_000_000;
 
+/// No fence is lower (September 2001 as Unix time in µs): whoever finds the counter below has found it flushed.
+const FENCE_MIN: u64 = 1_000_000_000_000_000;
+
 /// How far fences jump when a master with another history takes over: an hour of clock difference in µs.
 const OTHER_HISTORY_GAP: u64 = 1 << 32;
 
 impl Store {
-    /// The store of `node`, which begins now: no fence below that time is given out, so a counter that was flushed while no node ran
-    /// does not begin anew.
+    /// The store of `node`. A counter that was flushed while no node ran does not begin anew, but at the upstream's time.
     pub fn new(node: Arc<str>, clock: WallClock, queue_kept_ms: u64) -> Self {
         Store {
             node,
-            floor: AtomicU64::new(clock.unix_us().min(FENCE_MAX / 2)),
+            floor: AtomicU64::new(FENCE_MIN),
             clock,
+            clock_ahead_us: AtomicI64::new(0),
             fence_max: AtomicU64::new(0),
             history: Mutex::default(),
             ahead_us: AtomicU64::new(0),
@@ -180,6 +186,17 @@ impl Store {
         self.floor.fetch_max(floor, Ordering::Relaxed);
     }
 
+    /// The upstream has told its time, Unix time in µs.
+    pub fn met_time(&self, time_us: u64) {
+        let ahead_us = i64::try_from(i128::from(time_us) - i128::from(self.clock.unix_us())).unwrap_or(0);
+        self.clock_ahead_us.store(ahead_us, Ordering::Relaxed);
+    }
+
+    /// What the upstream's clock says now, as far as this node can tell: Unix time in µs.
+    pub fn upstream_us(&self) -> u64 {
+        self.clock.unix_us().saturating_add_signed(self.clock_ahead_us.load(Ordering::Relaxed))
+    }
+
     /// A master was met whose INFO names this replication id (`None` where it tells none): another one than before has another
     /// history.
     pub fn met_history(&self, id: Option<&[u8]>, time_us: u64) {
@@ -201,7 +218,7 @@ impl Store {
     /// Before anything is granted over a link that was just dialled, its master is met.
     async fn reach<C: Caller>(&self, caller: &C) -> Result<(), StoreError> {
         if let Some(info) = caller.reach().await? {
-            self.met_history(replication_id(&info), self.clock.unix_us());
+            self.met_history(replication_id(&info), self.upstream_us());
         }
         Ok(())
     }
@@ -234,7 +251,7 @@ impl Store {
         // Other nodes may have seen more failovers than this one. Anybody can write a value, so that only what two more of them
         // explain is believed.
         let believable = self.ahead_us.load(Ordering::Relaxed) + 2 * OTHER_HISTORY_GAP + AHEAD_MIN_US;
-        let now_us = self.clock.unix_us();
+        let now_us = self.upstream_us();
         if fields.fence.0 > now_us + AHEAD_MIN_US && fields.fence.0 < now_us.saturating_add(believable) {
             self.met_fence(fields.fence.0, now_us);
         }
@@ -544,7 +561,7 @@ impl Store {
 
     fn fence(&self, fence: i64) -> Result<Fence, StoreError> {
         let fence = u64::try_from(fence).ok().filter(|fence| (1..=FENCE_MAX).contains(fence)).ok_or_else(odd_reply)?;
-        self.met_fence(fence, self.clock.unix_us());
+        self.met_fence(fence, self.upstream_us());
         Ok(Fence(fence))
     }
 }

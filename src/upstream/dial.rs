@@ -73,6 +73,8 @@ pub struct Dialled {
     pub upstream_id: u64,
     /// The life of the server that this connection belongs to; `None` where it does not say.
     pub run_id: Option<Rc<[u8]>>,
+    /// The upstream's time as Unix time in µs; `None` where it does not say.
+    pub time_us: Option<u64>,
     /// The upstream demands authentication, and this link has none.
     pub needs_auth: bool,
     /// How it is ended upstream, should it be lost with something unanswered on it.
@@ -189,14 +191,16 @@ async fn connect_and_greet(
         Ok(Value::Integer(id)) => u64::try_from(id).unwrap_or(0),
         _ => 0,
     };
-    Ok(Dialled { reader, writer, upstream_id, run_id: run_id(&told[1]), needs_auth, trail: None })
+    let run_id = info_field(&told[1], b"run_id:").map(Rc::from);
+    let time_us =
+        info_field(&told[1], b"server_time_usec:").and_then(|time| std::str::from_utf8(time).ok()?.parse().ok());
+    Ok(Dialled { reader, writer, upstream_id, run_id, time_us, needs_auth, trail: None })
 }
 
-/// The server's name for its present life, from `INFO server`.
-fn run_id(info: &[u8]) -> Option<Rc<[u8]>> {
-    const FIELD: &[u8] = b"run_id:";
-    let line = info.split(|byte| *byte == b'\n').find_map(|line| line.strip_prefix(FIELD))?.trim_ascii();
-    (!line.is_empty()).then(|| line.into())
+/// A field of an `INFO`, named with its colon; `None` where it is not there or empty.
+fn info_field<'a>(info: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
+    let value = info.split(|byte| *byte == b'\n').find_map(|line| line.strip_prefix(name))?.trim_ascii();
+    (!value.is_empty()).then_some(value)
 }
 
 /// The credentials of the upstream's URL.

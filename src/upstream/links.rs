@@ -96,6 +96,8 @@ impl Pool {
 
 /// Takes the name of a user.
 type TellUser = Box<dyn Fn(&[u8])>;
+/// Takes the upstream's time, Unix time in µs, where it tells one.
+type TellTime = Box<dyn Fn(Option<u64>)>;
 
 /// All links of one worker.
 pub struct Links {
@@ -116,7 +118,7 @@ pub struct Links {
     reached_when_down: Cell<u64>,
     lost: Rc<LostLinks>,
     on_revoked: OnceCell<TellUser>,
-    on_dialled: OnceCell<Box<dyn Fn()>>,
+    on_dialled: OnceCell<TellTime>,
 }
 
 impl Links {
@@ -245,7 +247,7 @@ impl Links {
             let dial = async move {
                 let dialled = dialling.dial(&key).await?;
                 if let Some(tell) = dialling.on_dialled.get() {
-                    tell();
+                    tell(dialled.time_us);
                 }
                 Ok(dialled)
             };
@@ -267,7 +269,7 @@ impl Links {
 
     /// Calls `tell` whenever a shared link has been dialled, before anything is sent on it: the upstream may have lost its newest writes
     /// since it was heard last.
-    pub fn on_dialled(&self, tell: impl Fn() + 'static) {
+    pub fn on_dialled(&self, tell: impl Fn(Option<u64>) + 'static) {
         let _ = self.on_dialled.set(Box::new(tell));
     }
 

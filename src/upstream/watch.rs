@@ -212,7 +212,15 @@ mod tests {
         let (ours, theirs) = UnixStream::pair().unwrap();
         let (reader, writer) = Socket::Unix(ours).split();
         (
-            WatchLink::new(Dialled { reader, writer, upstream_id: 0, run_id: None, needs_auth: false, trail: None }),
+            WatchLink::new(Dialled {
+                reader,
+                writer,
+                upstream_id: 0,
+                run_id: None,
+                time_us: None,
+                needs_auth: false,
+                trail: None,
+            }),
             theirs,
         )
     }

@@ -278,18 +278,20 @@ impl World {
 
 /// Plays the day of `seed`.
 fn play(seed: u64, tells: bool) -> Counts {
+    in_world(seed, tells, World::lives)
+}
+
+/// Does something in the world of `seed`, before anybody lives there.
+fn in_world<F: Future>(seed: u64, tells: bool, work: impl FnOnce(Rc<World>) -> F) -> F::Output {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .start_paused(true)
         .build()
         .expect("a runtime can be made");
     let tasks = Rc::new(LocalSet::new());
-    let counts = tasks.block_on(&runtime, async {
-        let world = World::new(seed, tells, tasks.clone());
-        world.lives().await
-    });
+    let outcome = tasks.block_on(&runtime, async { work(World::new(seed, tells, tasks.clone())).await });
     Net::remove();
-    counts
+    outcome
 }
 
 fn number(name: &str) -> Option<u64> {
@@ -329,6 +331,24 @@ fn no_day_breaks_a_promise() {
     if let Some(seed) = failed.iter().min() {
         panic!("day {seed} failed; LOCKGATE_DAY={seed} cargo test --lib no_day -- --nocapture tells its story");
     }
+}
+
+/// Whatever the clocks of nodes say, fences go by the upstream's (found by day 906).
+#[test]
+fn fences_grow_over_a_flush_though_a_node_whose_clock_is_ahead_has_just_begun() {
+    in_world(0, false, |world| async move {
+        let acquire = async |place: usize, skew_us: i64| {
+            world.begins(place, format!("n{place}"), skew_us);
+            let mut wire = world.processes.borrow()[place].as_ref().and_then(Process::connect).expect("it listens");
+            wire.ask(&["LOCK.ACQUIRE", "k", "ann"]).await
+        };
+        let first = acquire(0, 5_000_000).await;
+        world.net.serve(|server| server.flush());
+        let (Some(Said::Number(first)), Some(Said::Number(then))) = (first, acquire(1, 0).await) else {
+            panic!("both are granted");
+        };
+        assert!(then > first, "{then} comes after {first}");
+    });
 }
 
 #[test]

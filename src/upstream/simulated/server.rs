@@ -537,7 +537,11 @@ impl Server {
 
     fn info(&self, section: &[u8]) -> String {
         match section.to_ascii_lowercase().as_slice() {
-            b"server" => format!("# Server\r\nredis_version:7.0.15\r\nrun_id:{:040x}\r\n", self.lives + 1),
+            b"server" => format!(
+                "# Server\r\nredis_version:7.0.15\r\nrun_id:{:040x}\r\nserver_time_usec:{}\r\n",
+                self.lives + 1,
+                self.now_us
+            ),
             b"replication" => format!("# Replication\r\nrole:master\r\nmaster_replid:{:040x}\r\n", self.lives + 1),
             b"keyspace" => {
                 let dbs = self.databases.iter().filter(|(_, data)| !data.is_empty());
