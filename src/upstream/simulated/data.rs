@@ -10,8 +10,11 @@ pub enum Datum {
     /// A string.
     Text(Vec<u8>),
     /// A hash; its fields in the order in which they came.
-    Hash(Vec<(Vec<u8>, Vec<u8>)>),
+    Hash(Vec<Field>),
 }
+
+/// A field of a hash, and its value.
+pub type Field = (Vec<u8>, Vec<u8>);
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Entry {
@@ -75,7 +78,7 @@ impl Database {
     }
 
     /// The hash that it holds, or nothing.
-    pub fn hash(&self, key: &[u8]) -> Result<&[(Vec<u8>, Vec<u8>)], Reply> {
+    pub fn hash(&self, key: &[u8]) -> Result<&[Field], Reply> {
         match self.get(key) {
             None => Ok(&[]),
             Some(Datum::Hash(fields)) => Ok(fields),

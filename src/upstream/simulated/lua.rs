@@ -126,7 +126,7 @@ fn to_lua(lua: &Lua, reply: &Reply) -> mlua::Result<Value> {
 fn of_lua(value: &Value) -> mlua::Result<Reply> {
     Ok(match value {
         Value::String(text) => Reply::Bulk(text.as_bytes().to_vec()),
-        Value::Integer(number) => Reply::Integer(*number as i64),
+        Value::Integer(number) => Reply::Integer(*number),
         Value::Number(number) => Reply::Integer(*number as i64),
         Value::Boolean(true) => Reply::Integer(1),
         Value::Table(table) => {

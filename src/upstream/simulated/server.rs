@@ -43,6 +43,9 @@ pub struct Change {
     pub request: Vec<u8>,
 }
 
+/// A command, word by word.
+type Words = Vec<Vec<u8>>;
+
 #[derive(Debug, Default)]
 struct Client {
     db: Db,
@@ -52,7 +55,7 @@ struct Client {
     is_tracking: bool,
     channels: BTreeSet<Vec<u8>>,
     /// Commands since MULTI.
-    queued: Option<Vec<Vec<Vec<u8>>>>,
+    queued: Option<Vec<Words>>,
     watched: BTreeSet<(Db, Vec<u8>)>,
     is_dirty: bool,
 }
@@ -290,7 +293,7 @@ impl Server {
                     None => Reply::Error("ERR EXEC without MULTI".into()),
                     Some(_) if is_dirty => Reply::Nil,
                     Some(queued) => {
-                        let run = |words: Vec<Vec<u8>>| {
+                        let run = |words: Words| {
                             let words: Vec<&[u8]> = words.iter().map(Vec::as_slice).collect();
                             self.command(client, &words)
                         };
@@ -302,7 +305,7 @@ impl Server {
         })
     }
 
-    fn ends_transaction(&mut self, client: u64) -> Option<(bool, Option<Vec<Vec<Vec<u8>>>>)> {
+    fn ends_transaction(&mut self, client: u64) -> Option<(bool, Option<Vec<Words>>)> {
         let known = self.clients.get_mut(&client)?;
         known.watched.clear();
         Some((std::mem::take(&mut known.is_dirty), known.queued.take()))

@@ -1,0 +1,187 @@
+//! What people ask, and what they are told.
+
+use super::mark::{Hold, Mark};
+use super::{Asked, CALMS_DOWN_US, Call, Judge, Person, Wish, show};
+
+/// A victim was part of a cycle so recently, in µs.
+const CYCLE_SEEN_US: u64 = 1_000_000;
+/// How long the place of somebody who left is kept for him, in µs.
+const PLACE_KEPT_US: u64 = 5_100_000;
+
+impl Judge {
+    /// A person has a new connection.
+    pub fn connects(&mut self, person: Person, connection: u64) {
+        self.connections.insert(person, connection);
+    }
+
+    /// And has it no more.
+    pub fn hangs_up(&mut self, person: Person) {
+        self.connections.remove(&person);
+    }
+
+    /// Somebody asks for locks.
+    pub fn asks(&mut self, asked: Asked) -> u64 {
+        self.last_call += 1;
+        self.counts.calls += 1;
+        self.say(|| {
+            let kind = if asked.value.is_some() { ", by SET NX" } else { "" };
+            let (person, level, ms) = (asked.person, asked.level, asked.wait_us / 1000);
+            format!("person {person} asks for {:?} at level {level}, waits {ms} ms{kind}", show(&asked.keys))
+        });
+        let kept = self.places.get(&(asked.keys.clone(), asked.owner.clone()));
+        let kept = kept.filter(|(_, left_us)| asked.value.is_none() && self.now_us < left_us + PLACE_KEPT_US);
+        let call = Call {
+            since_us: self.now_us,
+            place_us: kept.map_or(self.now_us, |(place_us, _)| *place_us),
+            asked,
+            last_in_cycle_us: None,
+            in_cycle_since_us: None,
+        };
+        self.calls.insert(self.last_call, call);
+        self.cycles();
+        self.last_call
+    }
+
+    /// Somebody asks for a hold to end, or will by the end of his connection.
+    pub fn wishes(&mut self, key: &[u8], owner: &[u8], fence: Option<u64>) -> u64 {
+        self.last_call += 1;
+        self.say(|| format!("{} wishes to end its hold of {} ({fence:?})", owner.escape_ascii(), key.escape_ascii()));
+        self.wishes.push(Wish { key: key.to_vec(), owner: owner.to_vec(), by: self.last_call, fence });
+        self.last_call
+    }
+
+    /// What he wished has been done or not: it ends nothing any more.
+    pub fn wish_is_over(&mut self, wish: u64, was_done: bool) {
+        let Some(at) = self.wishes.iter().position(|known| known.by == wish) else {
+            self.used.retain(|known| known.by != wish);
+            return;
+        };
+        let over = self.wishes.remove(at);
+        // It did what another was taken for, who may still come.
+        let taken = self.used.iter().position(|known| known.key == over.key && known.owner == over.owner);
+        if let (true, Some(at)) = (was_done, taken) {
+            self.wishes.push(self.used.remove(at));
+        }
+    }
+
+    /// A call was granted, under these fences in the order of its keys (0 for SET NX).
+    pub fn granted(&mut self, call: u64, fences: &[u64]) {
+        let Some(Call { asked, since_us, .. }) = self.calls.remove(&call) else { return };
+        self.counts.grants += 1;
+        self.counts.waits += u64::from(self.now_us > since_us + 30_000 && asked.wait_us > 0);
+        for (key, fence) in asked.keys.iter().zip(fences) {
+            let mark = match &asked.value {
+                Some(value) => Mark::Plain(value.clone()),
+                None => Mark::Fenced(asked.owner.clone(), *fence),
+            };
+            self.is_told(key, &mark);
+        }
+        self.cycles();
+    }
+
+    /// Somebody is told that this hold is his.
+    pub fn is_told(&mut self, key: &[u8], mark: &Mark) {
+        self.say(|| format!("told: {mark} holds {}", key.escape_ascii()));
+        let lock = self.locks.entry(key.to_vec()).or_default();
+        let present = lock.hold.as_mut().filter(|hold| hold.mark == *mark);
+        let Some(hold) = present.or_else(|| lock.past.iter_mut().rev().find(|hold| hold.mark == *mark)) else {
+            self.wrong(format!("{mark} was told of {} and never held it", key.escape_ascii()));
+        };
+        let (was_told, hold_copy) = (std::mem::replace(&mut hold.is_told, true), hold.clone());
+        if hold_copy.is_claim {
+            self.wrong(format!("{mark} was told of {} and it was but a claim", key.escape_ascii()));
+        }
+        if let Some(at_us) = hold_copy.taken_back_us {
+            let ms = (self.now_us - at_us) / 1000;
+            self.wrong(format!("{mark} was told of {} {ms} ms after it was taken back", key.escape_ascii()));
+        }
+        if let (Mark::Fenced(_, fence), false) = (mark, was_told) {
+            if !self.fences.insert(*fence) {
+                self.wrong(format!("{mark} was told of {}, and that fence had been told before", key.escape_ascii()));
+            }
+            self.fence_told = self.fence_told.max(*fence);
+        }
+    }
+
+    /// A call ended without a lock.
+    pub fn refused(&mut self, call: u64, how: &str) {
+        let Some(Call { asked, last_in_cycle_us, in_cycle_since_us, since_us, .. }) = self.calls.remove(&call) else {
+            return;
+        };
+        self.say(|| format!("person {} is refused: {how}", asked.person));
+        if how.starts_with("DEADLOCK") {
+            self.counts.victims += 1;
+            let was_in_one =
+                in_cycle_since_us.is_some() || last_in_cycle_us.is_some_and(|at| self.now_us <= at + CYCLE_SEEN_US);
+            if self.owners_differ && !was_in_one && !self.had_trouble_since(since_us) {
+                self.wrong(format!("person {} was ended for a deadlock that was none: {how}", asked.person));
+            }
+        }
+        if how.starts_with("UNAVAILABLE") {
+            self.is_unknown(&asked);
+        }
+        self.cycles();
+    }
+
+    /// A call that nobody hears the answer of any more.
+    pub fn left(&mut self, call: u64) {
+        if let Some(Call { asked, place_us, .. }) = self.calls.remove(&call) {
+            self.say(|| format!("person {} leaves", asked.person));
+            self.places.insert((asked.keys.clone(), asked.owner.clone()), (place_us, self.now_us));
+            // Who asks without WAIT and closes his side may still read: he is answered, and his lease ends what he does not.
+            if asked.wait_us == 0 || self.had_trouble_since(self.now_us.saturating_sub(1)) {
+                self.is_unknown(&asked);
+            }
+        }
+        self.cycles();
+    }
+
+    /// Whatever came of it, nobody knows.
+    pub fn is_lost(&mut self, call: u64) {
+        if let Some(Call { asked, place_us, .. }) = self.calls.remove(&call) {
+            self.say(|| format!("person {} lost the connection", asked.person));
+            self.places.insert((asked.keys.clone(), asked.owner.clone()), (place_us, self.now_us));
+            self.is_unknown(&asked);
+        }
+        self.cycles();
+    }
+
+    pub(super) fn is_unknown(&mut self, asked: &Asked) {
+        for key in &asked.keys {
+            self.unknown.insert((key.clone(), asked.owner.clone()));
+        }
+    }
+
+    /// A guarded command of a holder was refused.
+    pub fn is_fenced_off(&mut self, key: &[u8], mark: &Mark) {
+        if let Mark::Fenced(owner, fence) = mark {
+            self.told_to_hold_nothing(key, owner, *fence);
+        }
+    }
+
+    /// Whether somebody was given that lock, nobody knows.
+    pub fn knows_nothing_of(&mut self, key: &[u8], owner: &[u8]) {
+        self.unknown.insert((key.to_vec(), owner.to_vec()));
+    }
+
+    /// A RELEASE was answered 1.
+    pub fn released(&mut self, key: &[u8], owner: &[u8], fence: u64) {
+        let mark = Mark::Fenced(owner.to_vec(), fence);
+        if self.locks.get(key).and_then(|lock| lock.hold.as_ref()).is_some_and(|hold| hold.mark == mark) {
+            self.wrong(format!("{mark} was told that {} is released, and still holds it", key.escape_ascii()));
+        }
+    }
+
+    /// A holder was told that he is none.
+    pub fn told_to_hold_nothing(&mut self, key: &[u8], owner: &[u8], fence: u64) {
+        let mark = Mark::Fenced(owner.to_vec(), fence);
+        let holds = |hold: &Hold| hold.mark == mark && hold.is_told;
+        if self.locks.get(key).and_then(|lock| lock.hold.as_ref()).is_some_and(holds) {
+            self.wrong(format!("{mark} holds {} and was told that it does not", key.escape_ascii()));
+        }
+    }
+
+    pub(super) fn had_trouble_since(&self, us: u64) -> bool {
+        self.is_troubled || self.trouble_us + CALMS_DOWN_US > us
+    }
+}

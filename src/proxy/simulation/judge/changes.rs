@@ -1,0 +1,133 @@
+//! What happens upstream, and whether it may.
+
+use super::mark::{Hold, Lock, Mark};
+use super::{Judge, Wish};
+use crate::protocol::args::args;
+use crate::store::value::Fields;
+use crate::store::{BRIDGE, released_by};
+use crate::upstream::simulated::server::{Cause, Change};
+
+impl Judge {
+    /// A lock has changed. `is_ours`: through one of the nodes.
+    pub fn changed(&mut self, change: &Change, is_ours: bool) {
+        if change.key.starts_with(b"lockgate:") {
+            return;
+        }
+        self.now(change.at_us);
+        if let Some(lock) = change.key.strip_prefix(b"data:") {
+            if change.cause != Cause::Disaster {
+                self.counts.writes += 1;
+                self.is_written(change, lock);
+            }
+            return;
+        }
+        self.counts.changes += 1;
+        let after = change.after.as_deref().map(Mark::of);
+        self.say(|| {
+            let shown = after.as_ref().map_or("nobody".into(), |(mark, is_claim)| {
+                format!("{mark}{}", if *is_claim { " (claim)" } else { "" })
+            });
+            format!("{} -> {shown} by {:?}", change.key.escape_ascii(), change.cause)
+        });
+        let mut lock = self.locks.remove(&change.key).unwrap_or_default();
+        let before = lock.hold.take();
+        match (before, after) {
+            (Some(mut hold), Some((mark, is_claim))) if hold.mark == mark => {
+                if is_claim && !hold.is_claim {
+                    self.wrong(format!("{mark} held {} and has but a claim now", change.key.escape_ascii()));
+                }
+                hold.is_claim = is_claim;
+                hold.is_bridge &= is_bridge(change.after.as_deref());
+                lock.hold = Some(hold);
+            }
+            (before, after) => {
+                if let Some(hold) = before {
+                    self.ends(change, hold, &mut lock, is_ours);
+                }
+                match after {
+                    None => lock.free_since_us = change.at_us,
+                    Some((mark, is_claim)) => {
+                        let is_bridge = is_bridge(change.after.as_deref());
+                        lock.hold =
+                            Some(self.begins(&change.key, mark, (is_claim, is_bridge), &mut lock, change.cause));
+                    }
+                }
+            }
+        }
+        self.locks.insert(change.key.clone(), lock);
+        self.cycles();
+    }
+
+    fn ends(&mut self, change: &Change, mut hold: Hold, lock: &mut Lock, is_ours: bool) {
+        let owner = hold.mark.owner();
+        if is_ours && matches!(change.cause, Cause::Client(_)) && !hold.is_claim && !hold.is_bridge {
+            let fence = match hold.mark {
+                Mark::Fenced(_, fence) => Some(fence),
+                _ => None,
+            };
+            let words: Vec<&[u8]> = args(&change.request).collect();
+            let fits = |wish: &Wish| {
+                wish.key == change.key
+                    && match released_by(&words) {
+                        Some((None, _)) => wish.owner.is_empty(),
+                        Some((Some(owner), fence)) => wish.owner == owner && wish.fence == fence,
+                        None => wish.owner == owner && wish.fence.is_none_or(|wished| Some(wished) == fence),
+                    }
+            };
+            match self.wishes.iter().position(fits) {
+                Some(at) => self.used.push(self.wishes.remove(at)),
+                None if hold.is_told => {
+                    self.wrong(format!("{} holds {} and it was taken from it", hold.mark, change.key.escape_ascii()));
+                }
+                None => hold.taken_back_us = Some(self.now_us),
+            }
+        }
+        lock.past.push(hold);
+    }
+
+    fn begins(
+        &mut self,
+        key: &[u8],
+        mark: Mark,
+        (is_claim, is_bridge): (bool, bool),
+        lock: &mut Lock,
+        cause: Cause,
+    ) -> Hold {
+        if let Some(at) = lock.past.iter().position(|past| past.mark == mark) {
+            let past = lock.past.remove(at);
+            // What was lost with its master may be repeated by its owner; a disaster may bring back what was over.
+            let is_excused = cause == Cause::Disaster || self.had_disaster;
+            if !is_excused && matches!(mark, Mark::Fenced(..)) {
+                self.wrong(format!("{mark} holds {} once more, after it had ended", key.escape_ascii()));
+            }
+            return Hold { is_claim, is_bridge, taken_back_us: None, ..past };
+        }
+        if let Mark::Fenced(_, fence) = mark
+            && cause != Cause::Disaster
+            && fence <= self.fence_told
+        {
+            self.wrong(format!("{mark} begins to hold {}, but {} has been told", key.escape_ascii(), self.fence_told));
+        }
+        if cause != Cause::Disaster && self.order_matters && !is_bridge {
+            self.nobody_is_passed(key, &mark);
+        }
+        Hold { mark, is_claim, is_bridge, begun_us: self.now_us, is_told: false, taken_back_us: None }
+    }
+
+    /// Guarded data was written under a fence: the lock is held under it in this very moment.
+    fn is_written(&self, change: &Change, lock: &[u8]) {
+        let hold = self.locks.get(lock).and_then(|lock| lock.hold.as_ref()).filter(|hold| !hold.is_claim);
+        let fence = match hold.map(|hold| &hold.mark) {
+            Some(Mark::Fenced(_, fence)) => fence.to_string(),
+            _ => String::new(),
+        };
+        if change.after.as_deref() != Some(fence.as_bytes()) {
+            let written = change.after.as_deref().unwrap_or_default().escape_ascii();
+            self.wrong(format!("{written} wrote what {} guards, whose fence is '{fence}'", lock.escape_ascii()));
+        }
+    }
+}
+
+fn is_bridge(value: Option<&[u8]>) -> bool {
+    value.and_then(Fields::read).is_some_and(|fields| fields.meta == BRIDGE)
+}

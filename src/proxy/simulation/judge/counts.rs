@@ -1,0 +1,33 @@
+//! What a history was made of.
+
+/// What a history was made of.
+#[derive(Debug, Default, Clone, Copy)]
+pub struct Counts {
+    /// Calls that were asked.
+    pub calls: u64,
+    /// Grants that were told.
+    pub grants: u64,
+    /// Grants told after a wait.
+    pub waits: u64,
+    /// Calls ended as victims.
+    pub victims: u64,
+    /// Guarded writes.
+    pub writes: u64,
+    /// Changes of locks upstream.
+    pub changes: u64,
+    /// Faults.
+    pub faults: u64,
+}
+
+impl Counts {
+    /// Adds those of another history.
+    pub fn add(&mut self, other: Counts) {
+        self.calls += other.calls;
+        self.grants += other.grants;
+        self.waits += other.waits;
+        self.victims += other.victims;
+        self.writes += other.writes;
+        self.changes += other.changes;
+        self.faults += other.faults;
+    }
+}

@@ -1,0 +1,184 @@
+//! What must never last: sleepers, cycles, locks that belong to nobody, calls without an answer; and who is passed.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::mark::Mark;
+use super::{CALMS_DOWN_US, Call, Judge, Key, Person, show};
+
+/// A free key waits for its next holder no longer than this in calm times, in µs.
+const SLEEPS_MAX_US: u64 = 1_500_000;
+/// A deadlock lives no longer than this in calm times, in µs.
+const CYCLE_MAX_US: u64 = 2_500_000;
+/// A lock that nobody is to be told of is given on within this, in calm times, in µs.
+const GHOST_MAX_US: u64 = 1_500_000;
+/// An answer is late after this, in µs.
+const ANSWERS_MAX_US: u64 = 4_000_000;
+/// Whoever was refused is known to wait after this, in calm times, in µs.
+const SETTLES_US: u64 = 700_000;
+
+impl Judge {
+    /// Who has just been given this lock, and does not know it yet.
+    pub fn who_is_given(&self, key: &[u8]) -> Option<Person> {
+        let hold = self.locks.get(key)?.hold.as_ref().filter(|hold| !hold.is_told)?;
+        Some(self.call_of(key, &hold.mark)?.asked.person)
+    }
+
+    pub(super) fn call_of(&self, key: &[u8], mark: &Mark) -> Option<&Call> {
+        self.calls.values().find(|call| {
+            call.asked.keys.iter().any(|known| known == key)
+                && match (mark, &call.asked.value) {
+                    (Mark::Fenced(owner, _), None) => *owner == call.asked.owner,
+                    (Mark::Plain(value), Some(known)) => value == known,
+                    _ => false,
+                }
+        })
+    }
+
+    /// Whoever begins to hold a lock comes before all who are known to wait.
+    pub(super) fn nobody_is_passed(&self, key: &[u8], mark: &Mark) {
+        if !self.is_calm_for(SETTLES_US) {
+            return;
+        }
+        let Some(next) = self.call_of(key, mark).filter(|call| call.asked.keys.len() == 1) else { return };
+        for call in self.calls.values().filter(|call| call.asked.keys == [key]) {
+            let is_known = call.asked.wait_us > 0 && call.since_us + SETTLES_US < self.now_us;
+            let still_waits = call.since_us + call.asked.wait_us > self.now_us + SETTLES_US;
+            let (one, other) = (&call.asked, &next.asked);
+            let is_before =
+                one.level > other.level || (one.level == other.level && call.since_us + SETTLES_US < next.place_us);
+            if is_known && still_waits && is_before && one.person != other.person {
+                self.wrong(format!(
+                    "{mark} begins to hold {}, before person {} who waits for it since {} at level {}",
+                    key.escape_ascii(),
+                    one.person,
+                    call.since_us % 1_000_000_000,
+                    one.level
+                ));
+            }
+        }
+    }
+
+    pub(super) fn nobody_sleeps_before_a_free_key(&self) {
+        if !self.is_calm_for(SLEEPS_MAX_US) {
+            return;
+        }
+        for call in self.calls.values().filter(|call| call.asked.wait_us > 0) {
+            let free_since = |key: &Key| match self.locks.get(key) {
+                None => Some(0),
+                Some(lock) => lock.hold.is_none().then_some(lock.free_since_us),
+            };
+            let since: Option<Vec<u64>> = call.asked.keys.iter().map(free_since).collect();
+            let Some(since) = since.and_then(|since| since.into_iter().max()) else { continue };
+            if self.now_us > since.max(call.since_us) + SLEEPS_MAX_US {
+                self.wrong(format!("person {} sleeps before a free {:?}", call.asked.person, show(&call.asked.keys)));
+            }
+        }
+    }
+
+    pub(super) fn no_cycle_lasts(&self) {
+        if !self.finds_deadlocks || !self.owners_differ || !self.is_calm_for(CYCLE_MAX_US) {
+            return;
+        }
+        for call in self.calls.values() {
+            if call.in_cycle_since_us.is_some_and(|since| self.now_us > since + CYCLE_MAX_US) {
+                let asked = &call.asked;
+                self.wrong(format!(
+                    "person {} waits for {:?} in a deadlock that lasts",
+                    asked.person,
+                    show(&asked.keys)
+                ));
+            }
+        }
+    }
+
+    pub(super) fn nothing_is_left_with_the_gone(&self) {
+        if !self.is_calm_for(GHOST_MAX_US) {
+            return;
+        }
+        for (key, lock) in &self.locks {
+            let Some(hold) = &lock.hold else { continue };
+            // What a SET NX wrote cannot be told from what others write: it stays until its expiry, as on Redis.
+            let is_known = hold.is_told
+                || matches!(hold.mark, Mark::Plain(_))
+                || self.call_of(key, &hold.mark).is_some()
+                || self.unknown.contains(&(key.clone(), hold.mark.owner().to_vec()));
+            if !is_known && self.now_us > hold.begun_us + GHOST_MAX_US {
+                self.wrong(format!("{} holds {}, and nobody was told", hold.mark, key.escape_ascii()));
+            }
+        }
+    }
+
+    pub(super) fn all_are_answered(&self) {
+        if !self.is_calm_for(ANSWERS_MAX_US) {
+            return;
+        }
+        for call in self.calls.values() {
+            let until = call.since_us.max(self.trouble_us + CALMS_DOWN_US) + call.asked.wait_us + ANSWERS_MAX_US;
+            if self.now_us > until {
+                self.wrong(format!("person {} has no answer about {:?}", call.asked.person, show(&call.asked.keys)));
+            }
+        }
+    }
+
+    /// Who is part of a cycle of waits now.
+    pub(super) fn cycles(&mut self) {
+        if !self.owners_differ {
+            return;
+        }
+        let mut waits_for: BTreeMap<Person, BTreeSet<Person>> = BTreeMap::new();
+        for call in self.calls.values() {
+            // Whoever waits as an owner for what his connection took by SET NX waits for himself.
+            let is_own = |(holder, is_plain): &(Person, bool)| {
+                *holder == call.asked.person && !(*is_plain && call.asked.value.is_none())
+            };
+            // Several keys are waited for one at a time, in the order of their names.
+            let mut keys: Vec<&Key> = call.asked.keys.iter().collect();
+            keys.sort_unstable();
+            let in_the_way = |key: &&&Key| self.holder(key).is_none_or(|holder| !is_own(&holder)) && self.is_held(key);
+            let holders = keys.iter().find(in_the_way).and_then(|key| self.holder(key)).into_iter();
+            waits_for.entry(call.asked.person).or_default().extend(holders.map(|(holder, _)| holder));
+        }
+        let reaches_itself = |person: Person| {
+            let (mut seen, mut todo) = (BTreeSet::new(), vec![person]);
+            while let Some(next) = todo.pop() {
+                for other in waits_for.get(&next).into_iter().flatten() {
+                    if *other == person {
+                        return true;
+                    }
+                    if seen.insert(*other) {
+                        todo.push(*other);
+                    }
+                }
+            }
+            false
+        };
+        for call in self.calls.values_mut() {
+            if reaches_itself(call.asked.person) {
+                call.in_cycle_since_us.get_or_insert(self.now_us);
+            } else if call.in_cycle_since_us.take().is_some() {
+                call.last_in_cycle_us = Some(self.now_us);
+            }
+        }
+    }
+
+    fn is_held(&self, key: &[u8]) -> bool {
+        self.locks.get(key).is_some_and(|lock| lock.hold.is_some())
+    }
+
+    /// Who could end the present hold of a lock by himself, and whether he took it by SET NX; `None` where nobody is known.
+    fn holder(&self, key: &[u8]) -> Option<(Person, bool)> {
+        let hold = self.locks.get(key)?.hold.as_ref().filter(|hold| !hold.is_claim && !hold.is_bridge)?;
+        let mut parts = hold.mark.owner().split(|byte| *byte == b'.');
+        let person = std::str::from_utf8(parts.next()?.strip_prefix(b"p")?).ok()?.parse().ok()?;
+        if let Mark::Plain(value) = &hold.mark {
+            // What a connection took is held by it, if it was taken for a lock at all.
+            if !key.starts_with(b"lock:") {
+                return None;
+            }
+            let connection = value.split(|byte| *byte == b'.').nth(1).and_then(|text| std::str::from_utf8(text).ok());
+            let connection: u64 = connection?.parse().ok()?;
+            self.connections.get(&person).filter(|known| **known == connection)?;
+        }
+        Some((person, matches!(hold.mark, Mark::Plain(_))))
+    }
+}

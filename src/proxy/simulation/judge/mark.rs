@@ -1,0 +1,63 @@
+//! What tells one hold of a lock from another, and what is known of each.
+
+use crate::store::value::Fields;
+
+/// What tells one hold from another: the owner and the fence, or the whole value of a `SET NX`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Mark {
+    /// Of LOCK.*.
+    Fenced(Vec<u8>, u64),
+    /// Of SET NX.
+    Plain(Vec<u8>),
+    /// A claim of a SET NX, by node and call.
+    Claimed(Vec<u8>),
+}
+
+impl Mark {
+    pub fn of(value: &[u8]) -> (Mark, bool) {
+        match Fields::read(value) {
+            Some(fields) if fields.is_claim && fields.fence.0 == 0 => {
+                (Mark::Claimed([fields.node, b":", fields.call].concat()), true)
+            }
+            Some(fields) => (Mark::Fenced(fields.owner.to_vec(), fields.fence.0), fields.is_claim),
+            None => (Mark::Plain(value.to_vec()), false),
+        }
+    }
+
+    pub fn owner(&self) -> &[u8] {
+        match self {
+            Mark::Fenced(owner, _) => owner,
+            // `value` is `person.connection.number`.
+            Mark::Plain(value) => value.split(|byte| *byte == b'.').next().unwrap_or_default(),
+            Mark::Claimed(_) => b"",
+        }
+    }
+}
+
+impl std::fmt::Display for Mark {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Mark::Fenced(owner, fence) => write!(f, "{}#{fence}", owner.escape_ascii()),
+            Mark::Plain(value) => write!(f, "'{}'", value.escape_ascii()),
+            Mark::Claimed(call) => write!(f, "a claim of {}", call.escape_ascii()),
+        }
+    }
+}
+
+#[derive(Debug, Clone)]
+pub struct Hold {
+    pub mark: Mark,
+    pub is_claim: bool,
+    pub is_bridge: bool,
+    pub begun_us: u64,
+    pub is_told: bool,
+    /// Ended by a node, and nobody had asked for that.
+    pub taken_back_us: Option<u64>,
+}
+
+#[derive(Debug, Default)]
+pub struct Lock {
+    pub hold: Option<Hold>,
+    pub past: Vec<Hold>,
+    pub free_since_us: u64,
+}

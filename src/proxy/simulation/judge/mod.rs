@@ -1,0 +1,187 @@
+//! Sees everything: each change of the data in the moment it happens, each thing that is asked, and each answer in the moment it is
+//! heard. Says at once what is wrong.
+
+mod asking;
+mod changes;
+mod counts;
+mod lasting;
+mod mark;
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+
+pub use counts::Counts;
+use mark::Lock;
+pub use mark::Mark;
+
+/// A person, by number.
+pub type Person = usize;
+
+/// A key without a database; all is played in one.
+pub type Key = Vec<u8>;
+
+/// So long after the last trouble all must be as it is meant to be, in µs: links are dialled anew, nodes know who is there.
+const CALMS_DOWN_US: u64 = 5_000_000;
+
+/// What somebody waits for.
+#[derive(Debug, Clone)]
+pub struct Asked {
+    /// Who asks.
+    pub person: Person,
+    /// For which keys.
+    pub keys: Vec<Key>,
+    /// As whom.
+    pub owner: Vec<u8>,
+    /// What a SET NX writes.
+    pub value: Option<Vec<u8>>,
+    /// 0 to 3.
+    pub level: u8,
+    /// For how long he waits, in µs.
+    pub wait_us: u64,
+}
+
+#[derive(Debug)]
+struct Call {
+    asked: Asked,
+    since_us: u64,
+    /// When he began to wait for the place that may have been kept for him.
+    place_us: u64,
+    /// When it was last part of a cycle.
+    last_in_cycle_us: Option<u64>,
+    /// Since when it is part of one.
+    in_cycle_since_us: Option<u64>,
+}
+
+/// What is asked of a hold's end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Wish {
+    key: Key,
+    owner: Vec<u8>,
+    /// Who wishes it: it ends with his answer, unless that is unknown.
+    by: u64,
+    /// That it wants to end this very hold only.
+    fence: Option<u64>,
+}
+
+/// The rules of the house.
+pub struct Judge {
+    seed: u64,
+    now_us: u64,
+    /// `None`: nothing is told.
+    story: Option<Vec<String>>,
+    locks: BTreeMap<Key, Lock>,
+    calls: BTreeMap<u64, Call>,
+    wishes: Vec<Wish>,
+    /// Those that were taken for the reason of an end.
+    used: Vec<Wish>,
+    last_call: u64,
+    /// The highest fence that anybody was told.
+    fence_told: u64,
+    fences: BTreeSet<u64>,
+    trouble_us: u64,
+    is_troubled: bool,
+    /// Each person has an owner of its own: who waits for whom is plain.
+    pub owners_differ: bool,
+    /// Deadlocks are to be found.
+    pub finds_deadlocks: bool,
+    /// Higher levels go first, and then whoever came first.
+    pub order_matters: bool,
+    /// The upstream has lost something.
+    pub had_disaster: bool,
+    /// Whose calls may have come to something that nobody knows.
+    unknown: BTreeSet<(Key, Vec<u8>)>,
+    /// Since when somebody waited who left, and when he did.
+    places: BTreeMap<(Vec<Key>, Vec<u8>), (u64, u64)>,
+    /// Connections that are still open, by person.
+    connections: BTreeMap<Person, u64>,
+    verdict: RefCell<Option<String>>,
+    /// What was played.
+    pub counts: Counts,
+}
+impl Judge {
+    /// Nothing has happened yet. With `tells` the story is kept for [`Judge::story`].
+    pub fn new(seed: u64, tells: bool) -> Self {
+        Judge {
+            seed,
+            now_us: 0,
+            story: tells.then(Vec::new),
+            locks: BTreeMap::new(),
+            calls: BTreeMap::new(),
+            wishes: Vec::new(),
+            used: Vec::new(),
+            last_call: 0,
+            fence_told: 0,
+            fences: BTreeSet::new(),
+            trouble_us: 0,
+            is_troubled: false,
+            owners_differ: true,
+            finds_deadlocks: true,
+            order_matters: true,
+            had_disaster: false,
+            unknown: BTreeSet::new(),
+            places: BTreeMap::new(),
+            connections: BTreeMap::new(),
+            verdict: RefCell::default(),
+            counts: Counts::default(),
+        }
+    }
+
+    /// It is that time; whatever takes too long is found.
+    pub fn time(&mut self, now_us: u64) {
+        self.now_us = now_us;
+        self.nobody_sleeps_before_a_free_key();
+        self.no_cycle_lasts();
+        self.nothing_is_left_with_the_gone();
+        self.all_are_answered();
+    }
+
+    /// It is that time.
+    pub fn now(&mut self, now_us: u64) {
+        self.now_us = self.now_us.max(now_us);
+    }
+
+    /// Writes it down.
+    pub fn say(&mut self, text: impl FnOnce() -> String) {
+        if let Some(story) = &mut self.story {
+            let line = format!("{:>10} {}", self.now_us % 1_000_000_000, text());
+            eprintln!("{line}");
+            story.push(line);
+        }
+    }
+
+    pub(super) fn wrong(&self, what: String) -> ! {
+        let mut verdict = self.verdict.borrow_mut();
+        verdict.get_or_insert_with(|| format!("seed {}: at {}: {what}", self.seed, self.now_us % 1_000_000_000));
+        drop(verdict);
+        // Whoever did it goes no further; the world asks for the verdict.
+        std::panic::resume_unwind(Box::new("the judge has spoken"));
+    }
+
+    /// What was wrong first, if anything was.
+    pub fn verdict(&self) -> Option<String> {
+        self.verdict.borrow().clone()
+    }
+
+    /// Something goes wrong with the network, a node or the server, or is over.
+    pub fn trouble(&mut self, is_troubled: bool, what: &str) {
+        self.say(|| format!("---- {what}"));
+        self.counts.faults += u64::from(is_troubled);
+        self.is_troubled = is_troubled;
+        self.trouble_us = self.now_us;
+    }
+
+    pub(super) fn is_calm_for(&self, us: u64) -> bool {
+        !self.is_troubled && self.now_us >= self.trouble_us + CALMS_DOWN_US + us
+    }
+
+    /// Everybody has gone: what is wrong with what is left, if anything.
+    pub fn ends_well(&self) {
+        if let Some((call, open)) = self.calls.first_key_value() {
+            self.wrong(format!("call {call} of person {} has no answer", open.asked.person));
+        }
+    }
+}
+
+fn show(keys: &[Key]) -> Vec<String> {
+    keys.iter().map(|key| key.escape_ascii().to_string()).collect()
+}
