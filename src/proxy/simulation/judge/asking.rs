@@ -35,6 +35,7 @@ impl Judge {
             place_us: kept.map_or(self.now_us, |(place_us, _)| *place_us),
             asked,
             last_in_cycle_us: None,
+            is_in_cycle: false,
             in_cycle_since_us: None,
         };
         self.calls.insert(self.last_call, call);
@@ -105,14 +106,13 @@ impl Judge {
 
     /// A call ended without a lock.
     pub fn refused(&mut self, call: u64, how: &str) {
-        let Some(Call { asked, last_in_cycle_us, in_cycle_since_us, since_us, .. }) = self.calls.remove(&call) else {
+        let Some(Call { asked, last_in_cycle_us, is_in_cycle, since_us, .. }) = self.calls.remove(&call) else {
             return;
         };
         self.say(|| format!("person {} is refused: {how}", asked.person));
         if how.starts_with("DEADLOCK") {
             self.counts.victims += 1;
-            let was_in_one =
-                in_cycle_since_us.is_some() || last_in_cycle_us.is_some_and(|at| self.now_us <= at + CYCLE_SEEN_US);
+            let was_in_one = is_in_cycle || last_in_cycle_us.is_some_and(|at| self.now_us <= at + CYCLE_SEEN_US);
             if self.owners_differ && !was_in_one && !self.had_trouble_since(since_us) {
                 self.wrong(format!("person {} was ended for a deadlock that was none: {how}", asked.person));
             }

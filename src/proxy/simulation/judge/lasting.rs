@@ -125,48 +125,39 @@ impl Judge {
         if !self.owners_differ {
             return;
         }
-        let mut waits_for: BTreeMap<Person, BTreeSet<Person>> = BTreeMap::new();
+        let (mut needs, mut waits_for) = (Waits::new(), Waits::new());
         for call in self.calls.values() {
+            let person = call.asked.person;
             // Whoever waits as an owner for what his connection took by SET NX waits for himself.
-            let is_own = |(holder, is_plain): &(Person, bool)| {
-                *holder == call.asked.person && !(*is_plain && call.asked.value.is_none())
+            let in_the_way = |key: &&Key| match self.locks.get(*key).and_then(|lock| lock.hold.as_ref()) {
+                None => false,
+                Some(hold) if hold.mark.owner() != call.asked.owner => true,
+                Some(hold) => matches!(hold.mark, Mark::Plain(_)) && call.asked.value.is_none(),
             };
-            // Several keys are waited for one at a time, in the order of their names.
-            let mut keys: Vec<&Key> = call.asked.keys.iter().collect();
-            keys.sort_unstable();
-            let in_the_way = |key: &&&Key| self.holder(key).is_none_or(|holder| !is_own(&holder)) && self.is_held(key);
-            let holders = keys.iter().find(in_the_way).and_then(|key| self.holder(key)).into_iter();
-            waits_for.entry(call.asked.person).or_default().extend(holders.map(|(holder, _)| holder));
-        }
-        let reaches_itself = |person: Person| {
-            let (mut seen, mut todo) = (BTreeSet::new(), vec![person]);
-            while let Some(next) = todo.pop() {
-                for other in waits_for.get(&next).into_iter().flatten() {
-                    if *other == person {
-                        return true;
-                    }
-                    if seen.insert(*other) {
-                        todo.push(*other);
-                    }
-                }
+            let keys: Vec<&Key> = call.asked.keys.iter().filter(in_the_way).collect();
+            let holders = || keys.iter().filter_map(|key| self.holder(key));
+            // All its keys are needed, and one of them is waited for at a time: which, is certain only where it is the last.
+            needs.entry(person).or_default().extend(holders());
+            if keys.len() == 1 {
+                waits_for.entry(person).or_default().extend(holders());
             }
-            false
-        };
+        }
         for call in self.calls.values_mut() {
-            if reaches_itself(call.asked.person) {
+            let person = call.asked.person;
+            if reaches_itself(&waits_for, person) {
                 call.in_cycle_since_us.get_or_insert(self.now_us);
-            } else if call.in_cycle_since_us.take().is_some() {
+            } else {
+                call.in_cycle_since_us = None;
+            }
+            let was_in_one = std::mem::replace(&mut call.is_in_cycle, reaches_itself(&needs, person));
+            if was_in_one || call.is_in_cycle {
                 call.last_in_cycle_us = Some(self.now_us);
             }
         }
     }
 
-    fn is_held(&self, key: &[u8]) -> bool {
-        self.locks.get(key).is_some_and(|lock| lock.hold.is_some())
-    }
-
-    /// Who could end the present hold of a lock by himself, and whether he took it by SET NX; `None` where nobody is known.
-    fn holder(&self, key: &[u8]) -> Option<(Person, bool)> {
+    /// Who could end the present hold of a lock by himself; `None` where nobody is known.
+    fn holder(&self, key: &[u8]) -> Option<Person> {
         let hold = self.locks.get(key)?.hold.as_ref().filter(|hold| !hold.is_claim && !hold.is_bridge)?;
         let mut parts = hold.mark.owner().split(|byte| *byte == b'.');
         let person = std::str::from_utf8(parts.next()?.strip_prefix(b"p")?).ok()?.parse().ok()?;
@@ -179,6 +170,24 @@ impl Judge {
             let connection: u64 = connection?.parse().ok()?;
             self.connections.get(&person).filter(|known| **known == connection)?;
         }
-        Some((person, matches!(hold.mark, Mark::Plain(_))))
+        Some(person)
     }
+}
+
+/// Who waits for whom.
+type Waits = BTreeMap<Person, BTreeSet<Person>>;
+
+fn reaches_itself(waits: &Waits, person: Person) -> bool {
+    let (mut seen, mut todo) = (BTreeSet::new(), vec![person]);
+    while let Some(next) = todo.pop() {
+        for other in waits.get(&next).into_iter().flatten() {
+            if *other == person {
+                return true;
+            }
+            if seen.insert(*other) {
+                todo.push(*other);
+            }
+        }
+    }
+    false
 }

@@ -48,7 +48,9 @@ struct Call {
     place_us: u64,
     /// When it was last part of a cycle.
     last_in_cycle_us: Option<u64>,
-    /// Since when it is part of one.
+    /// It is part of one, as far as all keys that it needs go.
+    is_in_cycle: bool,
+    /// Since when it is part of one that its node can see.
     in_cycle_since_us: Option<u64>,
 }
 
