@@ -82,9 +82,9 @@ impl Servers {
         master.restart_empty();
     }
 
-    /// The replica hears nothing more for `unheard`, then its master dies and it is promoted; `leads` is told where it is. Nothing that
-    /// was executed before this call is lost, what is executed until the master's death is. `false`: the replica did not follow, and
-    /// nothing was done.
+    /// The replica hears nothing more for `unheard`, then its master dies and it is promoted; `leads` is told where it is. Nothing
+    /// that was executed before this call is lost, what is executed until the master's death is. `false`: the replica did not follow,
+    /// and nothing was done.
     pub fn fails_over(&self, unheard: Duration, leads: impl FnOnce(&RedisServer)) -> bool {
         let (mut master, mut replica) = (self.master.lock().unwrap(), self.replica.lock().unwrap());
         let mut side = master.side_wire();
@@ -139,8 +139,8 @@ impl Side {
         Self { servers: Arc::clone(servers), wire: None }
     }
 
-    /// Sends a command, when there is a server to send it to, and understands its reply, however long a server that is stopped takes for
-    /// it. `None`: the link broke first, and nobody knows whether it was executed.
+    /// Sends a command, when there is a server to send it to, and understands its reply, however long a server that is stopped takes
+    /// for it. `None`: the link broke first, and nobody knows whether it was executed.
     pub fn call<W: AsRef<[u8]>>(&mut self, words: &[W]) -> Option<Reply> {
         loop {
             let wire = self.wire.get_or_insert_with(|| {

@@ -64,7 +64,7 @@ fn is_late(call: &Call, calm: &Calm) -> bool {
     lasts_us > wait_us(&call.op) + LATE_US && calm.holds_for(call.node, call.from_us, call.until_us)
 }
 
-/// An error where nothing was broken. Those that are no fault: a guard's refusal, a deadlock, and a node that was too busy to be asked.
+/// An error where nothing was broken. These are none: a guard's refusal, a deadlock, and a node that was too busy to be asked.
 fn is_out_of_nowhere(call: &Call, calm: &Calm) -> bool {
     const NO_FAULTS: [&str; 3] = ["FENCED", "DEADLOCK", "did not answer in time"];
     let Outcome::Error(error) = &call.outcome else { return false };

@@ -1,11 +1,11 @@
 //! What the server had lost, and what that excuses. A lock is a key: what is lost of the server's data is lost of the locks, for
 //! exactly those keys and grants that can have been lost with it. Fences are excused by nothing.
 //!
-//! - *Everything* (a server that came back empty, or was flushed): what was granted or written before the loss was over is gone from its
-//!   beginning on.
-//! - *The newest* (a replica took over): what was executed before the loss began has stayed. What can have been executed while it lasted
-//!   may be undone: a grant or a write is gone, an extension is, and a lock that had been released may be held once more, by the owner
-//!   and under the fence that it had, until the end of its lease.
+//! - *Everything* (a server that came back empty, or was flushed): what was granted or written before the loss was over is gone from
+//!   its beginning on.
+//! - *The newest* (a replica took over): what was executed before the loss began has stayed. What can have been executed while it
+//!   lasted may be undone: a grant or a write is gone, an extension is, and a lock that had been released may be held once more, by the
+//!   owner and under the fence that it had, until the end of its lease.
 
 use crate::history::record::{Loss, Record};
 
