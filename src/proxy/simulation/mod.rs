@@ -257,8 +257,8 @@ impl World {
     /// Everybody has gone, and all is over.
     async fn nothing_is_left(&self) {
         self.judge(|judge| judge.ends_well());
-        if self.judge(|judge| judge.counts.faults) > 0 {
-            // Scripts that were delivered late may have registered somebody who had gone.
+        if self.judge(|judge| judge.had_disaster) {
+            // A replica may have brought back what it had not seen removed.
             let node = self.processes.borrow().iter().flatten().next().and_then(Process::connect);
             let Some(mut node) = node else { panic!("seed {}: no node is left", self.seed) };
             let said = node.ask(&["LOCK.CLEANUP"]).await;

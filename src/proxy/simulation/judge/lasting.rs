@@ -36,7 +36,8 @@ impl Judge {
 
     /// Whoever begins to hold a lock comes before all who are known to wait.
     pub(super) fn nobody_is_passed(&self, key: &[u8], mark: &Mark) {
-        if !self.is_calm_for(SETTLES_US) {
+        // A SET NX on another key than a lock's is passed on untouched.
+        if !self.is_calm_for(SETTLES_US) || (matches!(mark, Mark::Plain(_)) && !key.starts_with(b"lock:")) {
             return;
         }
         let Some(next) = self.call_of(key, mark).filter(|call| call.asked.keys.len() == 1) else { return };
