@@ -19,6 +19,7 @@ use crate::locks::simulation::owner_id;
 use crate::locks::simulation::upstream::{Answered, Holder, PLAIN, Script, Upstream};
 use crate::locks::{Actor, AskedFor, Handing, Released, Tried, Turn};
 use crate::protocol::frame::{Value, decode};
+use crate::protocol::reply::ReplyScanner;
 use crate::upstream::simulated::server::Server as Redis;
 
 const NODES: usize = 3;
@@ -78,28 +79,38 @@ struct Wire {
 }
 
 impl Wire {
-    fn ask_server(&mut self, request: &[u8]) -> Vec<u8> {
-        self.socket.write_all(request).unwrap();
-        let (mut reply, mut scanner) = (Vec::new(), crate::protocol::reply::ReplyScanner::new());
+    /// The replies to so many commands.
+    fn ask_server(&mut self, requests: &[u8], mut count: u32) -> Vec<Vec<u8>> {
+        self.socket.write_all(requests).unwrap();
+        let (mut replies, mut reply, mut scanner) = (Vec::new(), Vec::new(), ReplyScanner::new());
         let mut chunk = [0u8; 4096];
-        loop {
+        while count > 0 {
             let n = self.socket.read(&mut chunk).unwrap();
             assert!(n > 0, "the server closed the link");
-            reply.extend_from_slice(&chunk[..n]);
-            if scanner.scan(&chunk[..n], 1).unwrap().frames == 1 {
-                return reply;
+            let mut rest = &chunk[..n];
+            while !rest.is_empty() {
+                let scan = scanner.scan(rest, 1).unwrap();
+                reply.extend_from_slice(&rest[..scan.consumed]);
+                rest = &rest[scan.consumed..];
+                if scan.frames == 1 {
+                    replies.push(std::mem::take(&mut reply));
+                    count -= 1;
+                }
             }
         }
+        replies
     }
 
     fn ask_both(&mut self, request: &[u8]) -> Vec<u8> {
-        let time = self.ask_server(b"*1\r\n$4\r\nTIME\r\n");
-        let time = match decode(&time).unwrap() {
+        // In one go, so that next to no time passes between the two.
+        let replies = self.ask_server(&[b"*1\r\n$4\r\nTIME\r\n", request].concat(), 2);
+        let [time, real] = &replies[..] else { panic!("two were asked") };
+        let real = real.clone();
+        let time = match decode(time).unwrap() {
             Value::Array(time) => time.iter().map(|part| part.as_str().unwrap().parse().unwrap()).collect::<Vec<u64>>(),
             other => panic!("TIME is an array, not {other:?}"),
         };
         self.model.set_time(time[0] * 1_000_000 + time[1]);
-        let real = self.ask_server(request);
         assert!(self.model.hears(self.client, request), "the model closed the link");
         let modelled = self.model.take_output(self.client);
         let (Ok(one), Ok(other)) = (decode(&real), decode(&modelled)) else { panic!("a reply makes no sense") };

@@ -74,7 +74,9 @@ impl Judge {
                         None => wish.owner == owner && wish.fence.is_none_or(|wished| Some(wished) == fence),
                     }
             };
-            match self.wishes.iter().position(fits) {
+            // What was given back before anybody was told needs no wish, and must not be told of any more.
+            let is_given_back = words.get(8) == Some(&&b"back"[..]) && !hold.is_told;
+            match self.wishes.iter().position(fits).filter(|_| !is_given_back) {
                 Some(at) => self.used.push(self.wishes.remove(at)),
                 None if hold.is_told => {
                     self.wrong(format!("{} holds {} and it was taken from it", hold.mark, change.key.escape_ascii()));
