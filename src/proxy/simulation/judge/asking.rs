@@ -1,7 +1,7 @@
 //! What people ask, and what they are told.
 
 use super::mark::{Hold, Mark};
-use super::{Asked, CALMS_DOWN_US, Call, Judge, Person, Wish, show};
+use super::{Asked, CALMS_DOWN_US, Call, Ended, Judge, Person, Wish, show};
 
 /// A victim was part of a cycle so recently, in µs.
 const CYCLE_SEEN_US: u64 = 1_000_000;
@@ -28,11 +28,12 @@ impl Judge {
             let (person, level, ms) = (asked.person, asked.level, asked.wait_us / 1000);
             format!("person {person} asks for {:?} at level {level}, waits {ms} ms{kind}", show(&asked.keys))
         });
-        let kept = self.places.get(&(asked.keys.clone(), asked.owner.clone()));
-        let kept = kept.filter(|(_, left_us)| asked.value.is_none() && self.now_us < left_us + PLACE_KEPT_US);
+        let kept = self.ended.get(&(asked.keys.clone(), asked.owner.clone()));
+        let kept = kept.filter(|ended| ended.keeps_place && self.now_us < ended.at_us + PLACE_KEPT_US);
+        let kept = kept.filter(|_| asked.value.is_none());
         let call = Call {
             since_us: self.now_us,
-            place_us: kept.map_or(self.now_us, |(place_us, _)| *place_us),
+            place_us: kept.map_or(self.now_us, |ended| ended.place_us),
             asked,
             last_in_cycle_us: None,
             is_in_cycle: false,
@@ -106,9 +107,9 @@ impl Judge {
 
     /// A call ended without a lock.
     pub fn refused(&mut self, call: u64, how: &str) {
-        let Some(Call { asked, last_in_cycle_us, is_in_cycle, since_us, .. }) = self.calls.remove(&call) else {
-            return;
-        };
+        let Some(call) = self.calls.remove(&call) else { return };
+        self.ends_without(&call, false);
+        let Call { asked, last_in_cycle_us, is_in_cycle, since_us, .. } = call;
         self.say(|| format!("person {} is refused: {how}", asked.person));
         if how.starts_with("DEADLOCK") {
             self.counts.victims += 1;
@@ -125,9 +126,10 @@ impl Judge {
 
     /// A call that nobody hears the answer of any more.
     pub fn left(&mut self, call: u64) {
-        if let Some(Call { asked, place_us, .. }) = self.calls.remove(&call) {
+        if let Some(call) = self.calls.remove(&call) {
+            self.ends_without(&call, true);
+            let asked = call.asked;
             self.say(|| format!("person {} leaves", asked.person));
-            self.places.insert((asked.keys.clone(), asked.owner.clone()), (place_us, self.now_us));
             // Who asks without WAIT and closes his side may still read: he is answered, and his lease ends what he does not.
             if asked.wait_us == 0 || self.had_trouble_since(self.now_us.saturating_sub(1)) {
                 self.is_unknown(&asked);
@@ -138,12 +140,18 @@ impl Judge {
 
     /// Whatever came of it, nobody knows.
     pub fn is_lost(&mut self, call: u64) {
-        if let Some(Call { asked, place_us, .. }) = self.calls.remove(&call) {
-            self.say(|| format!("person {} lost the connection", asked.person));
-            self.places.insert((asked.keys.clone(), asked.owner.clone()), (place_us, self.now_us));
-            self.is_unknown(&asked);
+        if let Some(call) = self.calls.remove(&call) {
+            self.ends_without(&call, true);
+            self.say(|| format!("person {} lost the connection", call.asked.person));
+            self.is_unknown(&call.asked);
         }
         self.cycles();
+    }
+
+    fn ends_without(&mut self, call: &Call, keeps_place: bool) {
+        let Call { asked, place_us, .. } = call;
+        let ended = Ended { at_us: self.now_us, place_us: *place_us, level: asked.level, keeps_place };
+        self.ended.insert((asked.keys.clone(), asked.owner.clone()), ended);
     }
 
     pub(super) fn is_unknown(&mut self, asked: &Asked) {

@@ -41,12 +41,16 @@ impl Judge {
             return;
         }
         let Some(next) = self.call_of(key, mark).filter(|call| call.asked.keys.len() == 1) else { return };
+        // What its owner's older call was being given as its time ran out is the newer one's.
+        let older = self.ended.get(&(next.asked.keys.clone(), next.asked.owner.clone()));
+        let older = older.filter(|older| next.asked.value.is_none() && self.now_us < older.at_us + 2 * SETTLES_US);
+        let level = older.map_or(0, |older| older.level).max(next.asked.level);
+        let place_us = older.map_or(u64::MAX, |older| older.place_us).min(next.place_us);
         for call in self.calls.values().filter(|call| call.asked.keys == [key]) {
             let is_known = call.asked.wait_us > 0 && call.since_us + SETTLES_US < self.now_us;
             let still_waits = call.since_us + call.asked.wait_us > self.now_us + SETTLES_US;
             let (one, other) = (&call.asked, &next.asked);
-            let is_before =
-                one.level > other.level || (one.level == other.level && call.since_us + SETTLES_US < next.place_us);
+            let is_before = one.level > level || (one.level == level && call.since_us + SETTLES_US < place_us);
             if is_known && still_waits && is_before && one.person != other.person {
                 self.wrong(format!(
                     "{mark} begins to hold {}, before person {} who waits for it since {} at level {}",

@@ -54,6 +54,16 @@ struct Call {
     in_cycle_since_us: Option<u64>,
 }
 
+/// A call that ended without a lock.
+#[derive(Debug, Clone, Copy)]
+struct Ended {
+    at_us: u64,
+    place_us: u64,
+    level: u8,
+    /// Its client has gone: the place is kept for him.
+    keeps_place: bool,
+}
+
 /// What is asked of a hold's end.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Wish {
@@ -92,8 +102,8 @@ pub struct Judge {
     pub had_disaster: bool,
     /// Whose calls may have come to something that nobody knows.
     unknown: BTreeSet<(Key, Vec<u8>)>,
-    /// Since when somebody waited who left, and when he did.
-    places: BTreeMap<(Vec<Key>, Vec<u8>), (u64, u64)>,
+    /// How the newest call of an owner about these keys ended, if without a lock.
+    ended: BTreeMap<(Vec<Key>, Vec<u8>), Ended>,
     /// Connections that are still open, by person.
     connections: BTreeMap<Person, u64>,
     verdict: RefCell<Option<String>>,
@@ -121,7 +131,7 @@ impl Judge {
             order_matters: true,
             had_disaster: false,
             unknown: BTreeSet::new(),
-            places: BTreeMap::new(),
+            ended: BTreeMap::new(),
             connections: BTreeMap::new(),
             verdict: RefCell::default(),
             counts: Counts::default(),
