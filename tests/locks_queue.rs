@@ -188,7 +188,7 @@ fn the_newer_call_takes_over_and_the_older_one_gets_nil() {
 fn a_lease_that_ends_hands_the_lock_to_the_next_waiter() {
     let stage = Stage::new();
     let mut ann = stage.client();
-    let first = ann.run("LOCK.ACQUIRE orders:1 ann TTL 400").int();
+    let first = ann.run("LOCK.ACQUIRE orders:1 ann TTL 2000").int();
     let mut queue = line_up(&stage, "orders:1", &["bob", "cat"]);
     let begun = Instant::now();
     assert!(queue[0].is_granted() > first);
@@ -201,19 +201,19 @@ fn a_lease_that_ends_hands_the_lock_to_the_next_waiter() {
 fn a_lease_that_was_lengthened_is_waited_out() {
     let stage = Stage::new();
     let mut ann = stage.client();
-    ann.run("LOCK.ACQUIRE orders:1 ann TTL 300").int();
+    ann.run("LOCK.ACQUIRE orders:1 ann TTL 2000").int();
     let mut queue = line_up(&stage, "orders:1", &["bob"]);
-    assert_eq!(ann.run("LOCK.EXTEND orders:1 ann 1000"), Reply::Int(1));
+    assert_eq!(ann.run("LOCK.EXTEND orders:1 ann 2500"), Reply::Int(1));
     let begun = Instant::now();
     queue[0].is_granted();
-    assert!(begun.elapsed() > Duration::from_millis(900), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() > Duration::from_millis(2400), "{:?}", begun.elapsed());
 }
 
 #[test]
 fn a_lock_of_set_nx_that_expires_is_handed_to_the_waiter() {
     let stage = Stage::new();
     let mut bypass = stage.bypass();
-    bypass.run("SET lock:1 ann NX PX 400");
+    bypass.run("SET lock:1 ann NX PX 2000");
     let mut queue = line_up(&stage, "lock:1", &["bob"]);
     queue[0].is_granted();
     assert_eq!(bypass.run("SET lock:1 ann NX PX 400"), Reply::Nil);

@@ -711,7 +711,8 @@ fn ten_thousand_waiters_are_served_in_order_quickly() {
         assert!(matches!(story.line.step(event, story.now)[..], [Action::Answer { .. }]));
     }
     assert!(story.line.is_idle());
-    assert!(began.elapsed().as_secs() < 5, "{:?}", began.elapsed());
+    // Not how fast: that no step goes through all who wait. That would take many minutes.
+    assert!(began.elapsed().as_secs() < 60, "{:?}", began.elapsed());
 }
 
 // ---- Several nodes.
