@@ -28,12 +28,12 @@ impl Judge {
             let (person, level, ms) = (asked.person, asked.level, asked.wait_us / 1000);
             format!("person {person} asks for {:?} at level {level}, waits {ms} ms{kind}", show(&asked.keys))
         });
-        let kept = self.ended.get(&(asked.keys.clone(), asked.owner.clone()));
-        let kept = kept.filter(|ended| ended.keeps_place && self.now_us < ended.at_us + PLACE_KEPT_US);
-        let kept = kept.filter(|_| asked.value.is_none());
+        let ended = self.ended.get(&(asked.keys.clone(), asked.owner.clone())).filter(|_| asked.value.is_none());
+        let is_kept = |ended: &&Ended| ended.keeps_place && self.now_us < ended.at_us + PLACE_KEPT_US;
+        let kept = ended.into_iter().flatten().filter(is_kept).map(|ended| ended.place_us).min();
         let call = Call {
             since_us: self.now_us,
-            place_us: kept.map_or(self.now_us, |ended| ended.place_us),
+            place_us: kept.unwrap_or(self.now_us),
             asked,
             last_in_cycle_us: None,
             is_in_cycle: false,
@@ -151,7 +151,9 @@ impl Judge {
     fn ends_without(&mut self, call: &Call, keeps_place: bool) {
         let Call { asked, place_us, .. } = call;
         let ended = Ended { at_us: self.now_us, place_us: *place_us, level: asked.level, keeps_place };
-        self.ended.insert((asked.keys.clone(), asked.owner.clone()), ended);
+        let all = self.ended.entry((asked.keys.clone(), asked.owner.clone())).or_default();
+        all.retain(|ended| self.now_us < ended.at_us + PLACE_KEPT_US);
+        all.push(ended);
     }
 
     pub(super) fn is_unknown(&mut self, asked: &Asked) {

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::mark::Mark;
-use super::{CALMS_DOWN_US, Call, Judge, Key, Person, show};
+use super::{CALMS_DOWN_US, Call, Ended, Judge, Key, Person, show};
 
 /// A free key waits for its next holder no longer than this in calm times, in µs.
 const SLEEPS_MAX_US: u64 = 1_500_000;
@@ -43,9 +43,10 @@ impl Judge {
         let Some(next) = self.call_of(key, mark).filter(|call| call.asked.keys.len() == 1) else { return };
         // What its owner's older call was being given as its time ran out is the newer one's.
         let older = self.ended.get(&(next.asked.keys.clone(), next.asked.owner.clone()));
-        let older = older.filter(|older| next.asked.value.is_none() && self.now_us < older.at_us + 2 * SETTLES_US);
-        let level = older.map_or(0, |older| older.level).max(next.asked.level);
-        let place_us = older.map_or(u64::MAX, |older| older.place_us).min(next.place_us);
+        let is_recent = |older: &&Ended| next.asked.value.is_none() && self.now_us < older.at_us + 2 * SETTLES_US;
+        let older: Vec<&Ended> = older.into_iter().flatten().filter(is_recent).collect();
+        let level = older.iter().map(|older| older.level).max().unwrap_or(0).max(next.asked.level);
+        let place_us = older.iter().map(|older| older.place_us).min().unwrap_or(u64::MAX).min(next.place_us);
         for call in self.calls.values().filter(|call| call.asked.keys == [key]) {
             let is_known = call.asked.wait_us > 0 && call.since_us + SETTLES_US < self.now_us;
             let still_waits = call.since_us + call.asked.wait_us > self.now_us + SETTLES_US;

@@ -102,8 +102,8 @@ pub struct Judge {
     pub had_disaster: bool,
     /// Whose calls may have come to something that nobody knows.
     unknown: BTreeSet<(Key, Vec<u8>)>,
-    /// How the newest call of an owner about these keys ended, if without a lock.
-    ended: BTreeMap<(Vec<Key>, Vec<u8>), Ended>,
+    /// How the latest calls of an owner about these keys ended that got no lock. Each node keeps places of its own.
+    ended: BTreeMap<(Vec<Key>, Vec<u8>), Vec<Ended>>,
     /// Connections that are still open, by person.
     connections: BTreeMap<Person, u64>,
     verdict: RefCell<Option<String>>,
