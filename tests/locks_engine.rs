@@ -914,8 +914,8 @@ fn a_kept_alive_lock_is_renewed_while_its_connection_lives() {
     story(async |server| {
         let node = Node::new(server);
         let client = node.client();
-        fence(client.run("LOCK.ACQUIRE k ann TTL 200 KEEPALIVE").await);
-        let end = Instant::now() + Duration::from_millis(700);
+        fence(client.run("LOCK.ACQUIRE k ann TTL 1000 KEEPALIVE").await);
+        let end = Instant::now() + Duration::from_millis(3200);
         until("it has been held for more than three leases", async || {
             assert_eq!(owner_of(server, "k"), "ann");
             Instant::now() > end
@@ -960,7 +960,7 @@ fn a_renewal_never_brings_a_released_lock_back_nor_touches_the_next() {
     story(async |server| {
         let node = Node::new(server);
         let client = node.client();
-        fence(client.run("LOCK.ACQUIRE k ann TTL 100 KEEPALIVE").await);
+        fence(client.run("LOCK.ACQUIRE k ann TTL 1000 KEEPALIVE").await);
         assert_eq!(node.run("LOCK.RELEASE k ann").await, ONE, "from another connection");
         let before = node.service.calls.get();
         until("a renewal was tried", async || node.service.calls.get() > before).await;

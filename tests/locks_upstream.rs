@@ -194,7 +194,7 @@ fn an_idle_connection_keeps_its_renewed_lock_from_others() {
 fn a_release_ends_the_renewal() {
     let stage = Stage::new();
     let mut ann = stage.client();
-    ann.run("LOCK.ACQUIRE orders:1 ann TTL 300 KEEPALIVE").int();
+    ann.run("LOCK.ACQUIRE orders:1 ann TTL 1500 KEEPALIVE").int();
     ann.releases("orders:1", "ann");
     stage.client().run("LOCK.ACQUIRE orders:1 bob TTL 700").int();
     let mut look = stage.bypass();
