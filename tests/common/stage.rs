@@ -57,6 +57,18 @@ impl Stage {
         });
     }
 
+    /// Waits until nobody holds `key`.
+    #[track_caller]
+    pub fn await_free(&self, key: &str) {
+        if super::within(super::PATIENCE, || self.holder(key).is_none().then_some(())).is_none() {
+            let told = ["GET", "PTTL"].map(|word| self.bypass().run(&format!("{word} {key}")));
+            let told =
+                [&told[..], &["LOCK.INFO", "LOCK.QUEUE"].map(|word| self.client().run(&format!("{word} {key}")))]
+                    .concat();
+            panic!("'{key}' is not free in the end: {told:?}");
+        }
+    }
+
     /// Who holds `key` as its value says; `None` when nobody does.
     pub fn holder(&self, key: &str) -> Option<String> {
         match self.bypass().run(&format!("GET {key}")) {

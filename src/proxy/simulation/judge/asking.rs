@@ -153,7 +153,12 @@ impl Judge {
         let ended = Ended { at_us: self.now_us, place_us: *place_us, level: asked.level, keeps_place };
         let all = self.ended.entry((asked.keys.clone(), asked.owner.clone())).or_default();
         all.retain(|ended| self.now_us < ended.at_us + PLACE_KEPT_US);
+        let has_left_before = keeps_place && all.iter().any(|ended| ended.keeps_place);
         all.push(ended);
+        // Whoever leaves, asks again on another node and leaves there, too: neither node can know whether the other has told him.
+        if has_left_before {
+            self.is_unknown(&call.asked);
+        }
     }
 
     pub(super) fn is_unknown(&mut self, asked: &Asked) {
