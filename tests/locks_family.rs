@@ -492,6 +492,23 @@ fn a_renewed_lock_is_renewed_on_when_it_is_asked_for_together_with_others() {
     ann.releases("a", "ann");
 }
 
+/// Found by day 3726.
+#[test]
+fn locks_taken_together_are_not_tied_by_what_tied_an_older_hold() {
+    let stage = Stage::new();
+    let mut ann = stage.client();
+    ann.run("LOCK.ACQUIRE a ann TTL 60000 EPHEMERAL").int();
+    // The connection has not noticed it yet, when its owner takes the lock anew, and asks for it once more.
+    assert_eq!(stage.client().run("LOCK.FORCE a"), Reply::Int(1));
+    let first = fences(&ann.run("LOCK.ACQUIREALL 2 a b ann TTL 60000"));
+    assert_eq!(fences(&ann.run("LOCK.ACQUIREALL 2 a c ann TTL 60000"))[0], first[0]);
+    // One that is its own shows when the end of the connection has been dealt with.
+    ann.run("LOCK.ACQUIRE marker ann TTL 60000 EPHEMERAL").int();
+    drop(ann);
+    stage.await_free("marker");
+    assert_eq!(stage.holder("a").as_deref(), Some("ann"));
+}
+
 #[test]
 fn while_it_waits_it_holds_nothing() {
     let stage = Stage::new();

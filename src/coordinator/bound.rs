@@ -141,9 +141,13 @@ impl BoundLocks {
         }
     }
 
-    /// The owner's lock on this key has another value now, by a call that lets its tie be.
+    /// The owner's lock on this key has another value now, by a call that lets its tie be. A tie of an older hold, whose end nobody has
+    /// noticed yet, is none of this one.
     pub(super) fn renamed(&self, key: &LockKey, owner: &OwnerId, value: &Arc<[u8]>) {
-        if let Some(tie) = self.ties.borrow().get(&(key.clone(), owner.clone())) {
+        let fence = |value: &[u8]| Fields::read(value).map(|fields| fields.fence);
+        if let Some(tie) = self.ties.borrow().get(&(key.clone(), owner.clone()))
+            && fence(&tie.value.borrow()) == fence(value)
+        {
             tie.value.replace(value.clone());
         }
     }
