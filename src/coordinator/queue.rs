@@ -186,11 +186,10 @@ impl Coordinator {
 
     /// Without a waiter there is nothing to do, and no link is needed.
     fn cancel_here<C: Caller>(self: &Arc<Self>, key: &LockKey, owner: &[u8], service: impl FnOnce() -> C) -> bool {
-        let waits = self.shards.read(key, |line| line.waits(owner)).unwrap_or(false);
-        if waits {
-            self.fed(key, Event::Cancels(owner.into()), &service());
-        }
-        waits
+        // Whoever is granted the lock by another worker meanwhile has not left the queue.
+        let event = Event::Cancels(owner.into());
+        let fed = self.shards.feed_if(key, |line| line.waits(owner), event, self.now());
+        fed.map(|fed| self.carry_out(fed, key, &service())).is_some()
     }
 
     fn promote_here<C: Caller>(

@@ -149,6 +149,15 @@ impl Shards {
         self.feed_seat(key, event, caller, true, now)
     }
 
+    /// As [`Shards::feed`], if the line is so in that very moment; `None` where it is not.
+    pub fn feed_if(&self, key: &LockKey, is_so: impl FnOnce(&Line) -> bool, event: Event, now: Moment) -> Option<Fed> {
+        let mut shard = self.shard(key);
+        let seat = shard.get_mut(key).filter(|seat| is_so(&seat.line))?;
+        let fed = seat.feed(event, None, true, now);
+        Self::tidy(&mut shard, key);
+        Some(fed)
+    }
+
     /// As [`Shards::feed`], from somebody who cannot send anything; what is to be sent the timer sends.
     pub fn tell(&self, key: &LockKey, event: Event, now: Moment) {
         self.feed_seat(key, event, None, false, now);

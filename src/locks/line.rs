@@ -222,11 +222,13 @@ impl Line {
         calls.min_by_key(|call| call.rank(self.rules.promote_after_us)).map(|call| call.asked.call)
     }
 
-    /// `true` while a call that shows this owner and may wait has no answer yet.
+    /// `true` while a call that shows this owner and may wait has no answer yet, and can still be taken out of the queue.
     pub fn waits(&self, owner: &[u8]) -> bool {
         let of_owner = OwnerId::new(owner).and_then(|owner| self.desks.get(&Actor::Owner(owner)));
         let living = of_owner.map_or(&[][..], |desk| &desk.living);
-        living.iter().any(|id| self.calls[id].asked.may_wait) || self.waiting_as(owner).is_some()
+        let can_leave =
+            |id: CallId| matches!(self.calls[&id].asked.actor, Actor::Owner(_)) || !self.is_being_confirmed(id);
+        living.iter().any(|id| self.calls[id].asked.may_wait) || self.waiting_as(owner).is_some_and(can_leave)
     }
 
     /// The rank of the waiting call that shows this owner.
