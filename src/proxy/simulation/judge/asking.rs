@@ -151,9 +151,13 @@ impl Judge {
     fn ends_without(&mut self, call: &Call, keeps_place: bool) {
         let Call { asked, place_us, .. } = call;
         let ended = Ended { at_us: self.now_us, place_us: *place_us, level: asked.level, keeps_place };
+        let is_recent = |ended: &Ended| self.now_us < ended.at_us + PLACE_KEPT_US;
+        let has_left_before = self.ended.iter().any(|((keys, owner), all)| {
+            let is_same = *owner == asked.owner && keys.iter().any(|key| asked.keys.contains(key));
+            is_same && keeps_place && all.iter().any(|ended| ended.keeps_place && is_recent(ended))
+        });
         let all = self.ended.entry((asked.keys.clone(), asked.owner.clone())).or_default();
-        all.retain(|ended| self.now_us < ended.at_us + PLACE_KEPT_US);
-        let has_left_before = keeps_place && all.iter().any(|ended| ended.keeps_place);
+        all.retain(is_recent);
         all.push(ended);
         // Whoever leaves, asks again on another node and leaves there, too: neither node can know whether the other has told him.
         if has_left_before {
