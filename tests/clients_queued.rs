@@ -6,7 +6,7 @@
 mod common;
 
 use common::relay::Relay;
-use common::{Lockgate, RedisServer, Reply, ServerKind, Wire, eventually, tools, within};
+use common::{Lockgate, RedisServer, Reply, ServerKind, eventually, tools, within};
 use std::io::{Read, Write};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -42,13 +42,12 @@ impl Nodes {
 
     /// Waits until so many clients of both nodes together wait for locks.
     #[track_caller]
-    fn await_blocked(&self, count: usize) {
-        let mut looks: Vec<Wire> = self.nodes.iter().map(Lockgate::wire).collect();
+    fn await_waiters(&self, key: &str, count: usize) {
+        let mut look = self.nodes[0].wire();
+        // A client whose call is still on its way has not arrived.
         eventually(&format!("{count} clients wait"), || {
-            let lists =
-                looks.iter_mut().map(|look| String::from_utf8_lossy(&look.call(&["CLIENT", "LIST"])).into_owned());
-            let blocked: usize = lists.map(|list| list.matches(" flags=b").count()).sum();
-            (blocked == count).then_some(())
+            let waiters = look.run(&format!("LOCK.INFO {key}")).field("waiters");
+            (waiters == Reply::Int(count as i64)).then_some(())
         });
     }
 }
@@ -106,7 +105,7 @@ fn are_granted_in_arrival_order_without_polling(name: &str, library: &str, key: 
     let mut child = start(script(name).args([nodes.port().as_str(), library, &IN_LINE.to_string()]));
     for number in 0..IN_LINE {
         child.stdin.as_mut().unwrap().write_all(b"next\n").unwrap();
-        nodes.await_blocked(number + 1);
+        nodes.await_waiters(key, number + 1);
     }
     assert_eq!(holder.run(&format!("DEL {key}")), Reply::Int(1));
     ends_well(child);

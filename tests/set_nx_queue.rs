@@ -131,14 +131,12 @@ fn the_order_is_that_of_arrival_over_two_nodes_as_well() {
     }
 }
 
-/// Waits until so many clients of these nodes wait for locks.
+/// Waits until so many clients of all nodes are known to wait for `lock:1`.
 #[track_caller]
-fn await_blocked(nodes: &[Lockgate], count: usize) {
-    let mut looks: Vec<Wire> = nodes.iter().map(Lockgate::wire).collect();
+fn await_waiters(node: &Lockgate, count: i64) {
+    let mut look = node.wire();
     eventually(&format!("{count} clients wait"), || {
-        let lists = looks.iter_mut().map(|look| String::from_utf8_lossy(&look.call(&["CLIENT", "LIST"])).into_owned());
-        let blocked: usize = lists.map(|list| list.matches(" flags=b").count()).sum();
-        (blocked == count).then_some(())
+        (look.run("LOCK.INFO lock:1").field("waiters") == Reply::Int(count)).then_some(())
     });
 }
 
@@ -149,9 +147,9 @@ fn a_node_that_dies_with_its_waiters_does_not_hold_up_the_others() {
     nodes[0].wire().takes("lock:1", "ann");
     let (mut bob, mut cat) = (nodes[0].wire(), nodes[1].wire());
     bob.asks_for("lock:1", "bob");
-    await_blocked(&nodes, 1);
+    await_waiters(&nodes[1], 1);
     cat.asks_for("lock:1", "cat");
-    await_blocked(&nodes, 2);
+    await_waiters(&nodes[1], 2);
     nodes[0].kill();
     server.wire().run("DEL lock:1");
     cat.has_it();
