@@ -102,7 +102,7 @@ impl Judge {
             if !is_excused && matches!(mark, Mark::Fenced(..)) {
                 self.wrong(format!("{mark} holds {} once more, after it had ended", key.escape_ascii()));
             }
-            return Hold { is_claim, is_bridge, taken_back_us: None, ..past };
+            return Hold { is_claim, is_bridge, begun_us: self.now_us, taken_back_us: None, ..past };
         }
         if let Mark::Fenced(_, fence) = mark
             && cause != Cause::Disaster
