@@ -33,7 +33,7 @@ impl Judge {
         let before = lock.hold.take();
         match (before, after) {
             (Some(mut hold), Some((mark, is_claim))) if hold.mark == mark => {
-                if is_claim && !hold.is_claim {
+                if is_claim && !hold.is_claim && change.cause != Cause::Disaster {
                     self.wrong(format!("{mark} held {} and has but a claim now", change.key.escape_ascii()));
                 }
                 hold.is_claim = is_claim;
