@@ -93,7 +93,7 @@ impl Client {
         self.world.judge(|judge| judge.hangs_up(person));
         // What was tied to the connection goes with it, at its time.
         for mine in self.mine.iter().filter(|mine| mine.wish_at_end) {
-            self.world.judge(|judge| judge.wishes(&mine.key, mine.mark_owner(), None));
+            self.world.judge(|judge| judge.wishes_by_leaving(&mine.key, mine.mark_owner()));
         }
         self.mine.retain(|mine| !mine.wish_at_end);
     }
@@ -150,7 +150,7 @@ impl Client {
             None | Some(None) => {
                 if is_ephemeral {
                     for key in &keys {
-                        self.world.judge(|judge| judge.wishes(key, &owner, None));
+                        self.world.judge(|judge| judge.wishes_by_leaving(key, &owner));
                     }
                 }
                 match said {

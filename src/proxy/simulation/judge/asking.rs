@@ -44,11 +44,17 @@ impl Judge {
         self.last_call
     }
 
-    /// Somebody asks for a hold to end, or will by the end of his connection.
+    /// The end of a connection is to end a hold.
+    pub fn wishes_by_leaving(&mut self, key: &[u8], owner: &[u8]) {
+        let wish = self.wishes(key, owner, None);
+        self.wishes.iter_mut().filter(|known| known.by == wish).for_each(|known| known.is_tie = true);
+    }
+
+    /// Somebody asks for a hold to end.
     pub fn wishes(&mut self, key: &[u8], owner: &[u8], fence: Option<u64>) -> u64 {
         self.last_call += 1;
         self.say(|| format!("{} wishes to end its hold of {} ({fence:?})", owner.escape_ascii(), key.escape_ascii()));
-        self.wishes.push(Wish { key: key.to_vec(), owner: owner.to_vec(), by: self.last_call, fence });
+        self.wishes.push(Wish { key: key.to_vec(), owner: owner.to_vec(), by: self.last_call, fence, is_tie: false });
         self.last_call
     }
 

@@ -66,17 +66,18 @@ impl Judge {
                 _ => None,
             };
             let words: Vec<&[u8]> = args(&change.request).collect();
+            let is_given_back = words.get(8) == Some(&&b"back"[..]);
             let fits = |wish: &Wish| {
                 wish.key == change.key
                     && match released_by(&words) {
                         Some((None, _)) => wish.owner.is_empty(),
                         Some((Some(owner), fence)) => wish.owner == owner && wish.fence == fence,
+                        // What is given back without a wish must not be told of any more.
+                        None if is_given_back => wish.is_tie && wish.owner == owner,
                         None => wish.owner == owner && wish.fence.is_none_or(|wished| Some(wished) == fence),
                     }
             };
-            // What was given back before anybody was told needs no wish, and must not be told of any more.
-            let is_given_back = words.get(8) == Some(&&b"back"[..]) && !hold.is_told;
-            match self.wishes.iter().position(fits).filter(|_| !is_given_back) {
+            match self.wishes.iter().position(fits) {
                 Some(at) => self.used.push(self.wishes.remove(at)),
                 None if hold.is_told => {
                     self.wrong(format!("{} holds {} and it was taken from it", hold.mark, change.key.escape_ascii()));

@@ -73,6 +73,8 @@ struct Wish {
     by: u64,
     /// That it wants to end this very hold only.
     fence: Option<u64>,
+    /// It comes with the end of a connection: the node gives the lock back.
+    is_tie: bool,
 }
 
 /// The rules of the house.
