@@ -277,6 +277,10 @@ impl Client {
             }
             Mark::Claimed(_) => None,
         };
+        // As long as it may stand, it ends with its connection at the latest.
+        if mine.wish_at_end && !said.as_ref().is_some_and(|(said, _)| *said == Said::Number(1)) {
+            self.world.judge(|judge| judge.wishes_by_leaving(&mine.key, &owner));
+        }
         // Without an answer it may still be done.
         if let Some((said, wish)) = said
             && !matches!(said, Said::Error(_))
