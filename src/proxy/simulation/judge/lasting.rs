@@ -52,7 +52,10 @@ impl Judge {
             let still_waits = call.since_us + call.asked.wait_us > self.now_us + SETTLES_US;
             let (one, other) = (&call.asked, &next.asked);
             let is_before = one.level > level || (one.level == level && call.since_us + SETTLES_US < place_us);
-            if is_known && still_waits && is_before && one.person != other.person {
+            // He has been given it, and his lease was over before he could be told.
+            let past = self.locks.get(key).map_or(&[][..], |lock| &lock.past);
+            let had_it = past.iter().any(|past| past.mark.owner() == one.owner && past.begun_us >= call.since_us);
+            if is_known && still_waits && is_before && !had_it && one.person != other.person {
                 self.wrong(format!(
                     "{mark} begins to hold {}, before person {} who waits for it since {} at level {}",
                     key.escape_ascii(),
