@@ -1,5 +1,6 @@
 //! The simulation is worth what its model of the upstream is worth: the same random calls go to the model and, through the store
-//! and its scripts, to a real redis-server, and every reply, the key and the queue must be the same afterwards.
+//! and its scripts, to a real redis-server, and every reply, the key and the queue must be the same afterwards. The model of Redis
+//! that whole days are played before (`upstream/simulated`) hears every one of these commands, too, and must answer as the server does.
 //!
 //! `LOCKGATE_SEEDS=n` runs more of them, `LOCKGATE_SEED=n` one.
 

@@ -93,7 +93,7 @@ impl Client {
         self.world.judge(|judge| judge.hangs_up(person));
         // What was tied to the connection goes with it, at its time.
         for mine in self.mine.iter().filter(|mine| mine.wish_at_end) {
-            self.world.judge(|judge| judge.wishes_by_leaving(&mine.key, mine.mark_owner()));
+            self.world.judge(|judge| judge.wishes_by_leaving(&mine.key, mine.mark.owner()));
         }
         self.mine.retain(|mine| !mine.wish_at_end);
     }
@@ -249,7 +249,7 @@ impl Client {
             return;
         }
         let mine = self.mine.swap_remove(self.dice.usize(..self.mine.len()));
-        let (key, owner) = (&mine.key, mine.mark_owner().to_vec());
+        let (key, owner) = (&mine.key, mine.mark.owner().to_vec());
         let said = match &mine.mark {
             Mark::Fenced(_, fence) => {
                 let is_exact = self.dice.bool();
@@ -372,15 +372,5 @@ impl Client {
             _ => &[b"LOCK.STATS"],
         };
         self.asks(words).await;
-    }
-}
-
-impl Mine {
-    fn mark_owner(&self) -> &[u8] {
-        match &self.mark {
-            Mark::Fenced(owner, _) => owner,
-            Mark::Plain(value) => value.split(|byte| *byte == b'.').next().unwrap_or_default(),
-            Mark::Claimed(_) => b"",
-        }
     }
 }

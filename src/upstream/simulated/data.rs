@@ -38,11 +38,6 @@ impl Database {
         over.map(|(name, _)| name.clone()).collect()
     }
 
-    /// When the next key's time is over, Unix ms.
-    pub fn next_expiry_ms(&self) -> Option<u64> {
-        self.keys.values().filter_map(|entry| entry.until_ms).min()
-    }
-
     /// Whether nothing is there.
     pub fn is_empty(&self) -> bool {
         self.keys.is_empty()

@@ -130,19 +130,6 @@ impl Server {
         std::mem::take(&mut self.changes)
     }
 
-    /// The string in a key, as it is kept, whether or not its time is over.
-    pub fn peek(&self, db: Db, key: &[u8]) -> Option<&[u8]> {
-        match self.databases.get(&db)?.get(key)? {
-            Datum::Text(text) => Some(text),
-            Datum::Hash(_) => None,
-        }
-    }
-
-    /// Until when a key is kept, Unix ms; `None` where it is not there or is kept for ever.
-    pub fn until_ms(&self, db: Db, key: &[u8]) -> Option<u64> {
-        self.databases.get(&db)?.until_ms(key)?
-    }
-
     /// All keys there are.
     pub fn keys(&self) -> Vec<(Db, Vec<u8>)> {
         let all = self.databases.iter().flat_map(|(db, data)| data.names().map(|name| (*db, name.clone())));

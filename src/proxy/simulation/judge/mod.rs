@@ -81,8 +81,8 @@ struct Wish {
 pub struct Judge {
     seed: u64,
     now_us: u64,
-    /// `None`: nothing is told.
-    story: Option<Vec<String>>,
+    /// The story is printed as it goes.
+    tells: bool,
     locks: BTreeMap<Key, Lock>,
     calls: BTreeMap<u64, Call>,
     wishes: Vec<Wish>,
@@ -113,12 +113,12 @@ pub struct Judge {
     pub counts: Counts,
 }
 impl Judge {
-    /// Nothing has happened yet. With `tells` the story is kept for [`Judge::story`].
+    /// Nothing has happened yet. With `tells` the story is printed as it goes.
     pub fn new(seed: u64, tells: bool) -> Self {
         Judge {
             seed,
             now_us: 0,
-            story: tells.then(Vec::new),
+            tells,
             locks: BTreeMap::new(),
             calls: BTreeMap::new(),
             wishes: Vec::new(),
@@ -154,12 +154,10 @@ impl Judge {
         self.now_us = self.now_us.max(now_us);
     }
 
-    /// Writes it down.
-    pub fn say(&mut self, text: impl FnOnce() -> String) {
-        if let Some(story) = &mut self.story {
-            let line = format!("{:>10} {}", self.now_us % 1_000_000_000, text());
-            eprintln!("{line}");
-            story.push(line);
+    /// Tells it, where the story is told.
+    pub fn say(&self, text: impl FnOnce() -> String) {
+        if self.tells {
+            eprintln!("{:>10} {}", self.now_us % 1_000_000_000, text());
         }
     }
 
