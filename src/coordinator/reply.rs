@@ -1,6 +1,7 @@
 //! The answers to `LOCK.*`, and how they look on the wire.
 
 use crate::domain::Resp;
+use crate::protocol::frame;
 
 /// An answer to a `LOCK.*` command.
 #[derive(Debug, Clone, PartialEq)]
@@ -62,8 +63,7 @@ impl LockReply {
                     value.encode(resp, out);
                 }
             }
-            // A line end inside would begin another reply.
-            LockReply::Error(text) => line(out, b'-', text.replace(['\r', '\n'], " ")),
+            LockReply::Error(text) => frame::error(text, out),
         }
     }
 }

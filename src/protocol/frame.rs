@@ -81,7 +81,14 @@ pub fn push(resp: Resp, len: usize, out: &mut Vec<u8>) {
     }
 }
 
-/// Appends a line. Line breaks in the text would end the frame early; as in Redis they become blanks.
+/// Appends a frame of one line that begins with its kind byte. Line breaks in the text would end the frame early; as in Redis they
+/// become blanks.
+pub fn line(line: impl AsRef<[u8]>, out: &mut Vec<u8>) {
+    if let Some((&kind, text)) = line.as_ref().split_first() {
+        push_text(kind, text, out);
+    }
+}
+
 fn push_text(kind: u8, text: &[u8], out: &mut Vec<u8>) {
     out.push(kind);
     out.extend(text.iter().map(|&byte| if matches!(byte, b'\r' | b'\n') { b' ' } else { byte }));
@@ -296,6 +303,7 @@ mod tests {
         for (written, frame) in [
             (encoded(|out| simple("OK", out)), &b"+OK\r\n"[..]),
             (encoded(|out| error("ERR a\r\nb", out)), b"-ERR a  b\r\n"),
+            (encoded(|out| line("-ERR a\r\n+b", out)), b"-ERR a  +b\r\n"),
             (encoded(|out| integer(-7, out)), b":-7\r\n"),
             (encoded(|out| bulk(b"a\r\nb", out)), b"$4\r\na\r\nb\r\n"),
             (encoded(|out| null(Resp::V2, out)), b"$-1\r\n"),

@@ -13,9 +13,10 @@ use crate::domain::{Db, Resp};
 
 /// What another client (or the drain) wants of a session.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
 pub enum Wish {
     /// Go on.
-    None,
+    None = 0,
     /// Close the connection.
     Kill,
     /// End the wait as if its time were up.
@@ -126,16 +127,16 @@ impl Card {
         age.saturating_sub(self.last_ms.load(Ordering::Relaxed)) / 1000
     }
 
-    /// Tells the session's task what somebody wants of it.
+    /// Tells the session's task what somebody wants of it. Nothing overrides [`Wish::Kill`].
     pub fn wish(&self, wish: Wish) {
-        let number = match wish {
-            Wish::None => 0,
-            Wish::Kill => 1,
-            Wish::UnblockTimeout => 2,
-            Wish::UnblockError => 3,
-        };
-        self.wish.store(number, Ordering::Release);
+        self.change_wish(wish);
         self.wake();
+    }
+
+    fn change_wish(&self, wish: Wish) {
+        let is_final = |present| Wish::from_number(present) == Wish::Kill;
+        let change = |present| (!is_final(present)).then_some(wish as u8);
+        let _ = self.wish.fetch_update(Ordering::SeqCst, Ordering::SeqCst, change);
     }
 
     /// Wakes the session's task so that it looks around.
@@ -152,7 +153,7 @@ impl Card {
 
     /// The wish to unblock was carried out, or came too late.
     pub fn fulfil(&self) {
-        let _ = self.wish.fetch_update(Ordering::AcqRel, Ordering::Acquire, |wish| (wish != 1).then_some(0));
+        self.change_wish(Wish::None);
     }
 
     /// The session's task.
@@ -288,5 +289,27 @@ impl Drop for Member {
     fn drop(&mut self) {
         self.registry.clients.remove(&self.card.id);
         self.registry.count.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn member() -> Member {
+        Registry::new(1).admit("peer".into(), "local".into(), 0, false, Profile::default()).expect("there is room")
+    }
+
+    #[test]
+    fn who_is_to_be_closed_is_not_saved_by_being_unblocked() {
+        let member = member();
+        member.card.wish(Wish::UnblockError);
+        assert_eq!(member.card.wished(), Wish::UnblockError);
+        member.card.wish(Wish::Kill);
+        for later in [Wish::UnblockTimeout, Wish::UnblockError, Wish::None] {
+            member.card.wish(later);
+            member.card.fulfil();
+            assert_eq!(member.card.wished(), Wish::Kill, "{later:?}");
+        }
     }
 }

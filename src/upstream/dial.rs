@@ -100,6 +100,12 @@ pub enum DialError {
 }
 
 impl DialError {
+    /// The upstream knows the user no more, or not with this password. Whatever else it refuses (it has too many clients, or the
+    /// database is out of range) says nothing about the user.
+    pub fn is_of_credentials(&self) -> bool {
+        matches!(self, DialError::Refused(line) if line.starts_with(b"-WRONGPASS ") || line.starts_with(b"-NOAUTH "))
+    }
+
     /// What those who wait for this link are told.
     pub fn loss(&self) -> Loss {
         match self {

@@ -72,7 +72,7 @@ pub enum OwnError {
     #[error(transparent)]
     Unavailable(#[from] Unavailable),
     /// The upstream refused the handshake; its error line without the leading `-`.
-    #[error("{}", .0.escape_ascii())]
+    #[error("{}", String::from_utf8_lossy(.0))]
     Refused(Rc<[u8]>),
 }
 
@@ -261,7 +261,7 @@ impl Links {
 
     /// The upstream closes the links of a user that was deleted or lost its password; its sessions go the same way.
     async fn see_whether_revoked(self: &Rc<Self>, key: &LinkKey) {
-        let revoked = matches!(self.dial(key).await, Err(DialError::Refused(_)));
+        let revoked = matches!(self.dial(key).await, Err(refusal) if refusal.is_of_credentials());
         if let (true, Identity::Named(credentials), Some(tell)) = (revoked, &key.identity, self.on_revoked.get()) {
             tell(credentials.user.as_deref().unwrap_or(b"default"));
         }

@@ -34,6 +34,7 @@ use crate::coordinator::BoundLocks;
 use crate::domain::Resp;
 use crate::protocol::args::args;
 use crate::protocol::error::ProtocolError;
+use crate::protocol::frame;
 use crate::protocol::request::{RequestFrame, RequestLimits, RequestScanner};
 use crate::upstream::dial::{Identity, LinkKey};
 use crate::upstream::link::{BACKLOG_MAX, Link, Sink};
@@ -352,8 +353,10 @@ impl Session {
             _ => match self.worker.links().pick(&self.pool) {
                 Ok(link) => link,
                 Err(away) => {
+                    let mut line = Vec::new();
+                    frame::error(away.to_string(), &mut line);
                     for _ in 0..replies {
-                        self.io.push(format!("-{away}\r\n").as_bytes());
+                        self.io.push(&line);
                     }
                     self.io.flush();
                     return;

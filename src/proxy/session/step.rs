@@ -10,6 +10,7 @@ use super::{Gone, HELD_REQUEST_MAX, Session, treatment};
 use crate::commands::{Here, Plan, Treatment, Why, plan};
 use crate::protocol::args::{args, encode_command};
 use crate::protocol::error::ProtocolError;
+use crate::protocol::frame;
 use crate::protocol::inline;
 use crate::protocol::request::{RequestFrame, RequestScanner};
 use crate::proxy::registry::Wish;
@@ -166,9 +167,11 @@ impl Session {
         self.own.as_mut().is_none_or(|own| own.talk.may_answer())
     }
 
-    /// An answer of one line, without its line end.
+    /// An answer of one line, its kind byte first and without its line end, whatever it quotes.
     pub(super) fn answer_line(&mut self, line: &str) {
-        self.answer(format!("{line}\r\n").as_bytes());
+        let mut out = Vec::new();
+        frame::line(line, &mut out);
+        self.answer(&out);
     }
 
     /// Tells why a question to the upstream has no answer.
