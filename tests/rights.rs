@@ -15,7 +15,7 @@ fn stages() -> impl Iterator<Item = Stage> {
 impl Wire {
     /// Becomes the user `name`, whose password is its name.
     #[track_caller]
-    fn as_user(mut self, name: &str) -> Self {
+    fn acting_as(mut self, name: &str) -> Self {
         assert_eq!(self.call(&["AUTH", name, name]), b"+OK\r\n");
         self
     }
@@ -34,7 +34,7 @@ impl Stage {
 fn a_full_upstream_is_no_reason_to_close_a_users_connections() {
     for stage in stages() {
         stage.user("ann", "~* +@all");
-        let (mut ann, mut admin) = (stage.client().as_user("ann"), stage.bypass());
+        let (mut ann, mut admin) = (stage.client().acting_as("ann"), stage.bypass());
         assert_eq!(ann.run("SET k v"), Reply::Simple("OK".into()));
         let most = admin.run("CONFIG GET maxclients").items()[1].text();
         assert_eq!(admin.run("CONFIG SET maxclients 1"), Reply::Simple("OK".into()));
