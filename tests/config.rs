@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::Duration;
 
-use lockgate::config::{self, ByteSize, Config, Flags, KEYS, Loaded, LogFormat, LogLevel, Mode, RULE_KEYS, Sources};
+use lockgate::config::{
+    self, ByteSize, Config, Flags, KEYS, Loaded, LogFormat, LogLevel, Mode, RULE_KEYS, Sources, WhenAway,
+};
 use lockgate::domain::Level;
 use lockgate::upstream::url::{Address, Upstream};
 
@@ -106,6 +108,7 @@ fn every_key_of_a_whole_file_is_read() {
         promote_after = "2s"
         wait_replicas = 0
         fallback = false
+        when_away = "error"
         drain_timeout = "0s"
         trust_clients = true
         client_timeout = "0s"
@@ -127,6 +130,7 @@ fn every_key_of_a_whole_file_is_read() {
         [links]
         shared = 3
         own_max = 77
+        hold = "0s"
         idle_timeout = "0s"
         [nodes]
         id = "north"
@@ -167,6 +171,7 @@ fn every_key_of_a_whole_file_is_read() {
     let lease = |seconds| Some(Duration::from_secs(seconds));
     assert_eq!((rule.max_ttl, rule.default_ttl), (lease(60), lease(30)));
     assert!(!config.fallback);
+    assert_eq!((config.when_away, config.links.hold), (WhenAway::Error, Duration::ZERO));
     assert_eq!((config.links.shared, config.links.own_max, config.links.idle_timeout), (3, 77, None));
     assert_eq!(config.nodes.id.as_deref(), Some("north"));
     assert_eq!(config.limits.connections, 42);

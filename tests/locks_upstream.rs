@@ -94,7 +94,7 @@ fn while_the_upstream_is_away_calls_end_quickly_and_waiting_ones_go_on() {
     bob.waits_for("orders:1", "bob");
     stage.await_waiters("orders:1", 1);
     stage.server.kill();
-    for line in ["LOCK.ACQUIRE orders:2 cat", "LOCK.RELEASE orders:1 ann", "GET k"] {
+    for line in ["LOCK.ACQUIRE orders:2 cat", "LOCK.RELEASE orders:1 ann", "LOCK.INFO orders:1"] {
         let begun = Instant::now();
         let reply = eventually("the call is refused", || {
             // A connection whose link broke in the middle may be closed; a new one is told what is wrong.

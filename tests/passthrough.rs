@@ -361,7 +361,7 @@ fn broken_links_are_made_anew_and_no_reply_goes_astray() {
 
 #[test]
 fn a_server_that_ends_and_comes_back_is_found_again() {
-    let mut stage = Stage::new();
+    let mut stage = Stage::with("when_away = 'error'\n");
     let mut client = stage.client();
     assert_eq!(client.run("SET k v"), Reply::Simple("OK".into()));
     stage.server.kill();

@@ -382,7 +382,7 @@ fn the_upstreams_refusal_is_the_answer() {
 
 #[test]
 fn while_the_upstream_is_away_the_answer_is_one_clear_line() {
-    let mut stage = Stage::with(MARKED);
+    let mut stage = Stage::with(&format!("when_away = 'error'\n{MARKED}"));
     let mut ann = stage.client();
     assert!(ann.is_taken_in_hand("lock:1"));
     stage.server.kill();

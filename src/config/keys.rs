@@ -100,6 +100,11 @@ pub const KEYS: &[Key<Config>] = &[
         fallback,
         "Where the queue cannot be kept, a SET NX passes as the plain command (true) or is refused (false)."
     ),
+    key!(
+        "when_away",
+        when_away,
+        "What clients see once the upstream has been away for links.hold: the end of their connection (close) or UNAVAILABLE (error)."
+    ),
     key!("drain_timeout", drain_timeout, Duration::ZERO => DAY, "How long a shutdown waits for running commands."),
     key!("trust_clients", trust_clients, "Clients act with the upstream URL's credentials without giving any."),
     key!(
@@ -113,6 +118,12 @@ pub const KEYS: &[Key<Config>] = &[
     key!("links.reply_timeout", links.reply_timeout, MS => DAY, "Longest time for an answer to Lockgate's own questions."),
     key!("links.idle_timeout", links.idle_timeout, "When a link nobody uses is closed; 0s is never."),
     key!("links.keepalive", links.keepalive, "TCP keepalive on links; 0s is none."),
+    key!(
+        "links.hold",
+        links.hold,
+        Duration::ZERO => DAY,
+        "How long what was not sent yet is held while the upstream is away."
+    ),
     key!(later "links.retries", links.retries, 0 => 100, "How often a command of Lockgate's own is tried again."),
     key!("links.retry_base", links.retry_base, MS => DAY, "First pause between tries; each next one is twice as long."),
     key!("links.retry_max", links.retry_max, MS => DAY, "Longest pause between tries."),

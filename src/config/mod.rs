@@ -53,6 +53,8 @@ pub struct Config {
     pub promote_after: Option<Duration>,
     /// Where the queue cannot be kept, a `SET NX` passes as the plain command; else it is refused.
     pub fallback: bool,
+    /// What clients see once the upstream has been away for [`Links::hold`], or where what they sent may have run.
+    pub when_away: WhenAway,
     /// How long a shutdown waits for running commands.
     pub drain_timeout: Duration,
     /// `true`: clients act with the credentials of the upstream URL without giving any.
@@ -71,6 +73,15 @@ pub struct Config {
     pub limits: Limits,
     /// Logs.
     pub log: Log,
+}
+
+/// What clients see while the upstream is away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WhenAway {
+    /// The end of their connection, as of a Redis that has gone.
+    Close,
+    /// `-UNAVAILABLE`.
+    Error,
 }
 
 /// Which keys are locks, and what holds for them. Empty or `None` fields leave the general setting.
@@ -117,6 +128,8 @@ pub struct Links {
     pub idle_timeout: Option<Duration>,
     /// TCP keepalive on links.
     pub keepalive: Option<Duration>,
+    /// How long what was not sent yet is held while the upstream is away.
+    pub hold: Duration,
     /// How often a command of Lockgate's own is tried again.
     pub retries: u32,
     /// First pause between tries; each next one is twice as long.
@@ -268,6 +281,7 @@ impl Default for Config {
             max_queue: 1000,
             promote_after: None,
             fallback: true,
+            when_away: WhenAway::Close,
             drain_timeout: Duration::from_secs(5),
             trust_clients: false,
             client_timeout: Some(Duration::from_secs(15)),
@@ -279,6 +293,7 @@ impl Default for Config {
                 reply_timeout: Duration::from_secs(3),
                 idle_timeout: Some(Duration::from_secs(300)),
                 keepalive: Some(Duration::from_secs(30)),
+                hold: Duration::from_secs(2),
                 retries: 3,
                 retry_base: Duration::from_millis(50),
                 retry_max: Duration::from_secs(2),

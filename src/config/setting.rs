@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::tree::Value;
 use super::units::{parse_duration, parse_size, show_duration, show_size};
-use super::{ByteSize, DeadlockMode, LogFormat, LogLevel, Mode, VictimPolicy};
+use super::{ByteSize, DeadlockMode, LogFormat, LogLevel, Mode, VictimPolicy, WhenAway};
 use crate::domain::Level;
 use crate::upstream::url::{Address, Upstream};
 
@@ -55,6 +55,7 @@ words!(DeadlockMode, "\"detect\", \"prevent\" or \"off\"",
 words!(VictimPolicy, "\"lowest_priority\", \"youngest\", \"fewest_locks\" or \"requester\"",
     "lowest_priority" => VictimPolicy::LowestPriority, "youngest" => VictimPolicy::Youngest,
     "fewest_locks" => VictimPolicy::FewestLocks, "requester" => VictimPolicy::Requester);
+words!(WhenAway, "\"close\" or \"error\"", "close" => WhenAway::Close, "error" => WhenAway::Error);
 words!(LogFormat, "\"text\" or \"json\"", "text" => LogFormat::Text, "json" => LogFormat::Json);
 words!(LogLevel, "\"error\", \"warn\", \"info\", \"debug\", \"trace\" or \"off\"",
     "off" => LogLevel::Off, "error" => LogLevel::Error, "warn" => LogLevel::Warn, "info" => LogLevel::Info,

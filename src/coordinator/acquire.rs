@@ -224,7 +224,9 @@ impl Coordinator {
                 "QUEUEFULL '{key}' already has {waiting} waiters; raise max_queue or lower the load"
             )),
             Answer::Failed(line) => LockReply::Error(line.to_string()),
-            Answer::Unavailable(why) => LockReply::Error(format!("UNAVAILABLE {why}; not granted, try again")),
+            Answer::Unreached(why) | Answer::Unavailable(why) => {
+                LockReply::Error(format!("UNAVAILABLE {why}; not granted, try again"))
+            }
             Answer::ShuttingDown => shutting_down(),
         }
     }

@@ -76,7 +76,9 @@ impl Asking<'_> {
                 self.end(End::Granted, now);
             }
             SetNxAnswer::NotSet | SetNxAnswer::PassOn => self.end_without(now),
-            SetNxAnswer::Error(line) => self.end_in_error(line, now),
+            SetNxAnswer::Error(line) | SetNxAnswer::Unreached(line) | SetNxAnswer::Unknown(line) => {
+                self.end_in_error(line, now)
+            }
         }
     }
 

@@ -68,8 +68,10 @@ impl Coordinator {
                 Ok(Value::Error(line)) => SetNxAnswer::Error(String::from_utf8_lossy(line).into_owned()),
                 _ => SetNxAnswer::Error("ERR the upstream's answer to SET NX makes no sense; is it a Redis?".into()),
             },
-            Err(error @ CallError::Unavailable(_)) => SetNxAnswer::Error(format!("UNAVAILABLE {error}; try again")),
-            Err(error @ CallError::Lost(_)) => SetNxAnswer::Error(format!(
+            Err(error @ CallError::Unavailable(_)) => {
+                SetNxAnswer::Unreached(format!("UNAVAILABLE {error}; the key was not set, try again"))
+            }
+            Err(error @ CallError::Lost(_)) => SetNxAnswer::Unknown(format!(
                 "UNAVAILABLE {error}; whether the key was set is unknown, look at its value"
             )),
         }

@@ -42,6 +42,10 @@ pub enum SetNxAnswer {
     NotSet,
     /// A whole error line, without its `-`.
     Error(String),
+    /// It never reached the upstream: a whole error line, without its `-`.
+    Unreached(String),
+    /// The upstream did not answer, and the key may have been set: a whole error line, without its `-`.
+    Unknown(String),
     /// The queue cannot be kept: the plain command decides, see [`Coordinator::pass_on`].
     PassOn,
 }
@@ -95,9 +99,12 @@ impl Coordinator {
             // The client may not run scripts, or not touch what is kept beside locks: SET itself may be allowed to him.
             Answer::Failed(line) if line.starts_with("NOPERM") => SetNxAnswer::PassOn,
             Answer::Failed(line) => SetNxAnswer::Error(line.to_string()),
-            Answer::Unavailable(why) => {
-                SetNxAnswer::Error(format!("UNAVAILABLE {why}; whether the key was set is unknown, look at its value"))
+            Answer::Unreached(why) => {
+                SetNxAnswer::Unreached(format!("UNAVAILABLE {why}; the key was not set, try again"))
             }
+            Answer::Unavailable(why) => SetNxAnswer::Unknown(format!(
+                "UNAVAILABLE {why}; whether the key was set is unknown, look at its value"
+            )),
             Answer::ShuttingDown => shutting_down(),
         }
     }

@@ -273,7 +273,8 @@ impl Line {
         if tries_again {
             out.push(Action::TryLater { call: id, after_ms });
         } else {
-            self.end_living(id, Some(Answer::Unavailable(why)), false, now, out);
+            let answer = self.calls[&id].no_answer(why);
+            self.end_living(id, Some(answer), false, now, out);
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::event::{AskedFor, Offer};
+use super::event::{Answer, AskedFor, Offer};
 use super::rank::{Place, Rank};
 use crate::domain::{Fence, Moment};
 
@@ -97,6 +97,11 @@ impl Call {
             untold_fence: None,
             took_over: None,
         }
+    }
+
+    /// How it ends where the upstream brought no answer in the end.
+    pub fn no_answer(&self, why: Arc<str>) -> Answer {
+        if self.was_lost { Answer::Unavailable(why) } else { Answer::Unreached(why) }
     }
 
     pub fn is_living(&self) -> bool {

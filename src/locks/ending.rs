@@ -18,7 +18,8 @@ impl Line {
             Stage::Asking if call.is_trying => self.call_mut(id).asked.may_wait = false,
             Stage::Asking if !call.is_deferred => {
                 let why = call.trouble.clone().unwrap_or_else(|| "it did not answer while the call waited".into());
-                self.end_living(id, Some(Answer::Unavailable(why)), false, now, out);
+                let answer = call.no_answer(why);
+                self.end_living(id, Some(answer), false, now, out);
             }
             _ => self.end_living(id, Some(Answer::NotGranted), false, now, out),
         }

@@ -413,7 +413,9 @@ pub enum Answer {
     },
     /// The upstream refused, in its own words.
     Failed(Arc<str>),
-    /// The upstream did not answer.
+    /// The upstream was not reached: nothing of the call has run.
+    Unreached(Arc<str>),
+    /// The upstream did not answer: what was sent may have run.
     Unavailable(Arc<str>),
     /// The node ends.
     ShuttingDown,

@@ -81,7 +81,7 @@ impl Story {
                 Answer::NotGranted => format!("{} gets nil", name(&call)),
                 Answer::QueueFull { waiting } => format!("{} finds {waiting} before it", name(&call)),
                 Answer::Failed(line) => format!("{} fails: {line}", name(&call)),
-                Answer::Unavailable(_) => format!("{} finds nobody", name(&call)),
+                Answer::Unreached(_) | Answer::Unavailable(_) => format!("{} finds nobody", name(&call)),
                 Answer::ShuttingDown => format!("{} is sent home", name(&call)),
             },
             Action::Release(turn) => format!("release{}", to(turn)),

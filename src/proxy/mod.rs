@@ -22,7 +22,7 @@ use tokio::sync::watch;
 use self::listener::{Bound, ListenError, bind};
 use self::registry::Registry;
 use self::worker::{Shared, Stop};
-use crate::config::{self, Config, LiveConfig};
+use crate::config::{self, Config, LiveConfig, WhenAway};
 use crate::coordinator::{Coordinator, DeadlockMode, LockKeys, LockLimits, LockSettings, Rules};
 use crate::locks::victim::VictimPolicy;
 use crate::upstream::dial::Connector;
@@ -103,6 +103,7 @@ fn prepare(
         own_in_use: Arc::new(AtomicUsize::new(0)),
         reached: Arc::new(AtomicU64::new(0)),
         trust_clients: config.trust_clients,
+        closes_when_away: config.when_away == WhenAway::Close,
         client_timeout: config.client_timeout.unwrap_or_default(),
         is_draining: AtomicBool::new(false),
     })
@@ -152,6 +153,7 @@ fn link_settings(config: &Config) -> LinkSettings {
         reply_timeout: config.links.reply_timeout,
         idle_timeout: config.links.idle_timeout.unwrap_or_default(),
         keepalive: config.links.keepalive.unwrap_or_default(),
+        hold: config.links.hold,
         retry_base: config.links.retry_base,
         retry_max: config.links.retry_max,
         connector: Connector::default(),

@@ -46,6 +46,8 @@ pub struct Shared {
     pub own_in_use: Arc<AtomicUsize>,
     /// Dials that reached the upstream.
     pub reached: Arc<AtomicU64>,
+    /// While the upstream is away clients see their connection end, and no error.
+    pub closes_when_away: bool,
     /// Clients act with the credentials of the upstream's URL.
     pub trust_clients: bool,
     /// A client that is silent on the network for so long is gone.
@@ -110,6 +112,11 @@ impl Worker {
             *copy = (version, Rc::new(keys.read(Rules::clone)));
         }
         copy.1.clone()
+    }
+
+    /// While the upstream is away clients see their connection end, and no error.
+    pub fn closes_when_away(&self) -> bool {
+        self.shared.closes_when_away
     }
 
     /// The process is about to end.

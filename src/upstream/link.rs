@@ -7,6 +7,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::dial::{DialError, Dialled};
@@ -79,6 +80,9 @@ pub struct Link {
     /// How often something was read.
     heard: Cell<u64>,
     trail: RefCell<Option<Rc<Trail>>>,
+    /// Rings once it is known what came of the dial.
+    settled: Notify,
+    refusal: RefCell<Option<Rc<[u8]>>>,
     /// Sessions that wait until the backlog is written.
     waiting_for_room: RefCell<Vec<Waker>>,
 }
@@ -99,6 +103,8 @@ impl Link {
             given_up: Cell::new(None),
             heard: Cell::new(0),
             trail: RefCell::new(None),
+            settled: Notify::new(),
+            refusal: RefCell::new(None),
             waiting_for_room: RefCell::default(),
         })
     }
@@ -111,6 +117,19 @@ impl Link {
     /// Takes requests: connected or about to be.
     pub fn is_usable(&self) -> bool {
         self.stage.get() != Stage::Closed && !self.retired.get()
+    }
+
+    /// Resolves once it is known what came of the dial.
+    pub async fn is_settled(&self) {
+        let settled = self.settled.notified();
+        if self.stage.get() == Stage::Connecting {
+            settled.await;
+        }
+    }
+
+    /// The error line with which the upstream refused the link, if it did.
+    pub fn refusal(&self) -> Option<Rc<[u8]>> {
+        self.refusal.borrow().clone()
     }
 
     /// Whether the upstream demands authentication that this link does not have.
@@ -214,11 +233,17 @@ impl Link {
         let dialled = match dialled.await {
             Ok(dialled) => dialled,
             Err(error) => {
-                self.close(&error.loss());
+                let loss = error.loss();
+                if let Loss::Refused(line) = &loss {
+                    self.refusal.replace(Some(line.clone()));
+                }
+                self.close(&loss);
+                self.settled.notify_waiters();
                 return Err(error);
             }
         };
         self.stage.set(Stage::Open);
+        self.settled.notify_waiters();
         self.needs_auth.set(dialled.needs_auth);
         self.trail.replace(dialled.trail);
         let mut wire = Wire::new(dialled.reader, dialled.writer);

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::call::Caller;
@@ -17,6 +18,7 @@ use super::facts::Facts;
 use super::link::{BACKLOG_MAX, Link};
 use super::lost::{LostLinks, Over};
 use super::own::OwnLink;
+use super::reach::Pick;
 use super::url::Endpoint;
 use crate::domain::{Db, Resp};
 
@@ -27,7 +29,7 @@ const BUSY_BACKLOG: usize = 16 << 10;
 /// Own links that one worker keeps connected for the next session that needs one, by key.
 const IDLE_OWN_MAX: usize = 4;
 /// The upstream is tried again at least this often.
-const RETRY_AT_LEAST: Duration = Duration::from_secs(1);
+pub(super) const RETRY_AT_LEAST: Duration = Duration::from_secs(1);
 /// How often idle links are looked over.
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
 
@@ -46,6 +48,8 @@ pub struct LinkSettings {
     pub idle_timeout: Duration,
     /// TCP keepalive towards the upstream.
     pub keepalive: Duration,
+    /// How long what was not sent yet is held while the upstream is away.
+    pub hold: Duration,
     /// First pause between attempts to reach the upstream; it doubles.
     pub retry_base: Duration,
     /// Longest pause, cut at a second.
@@ -116,6 +120,8 @@ pub struct Links {
     /// Dials of all workers that reached the upstream: what one worker finds out ends the others' pause, too.
     reached: Arc<AtomicU64>,
     reached_when_down: Cell<u64>,
+    /// Rings when the upstream answers after it was away.
+    back: Notify,
     lost: Rc<LostLinks>,
     on_revoked: OnceCell<TellUser>,
     on_dialled: OnceCell<TellTime>,
@@ -144,6 +150,7 @@ impl Links {
             auth_required: Cell::new(None),
             reached,
             reached_when_down: Cell::new(0),
+            back: Notify::new(),
             lost: Rc::default(),
             on_revoked: OnceCell::new(),
             on_dialled: OnceCell::new(),
@@ -176,7 +183,7 @@ impl Links {
             return;
         }
         let key = LinkKey { identity: Identity::Anonymous, db: self.endpoint.db, resp: Resp::V2 };
-        if let Ok(link) = self.take_own(&key).await {
+        if let Ok(link) = self.take_own_now(&key).await {
             self.give_back(link);
         }
     }
@@ -234,6 +241,42 @@ impl Links {
         let link = self.open(pool.key.clone());
         links.push(link.clone());
         Ok(link)
+    }
+
+    /// As [`Links::pick`], for those who can wait until a link stands: nothing of theirs is lost with a dial that fails.
+    pub fn pick_open(self: &Rc<Self>, pool: &Rc<Pool>) -> Pick {
+        let mut links = pool.links.borrow_mut();
+        links.retain(|link| link.is_usable());
+        let mut calmest: Option<&Rc<Link>> = None;
+        for link in links.iter().filter(|link| link.is_open()) {
+            if link.owed_replies() < BUSY_REPLIES && link.backlog() < BUSY_BACKLOG {
+                return Pick::Open(link.clone());
+            }
+            if calmest.is_none_or(|c| (link.backlog(), link.owed_replies()) < (c.backlog(), c.owed_replies())) {
+                calmest = Some(link);
+            }
+        }
+        let calmest = calmest.cloned();
+        let dialling = links.iter().find(|link| !link.is_open()).cloned();
+        let away = self.away();
+        let has_room = links.len() < self.settings.shared && away.is_none();
+        match (calmest, dialling) {
+            (Some(calmest), _) => {
+                if has_room {
+                    links.push(self.open(pool.key.clone()));
+                }
+                Pick::Open(calmest)
+            }
+            (None, Some(dialling)) => Pick::Dialling(dialling),
+            (None, None) => match away {
+                Some(why) => Pick::Away(Unavailable(why)),
+                None => {
+                    let link = self.open(pool.key.clone());
+                    links.push(link.clone());
+                    Pick::Dialling(link)
+                }
+            },
+        }
     }
 
     fn open(self: &Rc<Self>, key: LinkKey) -> Rc<Link> {
@@ -345,6 +388,7 @@ impl Links {
         self.reached.fetch_add(1, Ordering::AcqRel);
         if self.down.take().is_some() {
             tracing::info!(upstream = %self.endpoint.address, "the upstream is back");
+            self.back.notify_waiters();
             tokio::task::spawn_local(self.clone().learn_facts());
         }
     }
@@ -361,14 +405,14 @@ impl Links {
 
     /// Tries to reach the upstream until it answers.
     async fn probe(self: Rc<Self>) {
-        let longest = self.settings.retry_max.min(RETRY_AT_LEAST);
-        let mut pause = self.settings.retry_base.min(longest);
+        let gone = Instant::now();
+        let mut pause = self.settings.retry_base.min(self.knock_pause_max(Duration::ZERO));
         while self.down.borrow().is_some() {
             // Between half and the whole pause, so that the workers do not knock together.
             tokio::time::sleep(pause.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
             let key = self.service_pool(self.endpoint.db).key.clone();
             let _ = self.dial(&key).await;
-            pause = (pause * 2).min(longest);
+            pause = (pause * 2).min(self.knock_pause_max(gone.elapsed()));
         }
         self.is_probing.set(false);
     }
@@ -386,8 +430,17 @@ impl Links {
         LinkCaller::new(self.clone(), pool.clone(), self.settings.reply_timeout)
     }
 
-    /// A connected link for one session alone.
-    pub async fn take_own(self: &Rc<Self>, key: &LinkKey) -> Result<OwnLink, OwnError> {
+    /// Resolves when the upstream answers again.
+    pub(super) async fn comes_back(self: &Rc<Self>) {
+        let back = self.back.notified();
+        // Another worker may have found out first.
+        if self.away().is_some() {
+            back.await;
+        }
+    }
+
+    /// A connected link for one session alone; fails at once where the upstream is away.
+    pub async fn take_own_now(self: &Rc<Self>, key: &LinkKey) -> Result<OwnLink, OwnError> {
         loop {
             let idle = self.idle_own.borrow_mut().get_mut(key).and_then(Vec::pop);
             match idle {

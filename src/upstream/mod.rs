@@ -13,6 +13,7 @@ mod outgoing;
 pub mod own;
 #[cfg(test)]
 pub mod pipe;
+pub mod reach;
 #[cfg(test)]
 pub mod simulated;
 pub mod socket;

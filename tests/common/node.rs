@@ -229,6 +229,7 @@ fn link_settings() -> LinkSettings {
         reply_timeout: Duration::from_secs(3),
         idle_timeout: Duration::ZERO,
         keepalive: Duration::ZERO,
+        hold: Duration::ZERO,
         retry_base: Duration::from_millis(20),
         retry_max: Duration::from_millis(200),
         connector: Connector::default(),

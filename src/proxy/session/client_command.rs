@@ -132,8 +132,7 @@ impl Session {
             _ => Why::ClientFlags,
         };
         if let Err(error) = self.take_own(why).await? {
-            self.answer_line(&format!("-{error}"));
-            return Ok(());
+            return self.has_no_own(&error).await;
         }
         debug_assert!(frame.args > 0);
         if let Some(own) = self.own.as_mut() {

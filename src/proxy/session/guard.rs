@@ -67,7 +67,7 @@ impl Session {
         let mut trouble = "the lock changed with every try";
         for _ in 0..TRIES_MAX {
             let links = self.worker.links().clone();
-            let link = match self.guard(links.take_own(&self.key)).await? {
+            let link = match self.guard(links.take_own_now(&self.key)).await? {
                 Ok(link) => link,
                 Err(error) => {
                     self.answer_line(&format!("-{error}"));

@@ -7,7 +7,6 @@ use super::{Gone, Session};
 use crate::commands::Effect;
 use crate::domain::{Db, Resp};
 use crate::protocol::args::encode_command;
-use crate::upstream::call::Caller;
 use crate::upstream::dial::{Credentials, Identity, LinkKey};
 
 /// `HELLO`, taken apart.
@@ -167,10 +166,10 @@ impl Session {
         let pool = links.pool(key.clone());
         // On a link of that kind these commands change nothing, so that any such link can judge them.
         if pool.is_open() && key.db == self.key.db {
-            return match self.guard(links.caller(&pool).call(request)).await? {
+            return match self.guard(links.call(pool, request)).await? {
                 Ok(reply) => Ok(Some(reply)),
                 Err(error) => {
-                    self.answer_call_error(&error);
+                    self.has_no_answer(&error).await?;
                     Ok(None)
                 }
             };
@@ -179,7 +178,7 @@ impl Session {
         let mut link = match self.guard(links.take_own(&before)).await? {
             Ok(link) => link,
             Err(error) => {
-                self.answer_line(&format!("-{error}"));
+                self.has_no_own(&error).await?;
                 return Ok(None);
             }
         };
@@ -192,7 +191,7 @@ impl Session {
                 Ok(Some(reply))
             }
             Err(error) => {
-                self.answer_line(&format!("-UNAVAILABLE the upstream went away: {error}"));
+                self.is_away(&format!("-UNAVAILABLE the upstream went away: {error}")).await?;
                 Ok(None)
             }
         }
@@ -206,10 +205,10 @@ impl Session {
         let links = self.worker.links().clone();
         let key = self.key.clone();
         match self.guard(links.take_own(&key)).await? {
-            Err(error) => self.answer_line(&format!("-{error}")),
+            Err(error) => self.has_no_own(&error).await?,
             Ok(mut link) => match self.guard(link.ask(command)).await? {
                 Ok(reply) => self.answer(&reply),
-                Err(error) => self.answer_line(&format!("-UNAVAILABLE the upstream went away: {error}")),
+                Err(error) => self.is_away(&format!("-UNAVAILABLE the upstream went away: {error}")).await?,
             },
         }
         Ok(())

@@ -13,6 +13,16 @@ use crate::upstream::socket::Writer;
 /// A reply of this size goes to the socket without a stop in the outbox.
 const DIRECT: usize = 8 << 10;
 
+/// How the connection is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum State {
+    Stands,
+    /// Nothing more is said; what was said before still goes out.
+    Cut,
+    /// Nothing goes out any more.
+    Broken,
+}
+
 /// Shared by the session and the links that owe it replies.
 pub struct ClientIo {
     writer: Writer,
@@ -21,7 +31,9 @@ pub struct ClientIo {
     owed: Cell<u64>,
     /// Below this many owed replies the session wants to be woken.
     wake_at: Cell<Option<u64>>,
-    is_broken: Cell<bool>,
+    state: Cell<State>,
+    /// What is lost ends the connection; else it is answered by an error.
+    closes_when_away: bool,
     task: RefCell<Option<Waker>>,
     link_waiting_for_room: RefCell<Option<Waker>>,
     /// Bytes of the reply that is coming over a shared link.
@@ -30,14 +42,15 @@ pub struct ClientIo {
 }
 
 impl ClientIo {
-    /// Writes to `writer`.
-    pub fn new(writer: Writer) -> ClientIo {
+    /// Writes to `writer`. With `closes_when_away` the connection ends where replies are lost.
+    pub fn new(writer: Writer, closes_when_away: bool) -> ClientIo {
         ClientIo {
             writer,
             outbox: RefCell::default(),
             owed: Cell::new(0),
             wake_at: Cell::new(None),
-            is_broken: Cell::new(false),
+            state: Cell::new(State::Stands),
+            closes_when_away,
             task: RefCell::new(None),
             link_waiting_for_room: RefCell::new(None),
             frame_bytes: Cell::new(0),
@@ -76,7 +89,20 @@ impl ClientIo {
 
     /// The connection can't go on: the client is gone, or it was promised bytes that will not come.
     pub fn is_broken(&self) -> bool {
-        self.is_broken.get()
+        match self.state.get() {
+            State::Stands => false,
+            State::Cut => self.outbox.borrow().is_empty(),
+            State::Broken => true,
+        }
+    }
+
+    /// It is over once the client has what it was sent so far.
+    pub fn is_cut(&self) -> bool {
+        self.state.get() == State::Cut
+    }
+
+    fn breaks(&self) {
+        self.state.set(State::Broken);
     }
 
     /// Whether a big reply has come since this was last asked.
@@ -111,7 +137,7 @@ impl ClientIo {
 
     /// The session is over: closes the connection at once, whatever links still owe it.
     pub fn hang_up(&self) {
-        self.is_broken.set(true);
+        self.breaks();
         self.writer.shut_down();
         if let Some(link) = self.link_waiting_for_room.take() {
             link.wake();
@@ -120,7 +146,7 @@ impl ClientIo {
 
     /// Adds bytes for the client.
     pub fn push(&self, mut bytes: &[u8]) {
-        if self.is_broken.get() {
+        if self.state.get() != State::Stands {
             return;
         }
         let mut outbox = self.outbox.borrow_mut();
@@ -128,7 +154,7 @@ impl ClientIo {
             match self.writer.try_write(bytes) {
                 Ok(n) => bytes = &bytes[n..],
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(_) => return self.is_broken.set(true),
+                Err(_) => return self.breaks(),
             }
             if bytes.is_empty() {
                 return;
@@ -136,7 +162,7 @@ impl ClientIo {
         }
         if let Err(error) = outbox.push(bytes) {
             tracing::error!(%error, "cannot keep replies for a slow client in a temporary file; closing it");
-            self.is_broken.set(true);
+            self.breaks();
         }
     }
 
@@ -152,7 +178,7 @@ impl ClientIo {
         match outcome {
             Ok(is_done) => is_done,
             Err(_) => {
-                self.is_broken.set(true);
+                self.breaks();
                 true
             }
         }
@@ -164,7 +190,7 @@ impl ClientIo {
             match self.writer.poll_writable(cx) {
                 std::task::Poll::Pending => return,
                 std::task::Poll::Ready(Ok(())) => {}
-                std::task::Poll::Ready(Err(_)) => return self.is_broken.set(true),
+                std::task::Poll::Ready(Err(_)) => return self.breaks(),
             }
         }
     }
@@ -188,13 +214,13 @@ impl Sink for ClientIo {
             self.wake_at.set(None);
         }
         // The session's task waits for the socket, and closes what is broken.
-        if !is_done || is_awaited || self.is_broken.get() {
+        if !is_done || is_awaited || self.state.get() != State::Stands {
             self.wake();
         }
     }
 
     fn has_room(&self) -> bool {
-        self.is_broken.get() || self.outbox.borrow().has_room()
+        self.state.get() == State::Broken || self.outbox.borrow().has_room()
     }
 
     fn wake_when_room(&self, waker: &Waker) {
@@ -202,7 +228,14 @@ impl Sink for ClientIo {
     }
 
     fn lost(&self, replies: u32, cut: bool, why: &Loss) {
+        self.owed.set(self.owed.get() - u64::from(replies));
         let line = match why {
+            Loss::NotSent(_) | Loss::Unknown(_) if self.closes_when_away => {
+                if self.state.get() == State::Stands {
+                    self.state.set(State::Cut);
+                }
+                return;
+            }
             Loss::NotSent(why) => {
                 format!("-UNAVAILABLE {why}; Lockgate keeps trying, ask again later\r\n").into_bytes()
             }
@@ -211,11 +244,10 @@ impl Sink for ClientIo {
         };
         if cut {
             // Half a reply is out: nothing that follows could be read.
-            self.is_broken.set(true);
+            self.breaks();
         }
         for _ in 0..replies {
             self.push(&line);
         }
-        self.owed.set(self.owed.get() - u64::from(replies));
     }
 }

@@ -18,6 +18,7 @@ use crate::domain::Resp;
 use crate::protocol::args::encode_command;
 use crate::protocol::frame;
 use crate::proxy::registry::Wish;
+use crate::upstream::call::Caller;
 use crate::upstream::caller::LinkCaller;
 use crate::upstream::dial::LinkKey;
 use crate::upstream::link::Sink;
@@ -72,7 +73,8 @@ impl Session {
     async fn may_rule(&mut self) -> Result<Result<(), Vec<u8>>, Gone> {
         let mut question = Vec::new();
         encode_command(&[&b"CONFIG"[..], b"GET", b"lockgate"], &mut question);
-        Ok(match self.ask(question).await? {
+        let caller = self.worker.links().caller(&self.pool);
+        Ok(match self.guard(caller.call(question)).await? {
             Ok(reply) if reply.starts_with(b"-NOPERM") || reply.starts_with(b"-NOAUTH") => Err(reply),
             Ok(_) => Ok(()),
             Err(error) => Err(format!("-UNAVAILABLE {error}; try again\r\n").into_bytes()),

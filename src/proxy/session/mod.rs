@@ -4,6 +4,7 @@
 //! [`ClientIo`]. Everything else is a *step*: it waits until nothing is owed, then runs alone, and the stream goes on
 //! behind it. While the connection has state of its own, all its commands go over a link of its own.
 
+mod away;
 mod client_command;
 mod conversation;
 mod grants;
@@ -23,6 +24,7 @@ use std::task::{Context, Poll};
 
 use bytes::{Buf, BytesMut};
 
+use self::away::{Reaching, Submitted};
 use self::grants::Grants;
 use self::io::ClientIo;
 use self::own::{BIG_REPLIES_KEEP, OwnMode};
@@ -34,7 +36,6 @@ use crate::coordinator::BoundLocks;
 use crate::domain::Resp;
 use crate::protocol::args::args;
 use crate::protocol::error::ProtocolError;
-use crate::protocol::frame;
 use crate::protocol::request::{RequestFrame, RequestLimits, RequestScanner};
 use crate::upstream::dial::{Identity, LinkKey};
 use crate::upstream::link::{BACKLOG_MAX, Link, Sink};
@@ -102,6 +103,8 @@ pub struct Session {
     /// The shared link that owes replies; no other is used before they have come.
     link: Option<Rc<Link>>,
     own: Option<Box<OwnMode>>,
+    /// Something waits for a link.
+    reaching: Option<Reaching>,
     /// Replies to come for which it stays on an own link because one was big.
     big_replies: u32,
     has_ended: bool,
@@ -114,7 +117,7 @@ impl Session {
     /// Serves `socket` until the client or Lockgate closes it.
     pub async fn serve(worker: Rc<Worker>, socket: Socket, member: Member) {
         let (reader, writer) = socket.split();
-        let io = Rc::new(ClientIo::new(writer));
+        let io = Rc::new(ClientIo::new(writer, worker.closes_when_away()));
         let key = worker.initial_key();
         let pool = worker.links().pool(key.clone());
         let mut session = Session {
@@ -128,6 +131,7 @@ impl Session {
             key,
             link: None,
             own: None,
+            reaching: None,
             big_replies: 0,
             has_ended: false,
             bound: BoundLocks::default(),
@@ -176,6 +180,9 @@ impl Session {
         if self.must_close() {
             return Poll::Ready(Pause::Close);
         }
+        if self.io.is_cut() {
+            return Poll::Pending;
+        }
         if self.own.is_some() && self.pump_own(cx).is_err() {
             return Poll::Ready(Pause::Close);
         }
@@ -219,6 +226,12 @@ impl Session {
                 && self.own.as_ref().is_none_or(|own| own.talk.is_settled())
         };
         self.io.is_broken() || self.card().wished() == Wish::Kill || is_drained()
+    }
+
+    /// The connection is over, whatever is under way; what waits for the client is brought to it first, as far as it takes that.
+    fn has_to_go(&self, cx: &mut Context<'_>) -> bool {
+        self.io.poll_flush(cx);
+        self.io.is_broken() || self.card().wished() == Wish::Kill
     }
 
     /// The client has closed its side: what it sent is still answered, but it waits for nothing.
@@ -284,7 +297,9 @@ impl Session {
             };
             if frame.args == 0 {
                 // Nothing to run; it also ends the run of bytes that can leave in one piece.
-                self.submit(&bytes[start..at], count);
+                if let Some(look) = self.hold_back(cx, &bytes[start..at], count) {
+                    return (start, look);
+                }
                 at += frame.len;
                 (start, count) = (at, 0);
                 continue;
@@ -302,7 +317,9 @@ impl Session {
         };
         if count > 0 {
             self.card().touch(&bytes[name]);
-            self.submit(&bytes[start..at], count);
+            if let Some(look) = self.hold_back(cx, &bytes[start..at], count) {
+                return (start, look);
+            }
         }
         (at, look)
     }
@@ -343,29 +360,16 @@ impl Session {
         None
     }
 
-    /// Sends whole commands that owe `replies` over the shared link.
-    fn submit(&mut self, commands: &[u8], replies: u32) {
-        if replies == 0 {
-            return;
-        }
-        let link = match &self.link {
-            Some(link) if link.is_usable() && self.io.owed() > 0 => link.clone(),
-            _ => match self.worker.links().pick(&self.pool) {
-                Ok(link) => link,
-                Err(away) => {
-                    let mut line = Vec::new();
-                    frame::error(away.to_string(), &mut line);
-                    for _ in 0..replies {
-                        self.io.push(&line);
-                    }
-                    self.io.flush();
-                    return;
-                }
-            },
+    /// Sends a run of commands, unless it has to wait for a link or nothing is sent any more: then it is read once more, from its
+    /// beginning.
+    fn hold_back(&mut self, cx: &mut Context<'_>, commands: &[u8], replies: u32) -> Option<Look> {
+        let look = match self.submit(cx, commands, replies) {
+            Submitted::Done => return None,
+            Submitted::Held => Look::Wait,
+            Submitted::Ends => Look::Pause(Pause::Close),
         };
-        self.io.owe(u64::from(replies));
-        link.send(commands, &self.sink, replies);
-        self.link = Some(link);
+        self.scanner = RequestScanner::new();
+        Some(look)
     }
 
     /// While `CLIENT PAUSE` holds writers back, a write would hold up everybody else on a shared link.
@@ -435,6 +439,7 @@ impl Session {
         drop(profile);
         self.pool = self.worker.links().pool(key.clone());
         self.link = None;
+        self.reaching = None;
         self.key = key;
     }
 }

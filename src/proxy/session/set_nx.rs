@@ -1,6 +1,7 @@
 //! `SET … NX` and `SETNX` on lock keys: told from every other `SET` at next to no cost, and run as a step of their own.
 
 use std::cell::RefCell;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -178,6 +179,7 @@ impl Session {
             let links = self.worker.links().clone();
             let identity = self.key.identity.clone();
             let answer = async {
+                let mut hold = pin!(links.hold());
                 let mut answer = SetNxAnswer::NotSet;
                 if !in_the_way.is_empty() {
                     // What comes free at once needs no question; most of those in the way have ended long ago.
@@ -192,9 +194,15 @@ impl Session {
                         () = one_stands(&links, &identity, in_the_way, &gone) => SetNxAnswer::NotSet,
                     };
                 }
-                match answer {
-                    SetNxAnswer::PassOn => coordinator.pass_on(&asker, &ask).await,
-                    answer => answer,
+                loop {
+                    if answer == SetNxAnswer::PassOn {
+                        answer = coordinator.pass_on(&asker, &ask).await;
+                    }
+                    let is_unreached = matches!(answer, SetNxAnswer::Unreached(_));
+                    if !is_unreached || may_wait || !links.is_back(hold.as_mut()).await {
+                        return answer;
+                    }
+                    answer = coordinator.set_nx(&asker, ask.clone(), &is_there).await;
                 }
             };
             self.lock_ending(answer, may_wait).await
@@ -215,6 +223,10 @@ impl Session {
                 }
             }
             Ending::Answered(SetNxAnswer::Error(line)) => frame::error(line, &mut out),
+            Ending::Answered(SetNxAnswer::Unreached(line) | SetNxAnswer::Unknown(line)) => {
+                self.card().fulfil();
+                return self.is_away(&format!("-{line}")).await;
+            }
             Ending::Unblocked(Wish::UnblockError) => {
                 frame::error("UNBLOCKED client unblocked via CLIENT UNBLOCK", &mut out);
             }

@@ -14,7 +14,7 @@ use crate::protocol::frame;
 use crate::protocol::inline;
 use crate::protocol::request::{RequestFrame, RequestScanner};
 use crate::proxy::registry::Wish;
-use crate::upstream::call::{CallError, Caller};
+use crate::upstream::call::CallError;
 use crate::upstream::link::Sink;
 
 impl Session {
@@ -75,10 +75,7 @@ impl Session {
                 self.run_on_own(Why::Unknown, &command, &frame).await
             }
             Treatment::Here(here) => self.answer_here(here, &command, &frame).await,
-            Treatment::Share | Treatment::Look(_) => {
-                self.submit(&command, 1);
-                Ok(())
-            }
+            Treatment::Share | Treatment::Look(_) => self.submit_alone(&command).await,
             Treatment::Own(why) => self.run_on_own(why, &command, &frame).await,
         }
     }
@@ -88,7 +85,7 @@ impl Session {
             Ok(()) => {
                 self.forward_own(command, frame);
             }
-            Err(error) => self.answer_line(&format!("-{error}")),
+            Err(error) => self.has_no_own(&error).await?,
         }
         Ok(())
     }
@@ -129,7 +126,7 @@ impl Session {
             Plan::Ask { request, merge } => {
                 match self.ask(request).await? {
                     Ok(reply) => self.answer(&merge.apply(reply)),
-                    Err(error) => self.answer_call_error(&error),
+                    Err(error) => self.has_no_answer(&error).await?,
                 }
                 Ok(())
             }
@@ -140,15 +137,15 @@ impl Session {
     pub(super) async fn relay(&mut self, command: &[u8]) -> Result<(), Gone> {
         match self.own.as_mut() {
             Some(own) => own.forward_client(command, crate::commands::Effect::None),
-            None => self.submit(command, 1),
+            None => self.submit_alone(command).await?,
         }
         Ok(())
     }
 
     /// Asks one stateless question as this client, and takes the reply instead of passing it on.
     pub(super) async fn ask(&mut self, request: Vec<u8>) -> Result<Result<Vec<u8>, CallError>, Gone> {
-        let caller = self.worker.links().caller(&self.pool);
-        self.guard(caller.call(request)).await
+        let links = self.worker.links().clone();
+        self.guard(links.call(self.pool.clone(), request)).await
     }
 
     /// Adds Lockgate's own answer; nothing may be owed before it. CLIENT REPLY decides whether it is sent.
@@ -172,11 +169,6 @@ impl Session {
         let mut out = Vec::new();
         frame::line(line, &mut out);
         self.answer(&out);
-    }
-
-    /// Tells why a question to the upstream has no answer.
-    pub(super) fn answer_call_error(&mut self, error: &CallError) {
-        self.answer_line(&format!("-UNAVAILABLE {error}"));
     }
 
     /// What came is no Redis protocol: says so as Redis does, and closes.
