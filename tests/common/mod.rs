@@ -16,6 +16,7 @@ pub mod stage;
 pub mod tools;
 pub mod wait;
 pub mod wire;
+pub mod words;
 
 pub use circle::Circle;
 pub use lockgate::Lockgate;

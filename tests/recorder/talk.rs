@@ -23,10 +23,11 @@
 //! blocked 2                            waits until two clients are blocked in the server
 //! ```
 //!
-//! Words are those of redis-cli: bare, in double quotes with escapes, or in single quotes.
+//! Words are those of redis-cli (`common/words.rs`).
 
 use super::mask::Mask;
 use crate::common::ServerKind;
+use crate::common::words::{commands, words};
 
 pub struct Talk {
     pub title: String,
@@ -131,10 +132,7 @@ fn step(line: &str) -> Step {
     match sign {
         ":" => {
             let (head, tail) = rest.split_once(' ').unwrap_or((rest, ""));
-            let commands: Vec<Vec<Vec<u8>>> = words_and_separators(tail)
-                .split(|word| word.is_none())
-                .map(|command| command.iter().map(|word| word.clone().unwrap()).collect())
-                .collect();
+            let commands = commands(tail);
             let (frames, mask) = count(head, commands.len());
             Step::Call { who, commands, frames, mask }
         }
@@ -172,57 +170,4 @@ fn count(head: &str, default: usize) -> (usize, Mask) {
         _ => (head, Mask::Always),
     };
     (if digits.is_empty() { default } else { digits.parse().unwrap_or_else(|_| panic!("no number: {head}")) }, mask)
-}
-
-fn words(text: &str) -> Vec<Vec<u8>> {
-    words_and_separators(text).into_iter().map(|word| word.expect("one command only")).collect()
-}
-
-/// The words of a line; `None` is a bare `;` between two commands.
-fn words_and_separators(text: &str) -> Vec<Option<Vec<u8>>> {
-    let mut found = Vec::new();
-    let mut bytes = text.bytes().peekable();
-    while let Some(&first) = bytes.peek() {
-        if first == b' ' {
-            bytes.next();
-            continue;
-        }
-        let mut word = Vec::new();
-        let mut bare = true;
-        while let Some(byte) = bytes.next_if(|byte| *byte != b' ') {
-            match byte {
-                b'"' => {
-                    bare = false;
-                    loop {
-                        match bytes.next().unwrap_or_else(|| panic!("an open quote: {text}")) {
-                            b'"' => break,
-                            b'\\' => word.push(escape(&mut bytes)),
-                            other => word.push(other),
-                        }
-                    }
-                }
-                b'\'' => {
-                    bare = false;
-                    word.extend(bytes.by_ref().take_while(|byte| *byte != b'\''));
-                }
-                other => word.push(other),
-            }
-        }
-        found.push(if bare && word == b";" { None } else { Some(word) });
-    }
-    found
-}
-
-fn escape(bytes: &mut impl Iterator<Item = u8>) -> u8 {
-    match bytes.next().expect("something after a backslash") {
-        b'r' => b'\r',
-        b'n' => b'\n',
-        b't' => b'\t',
-        b'0' => 0,
-        b'x' => {
-            let digits = [bytes.next().unwrap(), bytes.next().unwrap()];
-            u8::from_str_radix(std::str::from_utf8(&digits).unwrap(), 16).unwrap()
-        }
-        other => other,
-    }
 }

@@ -1,0 +1,244 @@
+//! From a seed to a conversation; the same seed says the same again.
+
+use fastrand::Rng;
+
+use super::common::words;
+use super::conversation::{Act, BOSS, Command, Conversation, Step};
+use super::vocabulary::{CHANNELS, DATABASES, KEYS, LISTS, LOCK_KEY_NAMES, NAMES, Topic, USERS};
+
+const SESSIONS: [&str; 5] = ["a", "b", "c", "d", "e"];
+
+/// Bytes that are no array of bulk strings.
+const RAW: [&str; 9] = [
+    "PING\r\n",
+    "SET k1 inline\r\nGET k1\r\n",
+    "*2\r\n$3\r\nGET\r\n$2\r\nk",
+    "*3\r\n$3\r\nSET\r\n$2\r\nk1\r\n$5\r\nab",
+    "\r\n\r\nPING\r\n",
+    "*0\r\nECHO x\r\n",
+    "POST / HTTP/1.1\r\n",
+    "*1\r\n:5\r\n",
+    "GET \"k1\r\n",
+];
+
+/// What the generator remembers of a session, so that it says what makes sense often, not only nonsense.
+#[derive(Clone, Copy, Default)]
+struct Mood {
+    is_queueing: bool,
+    is_silent: bool,
+    is_subscribed: bool,
+    is_blocked: bool,
+}
+
+struct Generator {
+    rng: Rng,
+    topics: Vec<(Topic, u32)>,
+    sessions: usize,
+    moods: [Mood; SESSIONS.len()],
+    is_paused: bool,
+    steps: Vec<Step>,
+}
+
+/// The conversation of a seed about these topics.
+pub fn conversation(seed: u64, open: &[Topic]) -> Conversation {
+    let topics: Vec<_> = Topic::ALL.into_iter().filter(|(topic, _)| !open.contains(topic)).collect();
+    let mut rng = Rng::with_seed(seed);
+    let sessions = rng.usize(1..=SESSIONS.len());
+    let mut generator =
+        Generator { rng, topics, sessions, moods: Default::default(), is_paused: false, steps: prologue() };
+    for who in 0..sessions {
+        generator.begins(who);
+    }
+    for _ in 0..generator.rng.usize(5..25) {
+        generator.goes_on();
+    }
+    Conversation { only_on: Vec::new(), steps: generator.steps }
+}
+
+/// The users, and in each database its number under `db`.
+fn prologue() -> Vec<Step> {
+    let marks = "EVAL \"for i = 0, 15 do redis.call('SELECT', i) redis.call('SET', 'db', i) end\" 0".to_owned();
+    let users = USERS.iter().map(|(name, rights)| format!("ACL SETUSER {name} reset {rights}"));
+    let lines = users.chain(["ACL DELUSER ub".to_owned(), marks]);
+    lines.map(|line| Step::commands(BOSS, words::commands(&line))).collect()
+}
+
+impl Generator {
+    /// A session that has just connected says who it is, or says nothing of the kind.
+    fn begins(&mut self, who: usize) {
+        self.moods[who] = Mood::default();
+        if !self.talks_of(Topic::Connection) {
+            return;
+        }
+        let lines: &[&str] = match self.rng.u32(0..10) {
+            0 => &["AUTH %u pw"],
+            1 => &["HELLO 3 AUTH %u pw SETNAME %N"],
+            2 => &["HELLO 3", "SELECT %d"],
+            3 => &["SELECT %d"],
+            4 => &["AUTH %u pw", "CLIENT SETNAME ann", "SELECT %d"],
+            5 => &["HELLO 3", "CLIENT SETINFO LIB-NAME lib", "CLIENT SETINFO LIB-VER 1"],
+            6 => &["CLIENT SETNAME bob"],
+            _ => return,
+        };
+        let commands = lines.iter().map(|line| self.filled(line)).collect();
+        self.says(who, commands);
+    }
+
+    fn talks_of(&self, topic: Topic) -> bool {
+        self.topics.iter().any(|(known, _)| *known == topic)
+    }
+
+    fn goes_on(&mut self) {
+        let who = self.rng.usize(0..self.sessions);
+        match self.rng.u32(0..100) {
+            0..=4 => {
+                self.steps.push(Step { who: SESSIONS[who].to_owned(), act: Act::Close });
+                self.begins(who);
+            }
+            5..=6 if self.talks_of(Topic::Half) => {
+                let bytes = RAW[self.rng.usize(..RAW.len())].into();
+                self.steps.push(Step { who: SESSIONS[who].to_owned(), act: Act::Raw(bytes) });
+            }
+            7..=24 if self.talks_of(Topic::Transaction) => self.transaction(who),
+            25..=31 if self.talks_of(Topic::Itself) => {
+                let probe = ["ACL WHOAMI", "CLIENT GETNAME", "GET db"].map(|line| self.filled(line));
+                self.says(who, probe.into());
+            }
+            32..=41 if self.talks_of(Topic::Connection) => self.comes_back(who),
+            _ => {
+                let count = self.rng.usize(1..=8).min(self.rng.usize(1..=8)).min(self.rng.usize(1..=8));
+                let commands = (0..count).map(|_| self.command(who)).collect();
+                self.says(who, commands);
+            }
+        }
+    }
+
+    /// A whole transaction in one write, or in several, with anything in it.
+    fn transaction(&mut self, who: usize) {
+        let mut commands = vec![self.filled("MULTI")];
+        for _ in 0..self.rng.usize(1..=4) {
+            commands.push(self.command(who));
+        }
+        match self.rng.u32(0..8) {
+            0 => {}
+            1 => commands.push(self.filled("DISCARD")),
+            _ => commands.push(self.filled("EXEC")),
+        }
+        if self.rng.bool() {
+            return self.says(who, commands);
+        }
+        for command in commands {
+            self.says(who, vec![command]);
+        }
+    }
+
+    /// Ends the state that a session is in, so that its link is lent on.
+    fn comes_back(&mut self, who: usize) {
+        let mood = self.moods[who];
+        let line = match self.rng.u32(0..4) {
+            _ if mood.is_silent => "CLIENT REPLY ON",
+            _ if mood.is_queueing => "EXEC",
+            _ if mood.is_subscribed => "UNSUBSCRIBE",
+            _ if mood.is_blocked => {
+                let other = (who + 1) % self.sessions;
+                let line = ["LPUSH q1 x", "LPUSH app:q x", "CLIENT UNBLOCK %b"][self.rng.usize(..3)];
+                let line = line.replace("%b", &format!("{{{}}}", SESSIONS[who]));
+                let command = self.filled(&line);
+                return self.says(other, vec![command]);
+            }
+            0 if self.is_paused => "CLIENT UNPAUSE",
+            1 => "CLIENT TRACKING OFF",
+            2 => "RESET",
+            _ => "UNWATCH",
+        };
+        let command = self.filled(line);
+        self.says(who, vec![command]);
+    }
+
+    fn command(&mut self, who: usize) -> Command {
+        let total: u32 = self.topics.iter().map(|(_, weight)| weight).sum();
+        let mut drawn = self.rng.u32(0..total);
+        let topic = self.topics.iter().find(|(_, weight)| {
+            let is_it = drawn < *weight;
+            drawn = drawn.saturating_sub(*weight);
+            is_it
+        });
+        let topic = topic.map_or(Topic::Data, |(topic, _)| *topic);
+        // What the two sides say of LOCK commands while writes stand still cannot be the same: one has none.
+        if topic == Topic::Locks && self.is_paused {
+            return self.filled("PING");
+        }
+        let templates = topic.templates();
+        let template = templates[self.rng.usize(..templates.len())];
+        // A word too many or too few, now and then.
+        let mut command = self.filled(template);
+        match self.rng.u32(0..60) {
+            0 => command.push(b"extra".to_vec()),
+            1 if command.len() > 1 && topic != Topic::Blocking => drop(command.pop()),
+            _ => {}
+        }
+        self.note(who, &command);
+        command
+    }
+
+    /// What the command does to the session's mood, if it is taken.
+    fn note(&mut self, who: usize, command: &Command) {
+        let mood = &mut self.moods[who];
+        let text =
+            command.iter().map(|w| String::from_utf8_lossy(w).to_ascii_uppercase()).collect::<Vec<_>>().join(" ");
+        match text.split(' ').next().unwrap_or_default() {
+            "MULTI" => mood.is_queueing = true,
+            "EXEC" | "DISCARD" => mood.is_queueing = false,
+            "RESET" | "QUIT" => *mood = Mood::default(),
+            "SUBSCRIBE" | "PSUBSCRIBE" | "SSUBSCRIBE" => mood.is_subscribed = true,
+            "UNSUBSCRIBE" | "PUNSUBSCRIBE" => mood.is_subscribed = false,
+            "BLPOP" | "BLMOVE" | "XREAD" => mood.is_blocked = true,
+            _ => {}
+        }
+        match text.as_str() {
+            "CLIENT REPLY OFF" => mood.is_silent = true,
+            "CLIENT REPLY ON" => mood.is_silent = false,
+            "CLIENT PAUSE 100000 WRITE" => self.is_paused = true,
+            "CLIENT UNPAUSE" => self.is_paused = false,
+            _ => {}
+        }
+    }
+
+    fn says(&mut self, who: usize, commands: Vec<Command>) {
+        for command in &commands {
+            self.note(who, command);
+        }
+        self.steps.push(Step::commands(SESSIONS[who], commands));
+    }
+
+    fn filled(&mut self, template: &str) -> Command {
+        let mut line = String::new();
+        let mut letters = template.chars();
+        while let Some(letter) = letters.next() {
+            match (letter, letter == '%') {
+                (_, true) => line.push_str(&self.drawn(letters.next().unwrap_or('%'))),
+                (other, false) => line.push(other),
+            }
+        }
+        words::words(&line)
+    }
+
+    fn drawn(&mut self, kind: char) -> String {
+        let rng = &mut self.rng;
+        let mut of = |list: &[&str]| list[rng.usize(..list.len())].to_owned();
+        match kind {
+            'k' => of(&KEYS),
+            'l' => of(&LOCK_KEY_NAMES),
+            'q' => of(&LISTS),
+            'v' => of(&["v", "w", "value"]),
+            'n' => of(&["1", "2", "7"]),
+            'd' => of(&DATABASES),
+            'c' => of(&CHANNELS),
+            'N' => of(&NAMES),
+            'u' | 'w' => of(&["u1", "u1", "u2", "u3", "u4", "u5", "u6", "u7", "u8", "u9", "ua", "u0", "default"]),
+            's' => format!("{{{}}}", SESSIONS[self.rng.usize(..self.sessions)]),
+            'a' => format!("{{{}.addr}}", SESSIONS[self.rng.usize(..self.sessions)]),
+            other => panic!("no such placeholder: %{other}"),
+        }
+    }
+}

@@ -1,0 +1,71 @@
+//! The shortest conversation that still differs.
+
+use super::conversation::{Act, Conversation, Step};
+
+/// Drops steps and commands for as long as `differs` says that it still does; it is asked so often at most.
+pub fn shortest(
+    conversation: Conversation,
+    tries: usize,
+    mut differs: impl FnMut(&Conversation) -> bool,
+) -> Conversation {
+    let mut left = tries;
+    let mut best = conversation;
+    let mut ask = |steps: &[Step]| {
+        left = left.saturating_sub(1);
+        let candidate = Conversation { only_on: Vec::new(), steps: steps.to_vec() };
+        left > 0 && is_judgeable(&candidate) && differs(&candidate)
+    };
+    loop {
+        let before = best.steps.len() + commands(&best);
+        without_chunks(&mut best.steps, &mut ask);
+        for at in 0..best.steps.len() {
+            let Act::Commands(mut all) = best.steps[at].act.clone() else { continue };
+            without_chunks(&mut all, &mut |fewer| {
+                let mut steps = best.steps.clone();
+                steps[at].act = Act::Commands(fewer.to_vec());
+                !fewer.is_empty() && ask(&steps)
+            });
+            best.steps[at].act = Act::Commands(all);
+        }
+        if best.steps.len() + commands(&best) == before {
+            return best;
+        }
+    }
+}
+
+/// Leaves out halves, then quarters, and in the end single ones.
+fn without_chunks<T: Clone>(all: &mut Vec<T>, differs: &mut impl FnMut(&[T]) -> bool) {
+    let mut chunk = all.len().div_ceil(2).max(1);
+    loop {
+        let mut at = all.len();
+        while at > 0 {
+            let start = at.saturating_sub(chunk);
+            let fewer = [&all[..start], &all[at..]].concat();
+            if fewer.len() < all.len() && differs(&fewer) {
+                *all = fewer;
+            }
+            at = start.min(all.len());
+        }
+        if chunk == 1 {
+            return;
+        }
+        chunk = chunk.div_ceil(2);
+    }
+}
+
+fn commands(conversation: &Conversation) -> usize {
+    conversation.steps.iter().map(|step| step.sent().len()).sum()
+}
+
+/// LOCK commands while writes stand still have no counterpart without Lockgate.
+fn is_judgeable(conversation: &Conversation) -> bool {
+    let mut is_paused = false;
+    for command in conversation.steps.iter().flat_map(Step::sent) {
+        let text = command.join(&b' ').to_ascii_uppercase();
+        is_paused = (is_paused || text == b"CLIENT PAUSE 100000 WRITE") && text != b"CLIENT UNPAUSE";
+        if is_paused && text.starts_with(b"LOCK.") {
+            return false;
+        }
+    }
+    true
+}
