@@ -10,6 +10,7 @@ mod common;
 mod history;
 
 use history::check::{Count, check};
+use history::foreign::judge as judge_foreign;
 use history::record;
 use history::run::{Variant, forget, judge};
 use std::sync::Mutex;
@@ -93,8 +94,11 @@ fn seeds_draw_histories_in_which_a_lock_is_a_lock() {
 #[test]
 fn a_recording_can_be_checked_again() {
     let Some(file) = std::env::var_os("LOCKGATE_HISTORY_FILE") else { return };
-    let (found, count) = check(&record::load(file.as_ref()));
-    println!("{count:?}");
+    let history = record::load(file.as_ref());
+    let (mut found, count) = check(&history);
+    let (foreign, judged) = judge_foreign(&history);
+    found.extend(foreign);
+    println!("{count:?} {judged:?}");
     let story: Vec<String> = found.iter().map(|violation| format!("- {violation}")).collect();
     assert!(found.is_empty(), "{} violations\n{}", found.len(), story.join("\n"));
 }

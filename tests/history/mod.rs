@@ -3,6 +3,7 @@
 pub mod check;
 mod client;
 mod faults;
+pub mod foreign;
 mod gate;
 mod libraries;
 mod namespace;

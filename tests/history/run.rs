@@ -3,6 +3,7 @@
 use super::check;
 use super::client::Client;
 use super::faults::{Mishaps, NodeParts, Parts};
+use super::foreign;
 use super::gate::Gate;
 use super::libraries;
 use super::namespace;
@@ -334,7 +335,11 @@ pub fn judge(seed: u64, variant: Variant, lasts: Duration) -> Result<check::Coun
     })?;
     let path = recording(seed);
     record::save(&history, &path);
-    let (found, count) = check::check(&history);
+    let (mut found, mut count) = check::check(&history);
+    let (foreign, judged) = foreign::judge(&history);
+    found.extend(foreign);
+    count.linearized += judged.operations;
+    count.undecided += judged.undecided;
     if found.is_empty() {
         return Ok(count);
     }

@@ -69,6 +69,10 @@ pub struct Count {
     pub promoted: usize,
     /// Refused `SET NX` whose place was kept.
     pub tickets: usize,
+    /// Operations that the foreign judge has put into an order, see `history::foreign`.
+    pub linearized: usize,
+    /// Keys on which it gave up.
+    pub undecided: usize,
 }
 
 impl std::ops::AddAssign for Count {
@@ -84,6 +88,8 @@ impl std::ops::AddAssign for Count {
         self.sets += other.sets;
         self.promoted += other.promoted;
         self.tickets += other.tickets;
+        self.linearized += other.linearized;
+        self.undecided += other.undecided;
     }
 }
 
@@ -186,6 +192,8 @@ impl Tale<'_> {
             tickets: many(&|call| {
                 matches!((&call.op, &call.outcome), (Op::SetNx { ticket_ms: 1.., .. }, Outcome::Nil))
             }),
+            linearized: 0,
+            undecided: 0,
         }
     }
 }
