@@ -148,7 +148,15 @@ pub const KEYS: &[Key<Config>] = &[
         "Client connections from one address; 0 is no limit."
     ),
     key!(later "limits.waiting_per_connection", limits.waiting_per_connection, 1 => 10_000_000, "Calls of one connection that wait at a time."),
-    key!(later "limits.output_buffer", limits.output_buffer, ByteSize(64 << 10) => ByteSize(1 << 40), "Replies kept for one client that reads slowly."),
+    key!(
+        at run time "limits.waiting_bytes",
+        limits.waiting_bytes,
+        ByteSize(64 << 10) => ByteSize(1 << 40),
+        "Keys, owners and meta that all waiting calls keep; a wait beyond it is refused with QUEUEFULL."
+    ),
+    key!(at run time "limits.owner", limits.owner, ByteSize(1) => ByteSize(1 << 20), "The longest owner."),
+    key!(at run time "limits.meta", limits.meta, ByteSize(0) => ByteSize(1 << 20), "The longest META."),
+    key!("limits.output_buffer", limits.output_buffer, ByteSize(1 << 20) => ByteSize(1 << 40), "Replies kept for one client that does not read; beyond it the client is closed."),
     key!(
         later "limits.handshake_timeout",
         limits.handshake_timeout,

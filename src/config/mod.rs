@@ -193,7 +193,13 @@ pub struct Limits {
     pub connections_per_address: usize,
     /// Calls of one connection that wait at a time.
     pub waiting_per_connection: usize,
-    /// Bytes of replies kept for one client that reads slowly.
+    /// Bytes of keys, owners and meta that all waiting calls together keep.
+    pub waiting_bytes: ByteSize,
+    /// Longest owner that a `LOCK.*` call may name, in bytes.
+    pub owner: ByteSize,
+    /// Longest META of a lock, in bytes.
+    pub meta: ByteSize,
+    /// Bytes of replies kept for one client that does not read; beyond it the client is closed.
     pub output_buffer: ByteSize,
     /// How long a new connection may take to send its first command.
     pub handshake_timeout: Option<Duration>,
@@ -309,6 +315,9 @@ impl Default for Config {
                 connections: 10_000,
                 connections_per_address: 0,
                 waiting_per_connection: 1000,
+                waiting_bytes: ByteSize(64 << 20),
+                owner: ByteSize(1 << 10),
+                meta: ByteSize(4 << 10),
                 output_buffer: ByteSize(256 << 20),
                 handshake_timeout: Some(Duration::from_secs(10)),
                 idle_timeout: None,

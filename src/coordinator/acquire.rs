@@ -9,7 +9,7 @@ use tokio::sync::Notify;
 use super::afloat::Afloat;
 use super::bound::Granted;
 use super::deadlock::Waiting;
-use super::shards::{Fed, Next, Word};
+use super::shards::{Entered, Fed, Next, Word};
 use super::{Asker, Coordinator, LockReply, seen};
 use crate::commands::lock_args::{AcquireArgs, Bond};
 use crate::domain::{LockKey, Moment};
@@ -17,6 +17,10 @@ use crate::locks::{Actor, Answer, AskedFor, Event, Form, Standing, Tried, Turn};
 use crate::store::value::Fields;
 use crate::store::{Acquired, Ask, StoreError};
 use crate::upstream::call::{CallError, Caller};
+
+/// What a call is told that may not wait, because too much is kept for those who do.
+const CROWDED_OUT: &str = "QUEUEFULL the calls that wait keep as many bytes of keys, owners and meta as limits.waiting_bytes \
+                           allows; raise it, shorten them, or lower the load";
 
 /// What a try came to.
 struct Came {
@@ -118,7 +122,7 @@ impl Coordinator {
         mut deadline: Option<Moment>,
         is_there: impl Fn() -> bool,
     ) -> Option<(AskedFor, Answer)> {
-        let (bell, fed) = self.shards.enter(key, Event::Asks(asked.clone()), self.now());
+        let Entered { bell, fed, is_crowded_out } = self.shards.enter(key, asked.clone(), self.now());
         let (key, service) = (key.clone(), asker.service.clone());
         let mut stay = Stay { coordinator: self.clone(), key, asked, service, bell, is_answered: false, waiting: None };
         let mut next = stay.sort_out(fed);
@@ -169,6 +173,9 @@ impl Coordinator {
                 self.carry_out(fed, &stay.key, &stay.service);
             }
             return None;
+        }
+        if is_crowded_out && stay.asked.may_wait && answer == Answer::NotGranted {
+            return Some((stay.asked.clone(), Answer::Failed(CROWDED_OUT.into())));
         }
         Some((stay.asked.clone(), answer))
     }

@@ -49,7 +49,7 @@ pub use set_nx::{SetNx, SetNxAnswer, Terms};
 pub use settings::{DeadlockMode, Live, LockLimits, LockSettings};
 pub use watch::Observed;
 
-use crate::commands::lock_args::LockCommand;
+use crate::commands::lock_args::{LockCommand, NameLimits};
 use crate::domain::{CallId, Db, Fence, LockKey, Moment, OwnerId};
 use crate::locks::{Event, Released, Seen, Turn};
 use crate::store::value::Fields;
@@ -112,7 +112,7 @@ impl Coordinator {
         let node: String = settings.node.chars().filter(|letter| !letter.is_control()).collect();
         Arc::new(Coordinator {
             store: Store::new(node.as_str().into(), settings.clock.clone(), settings.queue_kept_ms()),
-            shards: Shards::new(settings.line_rules()),
+            shards: Shards::new(settings.line_rules(), settings.waiting_bytes),
             books: Books::default(),
             tied: Tied::default(),
             deadlocks: Deadlocks::new(settings.deadlock_mode, settings.victim),
@@ -152,6 +152,10 @@ impl Coordinator {
         if command.keys().iter().any(|key| companion::is_own(key)) {
             return LockReply::Error(OWN_KEYS.into());
         }
+        let limits = NameLimits { owner: self.settings.owner_max.get(), meta: self.settings.meta_max.get() };
+        if let Some(line) = command.too_long(&limits) {
+            return LockReply::Error(line);
+        }
         let at = |name| LockKey { db: asker.db, name };
         match command {
             LockCommand::Acquire(args) => self.acquire_booked(asker, at(args.key.clone()), args, is_there).await,
@@ -188,10 +192,12 @@ impl Coordinator {
         self.settings.default_ttl_ms.set(limits.default_ttl_ms);
         self.settings.max_ttl_ms.set(limits.max_ttl_ms);
         self.settings.max_wait_ms.set(limits.max_wait_ms);
+        self.settings.owner_max.set(limits.owner_max);
+        self.settings.meta_max.set(limits.meta_max);
         // Queues outlive the longest wait that may have begun.
         self.store.keep_queues(self.settings.queue_kept_ms());
         let waiting_max = usize::try_from(limits.max_queue).unwrap_or(usize::MAX);
-        self.shards.change_rules(waiting_max, limits.promote_after_ms.saturating_mul(1000));
+        self.shards.change_rules(waiting_max, limits.waiting_bytes, limits.promote_after_ms.saturating_mul(1000));
     }
 
     /// Which keys are lock keys, and what holds for them.

@@ -33,6 +33,12 @@ pub struct LockSettings {
     pub max_wait_ms: Live,
     /// Most waiters of one key on this node.
     pub max_queue: u64,
+    /// Most bytes of keys, owners and meta that all calls of this node keep while they wait.
+    pub waiting_bytes: u64,
+    /// Longest owner, in bytes.
+    pub owner_max: Live,
+    /// Longest META, in bytes.
+    pub meta_max: Live,
     /// A waiter beats one of the next level who came more than this much later; 0 keeps levels strict.
     pub promote_after_ms: u64,
     /// How long the place of a client that left is kept in mind.
@@ -72,6 +78,9 @@ impl Default for LockSettings {
             max_ttl_ms: Live::from(2 * 60 * 60 * 1000),
             max_wait_ms: Live::from(10 * 60 * 1000),
             max_queue: 1000,
+            waiting_bytes: 64 << 20,
+            owner_max: Live::from(1 << 10),
+            meta_max: Live::from(4 << 10),
             promote_after_ms: 0,
             place_kept_ms: 5000,
             look_every_ms: 500,
@@ -168,6 +177,12 @@ pub struct LockLimits {
     pub max_wait_ms: u64,
     /// See [`LockSettings::max_queue`].
     pub max_queue: u64,
+    /// See [`LockSettings::waiting_bytes`].
+    pub waiting_bytes: u64,
+    /// See [`LockSettings::owner_max`].
+    pub owner_max: u64,
+    /// See [`LockSettings::meta_max`].
+    pub meta_max: u64,
     /// See [`LockSettings::promote_after_ms`]. Lines that stand keep theirs: their order was made by it.
     pub promote_after_ms: u64,
 }

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
 
 use crate::domain::{CallId, LockKey, Moment};
-use crate::locks::{Action, Answer, Event, Line, LineRules, Standing, Task, Turn};
+use crate::locks::{Action, Answer, AskedFor, Event, Line, LineRules, Standing, Task, Turn};
 
 /// Enough that workers seldom meet at one.
 const SHARDS: usize = 64;
@@ -39,8 +39,32 @@ struct Seat {
     timer: Option<Arc<Notify>>,
     /// When the timer will look by itself.
     timer_at: Option<Moment>,
-    /// How many wait, for all keys.
-    waiting: Arc<AtomicU64>,
+    /// For all keys.
+    totals: Arc<Totals>,
+    /// How long the key is.
+    key_bytes: usize,
+}
+
+/// What the lines of all keys come to.
+#[derive(Debug, Default)]
+struct Totals {
+    /// How many wait.
+    waiting: AtomicU64,
+    /// What is kept for calls and places, keys included, in bytes.
+    bytes: AtomicU64,
+    /// No more than that.
+    bytes_max: AtomicU64,
+}
+
+/// A call that has come to its line.
+#[derive(Debug)]
+pub struct Entered {
+    /// Rings when the call is told something.
+    pub bell: Arc<Notify>,
+    /// What is left to do.
+    pub fed: Fed,
+    /// It wished to wait, and all that may be kept for waiting calls is: its first try decides.
+    pub is_crowded_out: bool,
 }
 
 /// What the call whose event was fed does next.
@@ -90,13 +114,13 @@ pub struct Shards {
     waiting_max: AtomicUsize,
     promote_after_us: AtomicU64,
     is_closing: AtomicBool,
-    /// How many wait, for all keys.
-    waiting: Arc<AtomicU64>,
+    totals: Arc<Totals>,
 }
 
 impl Shards {
-    /// No line anywhere.
-    pub fn new(rules: LineRules) -> Self {
+    /// No line anywhere. All calls together keep at most `waiting_bytes` while they wait.
+    pub fn new(rules: LineRules, waiting_bytes: u64) -> Self {
+        let totals = Totals { bytes_max: AtomicU64::new(waiting_bytes), ..Totals::default() };
         let shards = (0..SHARDS).map(|_| Mutex::default()).collect();
         Shards {
             shards,
@@ -105,12 +129,13 @@ impl Shards {
             promote_after_us: AtomicU64::new(rules.promote_after_us),
             rules,
             is_closing: AtomicBool::new(false),
-            waiting: Arc::default(),
+            totals: Arc::new(totals),
         }
     }
 
-    /// From here on lines take so many waiters, those that stand too; new lines rank by `promote_after_us`.
-    pub fn change_rules(&self, waiting_max: usize, promote_after_us: u64) {
+    /// From here on lines take so many waiters, those that stand too, and keep so many bytes; new lines rank by `promote_after_us`.
+    pub fn change_rules(&self, waiting_max: usize, waiting_bytes: u64, promote_after_us: u64) {
+        self.totals.bytes_max.store(waiting_bytes, Ordering::Relaxed);
         self.waiting_max.store(waiting_max, Ordering::Relaxed);
         self.promote_after_us.store(promote_after_us, Ordering::Relaxed);
         for shard in &self.shards {
@@ -127,21 +152,22 @@ impl Shards {
         }
     }
 
-    /// A call arrives. Returns the bell that rings when it is told something.
-    pub fn enter(&self, key: &LockKey, mut event: Event, now: Moment) -> (Arc<Notify>, Fed) {
+    /// A call arrives.
+    pub fn enter(&self, key: &LockKey, mut asked: AskedFor, now: Moment) -> Entered {
         let mut shard = self.shard(key);
         let bell = Arc::new(Notify::new());
-        let seat = shard.entry(key.clone()).or_insert_with(|| self.new_seat(now));
-        let mut asker = None;
-        if let Event::Asks(asked) = &mut event {
-            // Read under the shard's lock: `close` has either not come to this shard yet, or is seen here.
-            asked.may_wait &= !self.is_closing();
-            asker = Some(asked.call);
-            seat.doors.insert(asked.call, Door { word: None, bell: bell.clone() });
+        let seat = shard.entry(key.clone()).or_insert_with(|| self.new_seat(key, now));
+        let is_crowded_out = (asked.may_wait || asked.ticket_ms > 0) && !self.totals.have_room(key, &asked);
+        if is_crowded_out {
+            (asked.may_wait, asked.ticket_ms) = (false, 0);
         }
-        let fed = seat.feed(event, asker, true, now);
+        // Read under the shard's lock: `close` has either not come to this shard yet, or is seen here.
+        asked.may_wait &= !self.is_closing();
+        let call = asked.call;
+        seat.doors.insert(call, Door { word: None, bell: bell.clone() });
+        let fed = seat.feed(Event::Asks(asked), Some(call), true, now);
         Self::tidy(&mut shard, key);
-        (bell, fed)
+        Entered { bell, fed, is_crowded_out }
     }
 
     /// Something happened to `key`. Where there is no line for it nobody needs to know.
@@ -166,7 +192,7 @@ impl Shards {
     /// As [`Shards::feed`], and a line is made where there is none.
     pub fn feed_always(&self, key: &LockKey, event: Event, now: Moment) -> Fed {
         let mut shard = self.shard(key);
-        let fed = shard.entry(key.clone()).or_insert_with(|| self.new_seat(now)).feed(event, None, true, now);
+        let fed = shard.entry(key.clone()).or_insert_with(|| self.new_seat(key, now)).feed(event, None, true, now);
         Self::tidy(&mut shard, key);
         fed
     }
@@ -252,7 +278,13 @@ impl Shards {
 
     /// How many wait, for all keys.
     pub fn waiting(&self) -> u64 {
-        self.waiting.load(Ordering::Relaxed)
+        self.totals.waiting.load(Ordering::Relaxed)
+    }
+
+    /// What is kept for calls and places, in bytes.
+    #[cfg(test)]
+    pub fn bytes(&self) -> u64 {
+        self.totals.bytes.load(Ordering::Relaxed)
     }
 
     /// A line has something to tell the upstream that does not have to wait.
@@ -274,8 +306,15 @@ impl Shards {
         self.shards[number].lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn new_seat(&self, now: Moment) -> Seat {
-        Seat::new(self.rules(), self.waiting.clone(), now)
+    fn new_seat(&self, key: &LockKey, now: Moment) -> Seat {
+        Seat {
+            line: Line::new(self.rules(), now),
+            doors: HashMap::new(),
+            timer: None,
+            timer_at: None,
+            totals: self.totals.clone(),
+            key_bytes: key.name.len(),
+        }
     }
 
     fn tidy(shard: &mut HashMap<LockKey, Seat>, key: &LockKey) {
@@ -285,18 +324,30 @@ impl Shards {
     }
 }
 
-impl Seat {
-    fn new(rules: LineRules, waiting: Arc<AtomicU64>, now: Moment) -> Self {
-        Seat { line: Line::new(rules, now), doors: HashMap::new(), timer: None, timer_at: None, waiting }
+impl Totals {
+    /// Whether one more call at `key` may wait.
+    fn have_room(&self, key: &LockKey, asked: &AskedFor) -> bool {
+        let more = (key.name.len() + asked.bytes()) as u64;
+        self.bytes.load(Ordering::Relaxed).saturating_add(more) <= self.bytes_max.load(Ordering::Relaxed)
     }
 
+    /// The counts of one line have changed. Wraps downwards as well: the sums are right again once the step is counted.
+    fn change(&self, before: (u64, u64), after: (u64, u64)) {
+        self.waiting.fetch_add(after.0.wrapping_sub(before.0), Ordering::Relaxed);
+        if after.1 != before.1 {
+            self.bytes.fetch_add(after.1.wrapping_sub(before.1), Ordering::Relaxed);
+        }
+    }
+}
+
+impl Seat {
     fn is_idle(&self) -> bool {
         self.timer.is_none() && self.doors.is_empty() && self.line.is_idle()
     }
 
     fn feed(&mut self, event: Event, caller: Option<CallId>, can_send: bool, now: Moment) -> Fed {
         let mut fed = Fed::default();
-        let waited = self.line.waiting();
+        let before = self.counts();
         for action in self.line.step(event, now) {
             match action {
                 Action::Try { call, standing, turn } => {
@@ -323,12 +374,17 @@ impl Seat {
                 }
             }
         }
-        let waiting = self.line.waiting();
-        fed.is_awaited = waited == 0 && waiting > 0;
-        // Wraps downwards as well: the sum is right again once the step is counted.
-        self.waiting.fetch_add((waiting as u64).wrapping_sub(waited as u64), Ordering::Relaxed);
+        let after = self.counts();
+        fed.is_awaited = before.0 == 0 && after.0 > 0;
+        self.totals.change(before, after);
         self.wind_timer(&mut fed, can_send);
         fed
+    }
+
+    /// How many wait, and what is kept, in bytes.
+    fn counts(&self) -> (u64, u64) {
+        let (names, bytes) = self.line.kept();
+        (self.line.waiting() as u64, (bytes + names * self.key_bytes) as u64)
     }
 
     fn say(&mut self, call: CallId, word: Word) {

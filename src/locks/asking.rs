@@ -18,6 +18,7 @@ impl Line {
         let is_deferred = desk.trying.is_some() || desk.living.iter().any(|id| self.calls[id].is_deferred);
         desk.living.push(id);
         desk.calls += 1;
+        self.bytes += asked.bytes();
         let mut call = Call::new(asked, now);
         call.is_deferred = is_deferred;
         let had = self.calls.insert(id, call);
@@ -375,7 +376,8 @@ impl Line {
         for id in waiting {
             self.end_living(id, Some(Answer::ShuttingDown), false, now, out);
         }
-        self.kept.clear();
-        self.kept_order.clear();
+        while !self.kept_order.is_empty() {
+            self.forget_oldest_place();
+        }
     }
 }

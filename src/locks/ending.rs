@@ -62,7 +62,7 @@ impl Line {
     }
 
     pub(super) fn end_calls_of(&mut self, actor: &Actor, now: Moment, out: &mut Vec<Action>) {
-        self.kept.remove(actor);
+        self.forget_place(actor);
         for id in self.living(actor) {
             self.end_living(id, Some(Answer::NotGranted), false, now, out);
         }

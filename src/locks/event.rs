@@ -89,6 +89,27 @@ pub struct AskedFor {
     pub deadline: Option<Moment>,
 }
 
+impl AskedFor {
+    /// What is kept for it, in bytes, but for its key.
+    pub fn bytes(&self) -> usize {
+        match &self.form {
+            Form::Lock { owner, meta, .. } => owner.as_bytes().len() + meta.len(),
+            Form::Plain { value, .. } => value.len(),
+        }
+    }
+}
+
+impl Actor {
+    /// How long its name is, in bytes.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Actor::Owner(owner) => owner.as_bytes().len(),
+            Actor::Call(_) => 0,
+            Actor::Poller(value) => value.len(),
+        }
+    }
+}
+
 /// A waiter whom a script may grant the lock to.
 #[derive(Debug, Clone)]
 pub struct Offer {

@@ -69,6 +69,8 @@ pub struct Line {
     pub(super) kept_order: VecDeque<(Moment, Actor)>,
     /// Pollers' calls whose places are kept, and until when.
     pub(super) tickets: BTreeSet<(Moment, CallId)>,
+    /// What is kept for calls and places, in bytes.
+    pub(super) bytes: usize,
     pub(super) give_backs: VecDeque<GiveBack>,
     /// Calls that a lost reply may have granted to, and until when that matters.
     pub(super) unsettled: Vec<(CallId, Moment)>,
@@ -123,6 +125,7 @@ impl Line {
             kept: HashMap::new(),
             kept_order: VecDeque::new(),
             tickets: BTreeSet::new(),
+            bytes: 0,
             give_backs: VecDeque::new(),
             unsettled: Vec::new(),
             settling: Vec::new(),
@@ -208,6 +211,11 @@ impl Line {
     /// How many wait.
     pub fn waiting(&self) -> usize {
         self.queue.len()
+    }
+
+    /// How many calls and places are kept, and what is kept for them but for the key, in bytes.
+    pub fn kept(&self) -> (usize, usize) {
+        (self.calls.len() + self.kept.len(), self.bytes)
     }
 
     /// The waiting call that shows this owner; the first in line where several `SET NX` write the same.
@@ -338,8 +346,9 @@ impl Line {
 
     pub(super) fn forget_if_past(&mut self, id: CallId) {
         let Some(call) = self.calls.get(&id).filter(|call| call.is_past()) else { return };
-        let actor = call.asked.actor.clone();
+        let (actor, bytes) = (call.asked.actor.clone(), call.asked.bytes());
         self.calls.remove(&id);
+        self.bytes -= bytes;
         let desk = self.desk_mut(&actor);
         desk.calls -= 1;
         if desk.calls == 0 {
@@ -358,6 +367,9 @@ impl Line {
         );
         // The thorough part costs a walk through the line.
         if cfg!(debug_assertions) && self.calls.len() <= 64 {
+            let of_calls: usize = self.calls.values().map(|call| call.asked.bytes()).sum();
+            let of_places: usize = self.kept.keys().map(Actor::bytes).sum();
+            assert_eq!(self.bytes, of_calls + of_places, "what is kept is counted");
             let queued = self.calls.values().filter(|call| call.is_queued);
             assert_eq!(queued.clone().count(), self.queue.len(), "the queue and the calls disagree");
             for call in queued {

@@ -67,6 +67,8 @@ impl Line {
             return;
         }
         let until = now.plus_ms(self.rules.place_kept_ms);
+        self.forget_place(&actor);
+        self.bytes += actor.bytes();
         self.kept.insert(actor.clone(), (place, until));
         self.kept_order.push_back((until, actor));
         // However many come and go in those seconds, memory stays bounded.
@@ -81,8 +83,14 @@ impl Line {
 
     pub(super) fn take_kept(&mut self, actor: &Actor, now: Moment) -> Option<Place> {
         let place = self.kept_place(actor, now);
-        self.kept.remove(actor);
+        self.forget_place(actor);
         place
+    }
+
+    pub(super) fn forget_place(&mut self, actor: &Actor) {
+        if self.kept.remove(actor).is_some() {
+            self.bytes -= actor.bytes();
+        }
     }
 
     pub(super) fn forget_places(&mut self, now: Moment) {
@@ -94,7 +102,7 @@ impl Line {
     pub(super) fn forget_oldest_place(&mut self) {
         let Some((until, actor)) = self.kept_order.pop_front() else { return };
         if self.kept.get(&actor).is_some_and(|(_, kept_until)| *kept_until == until) {
-            self.kept.remove(&actor);
+            self.forget_place(&actor);
         }
     }
 }

@@ -167,19 +167,25 @@ fn lock_limits(config: &Config) -> LockLimits {
         max_ttl_ms: ms(config.max_ttl),
         max_wait_ms: ms(config.max_wait),
         max_queue: config.max_queue as u64,
+        waiting_bytes: config.limits.waiting_bytes.0 as u64,
+        owner_max: config.limits.owner.0 as u64,
+        meta_max: config.limits.meta.0 as u64,
         promote_after_ms: ms(config.promote_after.unwrap_or_default()),
     }
 }
 
 fn lock_settings(config: &Config, address: &str) -> LockSettings {
     let ms = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
-    let LockLimits { default_ttl_ms, max_ttl_ms, max_wait_ms, max_queue, promote_after_ms } = lock_limits(config);
+    let limits = lock_limits(config);
     LockSettings {
-        default_ttl_ms: default_ttl_ms.into(),
-        max_ttl_ms: max_ttl_ms.into(),
-        max_wait_ms: max_wait_ms.into(),
-        max_queue,
-        promote_after_ms,
+        default_ttl_ms: limits.default_ttl_ms.into(),
+        max_ttl_ms: limits.max_ttl_ms.into(),
+        max_wait_ms: limits.max_wait_ms.into(),
+        max_queue: limits.max_queue,
+        waiting_bytes: limits.waiting_bytes,
+        owner_max: limits.owner_max.into(),
+        meta_max: limits.meta_max.into(),
+        promote_after_ms: limits.promote_after_ms,
         lock_keys: LockKeys::of(Rules::of(&config.lock_keys)),
         fallback: config.fallback,
         deadlock_mode: match config.deadlock.mode {

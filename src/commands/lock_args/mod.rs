@@ -268,6 +268,60 @@ impl LockCommand {
     }
 }
 
+/// Longest names that a `LOCK.*` command may bring, in bytes; `[limits]` of the configuration.
+#[derive(Clone, Copy, Debug)]
+pub struct NameLimits {
+    /// Of an owner.
+    pub owner: u64,
+    /// Of META.
+    pub meta: u64,
+}
+
+impl LockCommand {
+    /// The error line for a command with an owner or META that is too long: the lock's value carries both, as do a waiter's place and
+    /// every script that may grant to him.
+    pub fn too_long(&self, limits: &NameLimits) -> Option<String> {
+        let long = |what: &str, len: usize, limit: u64, key: &str| {
+            (len as u64 > limit).then(|| {
+                format!("ERR {what} has {len} bytes, and at most {limit} are allowed; shorten it, or raise {key}")
+            })
+        };
+        let meta = match self {
+            LockCommand::Acquire(args) => args.meta.len(),
+            _ => 0,
+        };
+        let owners = self.owners().into_iter().flatten();
+        let owner = owners.map(|owner| owner.as_bytes().len()).max().unwrap_or(0);
+        long("the owner", owner, limits.owner, "limits.owner")
+            .or_else(|| long("META", meta, limits.meta, "limits.meta"))
+    }
+
+    /// The owners it names.
+    fn owners(&self) -> [Option<&OwnerId>; 2] {
+        match self {
+            LockCommand::Acquire(args) => [Some(&args.owner), None],
+            LockCommand::AcquireAll(args) => [Some(&args.owner), None],
+            LockCommand::Transfer(args) => [Some(&args.from), Some(&args.to)],
+            LockCommand::Release { owner, .. }
+            | LockCommand::ReleaseAll { owner, .. }
+            | LockCommand::Extend { owner, .. }
+            | LockCommand::Position { owner, .. }
+            | LockCommand::Cancel { owner, .. }
+            | LockCommand::Promote { owner, .. } => [Some(owner), None],
+            LockCommand::Info { .. }
+            | LockCommand::Queue { .. }
+            | LockCommand::Force { .. }
+            | LockCommand::List(_)
+            | LockCommand::SlowLog(_)
+            | LockCommand::Stats
+            | LockCommand::Nodes
+            | LockCommand::Cleanup
+            | LockCommand::Graph
+            | LockCommand::Deadlocks { .. } => [None, None],
+        }
+    }
+}
+
 /// The command's name as the table has it, and what follows it, in a number that the command takes.
 fn name_and_rest<'a, 'b>(args: &'b [&'a [u8]]) -> Result<(&'static str, &'b [&'a [u8]]), String> {
     let spec = args.first().and_then(|name| lock_command(name)).ok_or_else(|| unknown_command(args))?;
@@ -406,6 +460,56 @@ mod tests {
             "LOCK.RELEASEALL 1 a ann b",
         ] {
             assert_eq!(parse(wrong), Err("ERR syntax error".into()), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn an_empty_owner_is_refused_by_every_command_that_takes_one() {
+        for line in [
+            "LOCK.ACQUIRE k ",
+            "LOCK.PRIORITY k  high",
+            "LOCK.RELEASE k ",
+            "LOCK.EXTEND k  5",
+            "LOCK.REFRESH k  5",
+            "LOCK.TRANSFER k  bob",
+            "LOCK.TRANSFER k ann ",
+            "LOCK.CANCEL k ",
+            "LOCK.PROMOTE k  high",
+            "LOCK.POSITION k ",
+            "LOCK.ACQUIREALL 1 k ",
+            "LOCK.RELEASEALL 1 k ",
+        ] {
+            assert!(parse(line).is_err_and(|error| error.starts_with("ERR the owner is empty")), "{line}");
+        }
+        // A lock of SET NX may hold nothing.
+        assert!(parse("LOCK.LIST 0 OWNER ").is_ok());
+    }
+
+    #[test]
+    fn long_names_are_refused_with_the_setting_to_raise() {
+        let limits = NameLimits { owner: 3, meta: 4 };
+        let says = |line: &str| parse(line).unwrap().too_long(&limits);
+        for line in ["LOCK.ACQUIRE k ann META four", "LOCK.TRANSFER k ann bob", "LOCK.INFO longkey", "LOCK.STATS"] {
+            assert_eq!(says(line), None, "{line}");
+        }
+        assert_eq!(
+            says("LOCK.ACQUIRE k ann META fives"),
+            Some("ERR META has 5 bytes, and at most 4 are allowed; shorten it, or raise limits.meta".into())
+        );
+        for line in [
+            "LOCK.ACQUIRE k anna",
+            "LOCK.PRIORITY k anna high",
+            "LOCK.RELEASE k anna",
+            "LOCK.EXTEND k anna 5",
+            "LOCK.TRANSFER k anna bob",
+            "LOCK.TRANSFER k ann bobs",
+            "LOCK.CANCEL k anna",
+            "LOCK.PROMOTE k anna high",
+            "LOCK.POSITION k anna",
+            "LOCK.ACQUIREALL 1 k anna",
+            "LOCK.RELEASEALL 1 k anna",
+        ] {
+            assert!(says(line).is_some_and(|error| error.contains("limits.owner")), "{line}");
         }
     }
 

@@ -5,8 +5,13 @@ use crate::domain::{Fence, Level, OwnerId};
 /// Times and fences stay below 2^53, so that every client's numbers hold them.
 pub(super) const NUMBER_MAX: u64 = (1 << 53) - 1;
 
-/// Any bytes but 0x1F.
+/// Any bytes but 0x1F, and not none: an empty owner is a variable that was never set, and two of those would share their locks.
 pub(super) fn owner(text: &[u8]) -> Result<OwnerId, String> {
+    if text.is_empty() {
+        return Err(
+            "ERR the owner is empty, as an unset variable is; name who acts, a different name for each actor".into()
+        );
+    }
     OwnerId::new(text).ok_or_else(|| "ERR an owner may hold any bytes but 0x1F".into())
 }
 

@@ -1,0 +1,148 @@
+//! Everything that a client can make Lockgate keep has a number, and what lies beyond it is refused in words that say what to do, or
+//! given up, while everybody else goes on. The table is in docs/architecture.md, "Bounds".
+
+#![allow(missing_docs, clippy::unwrap_used)]
+
+mod common;
+
+use common::{Lockgate, PATIENCE, RedisServer, Reply, Wire, command, eventually, tools};
+use std::time::Duration;
+
+const KEY: &str = "orders:1";
+/// What a busy process may hold more than before, for whatever reason.
+const GROWTH: u64 = 24 << 20;
+
+/// A call that waits: its connection, once the queue shows `waiters` of them.
+fn waits(gate: &Lockgate, words: &[&[u8]], key: &str, waiters: usize) -> Wire {
+    let mut wire = gate.wire();
+    wire.ask(words);
+    eventually("it waits", || {
+        let queue = gate.wire().run(&format!("LOCK.QUEUE {key}"));
+        (queue.items().len() == waiters).then_some(())
+    });
+    wire
+}
+
+#[test]
+fn an_empty_owner_is_an_error_wherever_an_owner_is_named() {
+    let server = RedisServer::start();
+    let gate = Lockgate::before(&server);
+    let mut wire = gate.wire();
+    for words in [
+        &["LOCK.ACQUIRE", KEY, ""][..],
+        &["LOCK.ACQUIRE", KEY, "", "WAIT", "1000"],
+        &["LOCK.PRIORITY", KEY, "", "high"],
+        &["LOCK.RELEASE", KEY, ""],
+        &["LOCK.EXTEND", KEY, "", "1000"],
+        &["LOCK.REFRESH", KEY, "", "1000"],
+        &["LOCK.TRANSFER", KEY, "", "bob"],
+        &["LOCK.TRANSFER", KEY, "ann", ""],
+        &["LOCK.CANCEL", KEY, ""],
+        &["LOCK.PROMOTE", KEY, "", "high"],
+        &["LOCK.POSITION", KEY, ""],
+        &["LOCK.ACQUIREALL", "1", KEY, ""],
+        &["LOCK.RELEASEALL", "1", KEY, ""],
+    ] {
+        let reply = String::from_utf8(wire.call(words)).unwrap();
+        assert!(reply.starts_with("-ERR the owner is empty, as an unset variable is"), "{words:?}: {reply}");
+    }
+    assert_eq!(server.wire().run(&format!("EXISTS {KEY}")), Reply::Int(0));
+}
+
+#[test]
+fn long_owners_and_meta_are_refused_before_anything_is_kept() {
+    let server = RedisServer::start();
+    let gate = Lockgate::before(&server);
+    let mut wire = gate.wire();
+    let (fits, long) = ("o".repeat(1 << 10), "o".repeat((1 << 10) + 1));
+    assert!(wire.call(&["LOCK.ACQUIRE", KEY, &fits, "META", &"m".repeat(4 << 10)]).starts_with(b":"));
+    assert_eq!(wire.call(&["LOCK.RELEASE", KEY, &fits]), b":1\r\n");
+    for words in [
+        &["LOCK.ACQUIRE", KEY, &long][..],
+        &["LOCK.RELEASE", KEY, &long],
+        &["LOCK.TRANSFER", KEY, "ann", &long],
+        &["LOCK.ACQUIREALL", "1", KEY, &long],
+    ] {
+        let reply = String::from_utf8(wire.call(words)).unwrap();
+        assert_eq!(
+            reply,
+            "-ERR the owner has 1025 bytes, and at most 1024 are allowed; shorten it, or raise limits.owner\r\n"
+        );
+    }
+    let reply = wire.call(&["LOCK.ACQUIRE", KEY, "ann", "META", &"m".repeat((4 << 10) + 1)]);
+    assert!(reply.starts_with(b"-ERR META has 4097 bytes"), "{}", String::from_utf8_lossy(&reply));
+    assert_eq!(wire.call(&["LOCK.CONFIG", "SET", "limits.owner", "2kb"]), b"+OK\r\n");
+    assert!(wire.call(&["LOCK.ACQUIRE", KEY, &long]).starts_with(b":"), "a setting of the running process");
+}
+
+#[test]
+fn forty_waiters_with_six_megabytes_of_meta_each_are_refused_and_nothing_grows() {
+    let server = RedisServer::start();
+    let gate = Lockgate::before(&server);
+    let mut holder = gate.wire();
+    assert!(holder.call(&["LOCK.ACQUIRE", KEY, "ann"]).starts_with(b":"));
+    let before = tools::resident_bytes(gate.pid());
+    let meta = vec![b'm'; 6 << 20];
+    let mut refused = Vec::new();
+    for number in 0..40 {
+        let mut wire = gate.wire();
+        let owner = format!("bob-{number}");
+        wire.send(&command(&[b"LOCK.ACQUIRE", KEY.as_bytes(), owner.as_bytes(), b"WAIT", b"60000", b"META", &meta]));
+        let reply = wire.frame();
+        assert!(reply.starts_with(b"-ERR META has 6291456 bytes"), "{}", String::from_utf8_lossy(&reply));
+        refused.push(wire);
+    }
+    assert_eq!(holder.call(&["LOCK.RELEASE", KEY, "ann"]), b":1\r\n");
+    gate.assert_settles_below(before + GROWTH);
+}
+
+#[test]
+fn all_that_waiting_calls_keep_has_a_bound() {
+    let server = RedisServer::start();
+    let gate = Lockgate::before_with(
+        &server,
+        "[limits]\nwaiting_bytes = \"64kb\"\n[[lock_keys]]\nmatch = \"lock:*\"\nwait = \"60s\"\n",
+    );
+    let mut holder = gate.wire();
+    let long_key = format!("orders:{}", "k".repeat(22_000));
+    for key in [KEY, &long_key, "lock:a"] {
+        assert!(holder.call(&["LOCK.ACQUIRE", key, "ann"]).starts_with(b":"));
+    }
+    // Keys, META and the values of SET NX count alike.
+    let bob = waits(&gate, &[b"LOCK.ACQUIRE", long_key.as_bytes(), b"bob", b"WAIT", b"60000"], &long_key, 1);
+    let value = vec![b'v'; 40_000];
+    let mut cat = waits(&gate, &[b"SET", b"lock:a", &value, b"NX", b"PX", b"60000"], "lock:a", 1);
+    for words in [
+        &[b"LOCK.ACQUIRE", KEY.as_bytes(), b"dan", b"WAIT", b"60000", b"META", &[b'm'; 4096][..]][..],
+        &[b"SET", b"lock:a", &value, b"NX"],
+    ] {
+        let reply = String::from_utf8(gate.wire().call(words)).unwrap();
+        assert!(reply.starts_with("-QUEUEFULL ") && reply.contains("limits.waiting_bytes"), "{reply}");
+    }
+    // What does not have to wait is none of it, and short names still find a place.
+    assert!(
+        gate.wire()
+            .call(&[b"LOCK.ACQUIRE", &b"orders:2"[..], b"dan", b"WAIT", b"60000", b"META", &[b'm'; 4096]])
+            .starts_with(b":")
+    );
+    let eve = waits(&gate, &[b"LOCK.ACQUIRE", KEY.as_bytes(), b"eve", b"WAIT", b"60000"], KEY, 1);
+    // A wait that ends makes room: by a grant, and by a client that leaves, once its place is no longer kept in mind.
+    assert_eq!(holder.run("LOCK.RELEASE lock:a ann"), Reply::Int(1));
+    assert_eq!(cat.frame(), b"+OK\r\n");
+    drop((bob, eve));
+    let meta = vec![b'm'; 4096];
+    let mut all: Vec<Wire> = Vec::new();
+    for number in 0..14 {
+        let owner = format!("fay-{number}");
+        eventually("there is room again", || {
+            let mut wire = gate.wire();
+            wire.ask(&[b"LOCK.ACQUIRE", KEY.as_bytes(), owner.as_bytes(), b"WAIT", b"60000", b"META", &meta]);
+            let waits = wire.try_frame(Duration::from_millis(100)).is_err();
+            waits.then(|| all.push(wire))
+        });
+    }
+    assert_eq!(all.len(), 14);
+    assert!(all.iter_mut().all(|wire| wire.try_frame(Duration::ZERO).is_err()));
+    assert_eq!(holder.run(&format!("LOCK.RELEASE {KEY} ann")), Reply::Int(1));
+    assert!(all[0].try_frame(PATIENCE).is_ok_and(|reply| reply.starts_with(b":")));
+}
