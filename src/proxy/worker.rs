@@ -18,6 +18,7 @@ use crate::coordinator::{Coordinator, Rules};
 use crate::domain::Resp;
 use crate::upstream::dial::{Identity, LinkKey};
 use crate::upstream::links::{LinkSettings, Links};
+use crate::upstream::peers::Peers;
 use crate::upstream::socket::Socket;
 use crate::upstream::url::Endpoint;
 
@@ -60,6 +61,8 @@ pub struct Shared {
 pub struct Worker {
     shared: Arc<Shared>,
     links: Rc<Links>,
+    /// Its clients that may vanish.
+    clients: Rc<Peers>,
     /// And the version that they are a copy of.
     rules: RefCell<(u64, Rc<Rules>)>,
 }
@@ -75,7 +78,8 @@ impl Worker {
         links.on_revoked(move |user| registry.kill_user(user));
         let keys = shared.coordinator.lock_keys();
         let rules = RefCell::new((keys.version(), Rc::new(keys.read(Rules::clone))));
-        Rc::new(Worker { rules, shared, links })
+        let clients = Peers::new(shared.client_timeout);
+        Rc::new(Worker { rules, shared, links, clients })
     }
 
     /// Keeps the process in touch with the upstream and the other nodes, until the node leaves. One worker does.
@@ -86,6 +90,11 @@ impl Worker {
     /// Its links to the upstream.
     pub fn links(&self) -> &Rc<Links> {
         &self.links
+    }
+
+    /// Its clients, which are closed when they have vanished.
+    pub fn clients(&self) -> &Peers {
+        &self.clients
     }
 
     /// All clients of the process.

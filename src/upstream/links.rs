@@ -18,6 +18,7 @@ use super::facts::Facts;
 use super::link::{BACKLOG_MAX, Link};
 use super::lost::{LostLinks, Over};
 use super::own::OwnLink;
+use super::peers::Peers;
 use super::reach::Pick;
 use super::url::Endpoint;
 use crate::domain::{Db, Resp};
@@ -123,6 +124,7 @@ pub struct Links {
     /// Rings when the upstream answers after it was away.
     back: Notify,
     lost: Rc<LostLinks>,
+    peers: Rc<Peers>,
     on_revoked: OnceCell<TellUser>,
     on_dialled: OnceCell<TellTime>,
 }
@@ -137,6 +139,7 @@ impl Links {
         reached: Arc<AtomicU64>,
     ) -> Rc<Links> {
         let links = Rc::new(Links {
+            peers: Peers::new(settings.keepalive),
             has_credentials: service_credentials(&endpoint).is_some(),
             endpoint,
             settings,
@@ -346,7 +349,9 @@ impl Links {
 
     async fn dial_once(&self, key: &LinkKey) -> Result<Dialled, DialError> {
         let LinkSettings { connector, connect_timeout, keepalive, .. } = &self.settings;
-        dial(&self.endpoint, key, connector, *connect_timeout, *keepalive).await
+        let dialled = dial(&self.endpoint, key, connector, *connect_timeout, *keepalive).await?;
+        self.peers.add(&dialled.writer);
+        Ok(dialled)
     }
 
     /// What was lost with something unanswered on it is ended upstream, under Lockgate's own identity: `dialled` is the proof that the

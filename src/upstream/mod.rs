@@ -11,6 +11,7 @@ pub mod links;
 pub mod lost;
 mod outgoing;
 pub mod own;
+pub mod peers;
 #[cfg(test)]
 pub mod pipe;
 pub mod reach;

@@ -1,13 +1,17 @@
 //! One stream socket, TCP or unix, split into the half that its task reads and the half that anyone on the thread may
 //! write to. Clients and upstreams use the same type.
 
+use std::cell::Cell;
 use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::pin::Pin;
+use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream, tcp, unix};
+use tokio::time::Instant;
 
 #[cfg(test)]
 use super::pipe;
@@ -39,13 +43,57 @@ pub enum Reader {
 /// The half that is written to; dropping it closes that direction.
 #[derive(Debug)]
 pub enum Writer {
-    /// Over TCP.
-    Tcp(tcp::OwnedWriteHalf),
+    /// Over TCP; [`super::peers::Peers`] may look after it.
+    Tcp(Rc<TcpWriter>),
     /// Over a unix socket.
     Unix(unix::OwnedWriteHalf),
     /// Within a simulation.
     #[cfg(test)]
     Pipe(PipeWriter),
+}
+
+/// The half of a TCP connection that is written to, and what is known of what its peer acknowledges.
+#[derive(Debug)]
+pub struct TcpWriter {
+    half: tcp::OwnedWriteHalf,
+    /// All that was written was acknowledged when this was last looked at.
+    is_settled: Cell<bool>,
+    unanswered_since: Cell<Option<Instant>>,
+}
+
+impl TcpWriter {
+    /// Nothing was written since all was acknowledged.
+    pub fn is_settled(&self) -> bool {
+        self.is_settled.get()
+    }
+
+    /// All that was written is acknowledged.
+    pub fn settles(&self) {
+        self.is_settled.set(true);
+        self.unanswered_since.set(None);
+    }
+
+    /// When it was first seen that something is under way that nothing was heard of since.
+    pub fn unanswered_since(&self) -> Option<Instant> {
+        self.unanswered_since.get()
+    }
+
+    /// See [`TcpWriter::unanswered_since`].
+    pub fn set_unanswered_since(&self, since: Option<Instant>) {
+        self.unanswered_since.set(since);
+    }
+
+    /// Closes both directions, also while the other half is still in use.
+    pub fn shut_down(&self) {
+        // A peer that has closed already is what was wanted.
+        let _ = socket2::SockRef::from(self.half.as_ref()).shutdown(std::net::Shutdown::Both);
+    }
+}
+
+impl AsFd for TcpWriter {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.half.as_ref().as_fd()
+    }
 }
 
 /// What a simulation writes to, and what it reads, since a peer that closes ends that.
@@ -107,7 +155,8 @@ impl Socket {
         match self {
             Socket::Tcp(stream) => {
                 let (r, w) = stream.into_split();
-                (Reader::Tcp(r), Writer::Tcp(w))
+                let writer = TcpWriter { half: w, is_settled: Cell::new(true), unanswered_since: Cell::new(None) };
+                (Reader::Tcp(r), Writer::Tcp(Rc::new(writer)))
             }
             Socket::Unix(stream) => {
                 let (r, w) = stream.into_split();
@@ -138,7 +187,7 @@ impl Writer {
     pub async fn closed_by_peer(&self) {
         // The mask of PRIORITY holds "read closed" but not "readable", so bytes that wait do not end this.
         let _ = match self {
-            Writer::Tcp(half) => half.ready(Interest::PRIORITY).await,
+            Writer::Tcp(writer) => writer.half.ready(Interest::PRIORITY).await,
             Writer::Unix(half) => half.ready(Interest::PRIORITY).await,
             #[cfg(test)]
             Writer::Pipe(writer) => return writer.0.incoming.closed().await,
@@ -148,7 +197,10 @@ impl Writer {
     /// Writes what fits at once; `WouldBlock` when nothing does.
     pub fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
         match self {
-            Writer::Tcp(half) => half.try_write(bytes),
+            Writer::Tcp(writer) => {
+                writer.is_settled.set(false);
+                writer.half.try_write(bytes)
+            }
             Writer::Unix(half) => half.try_write(bytes),
             #[cfg(test)]
             Writer::Pipe(writer) => writer.0.outgoing.try_write(bytes),
@@ -157,11 +209,9 @@ impl Writer {
 
     /// Whether the peer has closed its side, asked of the kernel at this moment; the runtime may not have heard yet.
     pub fn peer_has_closed(&self) -> bool {
-        use std::os::fd::AsFd;
-
         use rustix::event::{PollFd, PollFlags, Timespec, poll};
         let fd = match self {
-            Writer::Tcp(half) => half.as_ref().as_fd(),
+            Writer::Tcp(writer) => writer.as_fd(),
             Writer::Unix(half) => half.as_ref().as_fd(),
             #[cfg(test)]
             Writer::Pipe(writer) => return writer.0.incoming.is_closed(),
@@ -173,20 +223,20 @@ impl Writer {
 
     /// Closes both directions, also while the other half is still in use.
     pub fn shut_down(&self) {
-        let socket = match self {
-            Writer::Tcp(half) => socket2::SockRef::from(half.as_ref()).shutdown(std::net::Shutdown::Both),
-            Writer::Unix(half) => socket2::SockRef::from(half.as_ref()).shutdown(std::net::Shutdown::Both),
+        match self {
+            Writer::Tcp(writer) => writer.shut_down(),
+            Writer::Unix(half) => {
+                let _ = socket2::SockRef::from(half.as_ref()).shutdown(std::net::Shutdown::Both);
+            }
             #[cfg(test)]
-            Writer::Pipe(writer) => return writer.0.close(),
-        };
-        // A peer that has closed already is what was wanted.
-        let _ = socket;
+            Writer::Pipe(writer) => writer.0.close(),
+        }
     }
 
     /// Wakes the task once there is room to write.
     pub fn poll_writable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
-            Writer::Tcp(half) => half.as_ref().poll_write_ready(cx),
+            Writer::Tcp(writer) => writer.half.as_ref().poll_write_ready(cx),
             Writer::Unix(half) => half.as_ref().poll_write_ready(cx),
             #[cfg(test)]
             Writer::Pipe(writer) => writer.0.outgoing.poll_writable(cx),

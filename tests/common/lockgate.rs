@@ -35,6 +35,12 @@ impl Lockgate {
     /// `lockgate serve --listen 127.0.0.1:0 …`; returns once it says that it listens.
     #[track_caller]
     pub fn serve(arguments: &[&str], config: Option<&str>) -> Self {
+        Self::serve_at("127.0.0.1:0", arguments, config)
+    }
+
+    /// The same, at an address.
+    #[track_caller]
+    pub fn serve_at(listen: &str, arguments: &[&str], config: Option<&str>) -> Self {
         let config = config.map(|text| {
             let file = tempfile::Builder::new().suffix(".toml").tempfile().unwrap();
             std::fs::write(file.path(), text).unwrap();
@@ -45,7 +51,7 @@ impl Lockgate {
         for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("LOCKGATE_")) {
             command.env_remove(name);
         }
-        command.args(["serve", "--listen", "127.0.0.1:0"]).args(arguments);
+        command.args(["serve", "--listen", listen]).args(arguments);
         if let Some(file) = &config {
             command.arg("--config").arg(file.path());
         }

@@ -8,6 +8,7 @@ pub mod circle;
 pub mod holder;
 pub mod lockgate;
 pub mod meddler;
+pub mod network;
 pub mod node;
 pub mod relay;
 pub mod reply;

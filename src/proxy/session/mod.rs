@@ -117,6 +117,7 @@ impl Session {
     /// Serves `socket` until the client or Lockgate closes it.
     pub async fn serve(worker: Rc<Worker>, socket: Socket, member: Member) {
         let (reader, writer) = socket.split();
+        worker.clients().add(&writer);
         let io = Rc::new(ClientIo::new(writer, worker.closes_when_away()));
         let key = worker.initial_key();
         let pool = worker.links().pool(key.clone());
