@@ -261,6 +261,7 @@ impl Coordinator {
             ("waits in the graph", self.deadlocks.waits()),
             ("tied locks", self.tied.count()),
             ("errands", self.errands.count()),
+            ("bytes of waiting calls", usize::try_from(self.shards.bytes()).unwrap_or(usize::MAX)),
         ];
         kept.iter().filter(|(_, count)| *count > 0).map(|(what, count)| format!("{count} {what}")).collect()
     }

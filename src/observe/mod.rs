@@ -1,3 +1,4 @@
-//! What the outside sees of the inside. So far: logs.
+//! What the outside sees of the inside: logs, and the memory that the process holds.
 
 pub mod log;
+pub mod memory;

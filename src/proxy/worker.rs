@@ -16,6 +16,7 @@ use super::session::Session;
 use crate::config::LiveConfig;
 use crate::coordinator::{Coordinator, Rules};
 use crate::domain::Resp;
+use crate::observe::memory;
 use crate::upstream::dial::{Identity, LinkKey};
 use crate::upstream::links::{LinkSettings, Links};
 use crate::upstream::peers::Peers;
@@ -27,6 +28,9 @@ const READ_BUFFER: usize = 64 << 10;
 /// After so many tasks the runtime looks for news from the sockets: high, so that one look finds much and one write
 /// upstream carries much.
 const TASKS_PER_LOOK: u32 = 256;
+
+/// How often a worker gives back memory that it has freed.
+const GIVE_BACK_EVERY: Duration = Duration::from_secs(3);
 
 /// Longest wait at the end for locks that are being given back.
 const SETTLE_MAX: Duration = Duration::from_millis(500);
@@ -151,6 +155,12 @@ pub fn run(
     let tasks = LocalSet::new();
     tasks.block_on(&runtime, async move {
         let worker = Worker::new(shared);
+        tokio::task::spawn_local(async {
+            loop {
+                tokio::time::sleep(GIVE_BACK_EVERY).await;
+                memory::give_back();
+            }
+        });
         let watch = keeps_watch.then(|| tokio::task::spawn_local(worker.keep_watch()));
         let listener = match listener.listen() {
             Ok(listener) => listener,
