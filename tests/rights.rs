@@ -5,7 +5,9 @@
 
 mod common;
 
-use common::{Reply, ServerKind, Stage, Wire, eventually};
+use common::{RedisServer, Reply, ServerKind, Stage, Wire, eventually};
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
 
 /// Every server, and Lockgate in front of it.
 fn stages() -> impl Iterator<Item = Stage> {
@@ -49,5 +51,290 @@ fn a_full_upstream_is_no_reason_to_close_a_users_connections() {
         eventually("the user is served again on the same connection", || {
             ann.call(&["GET", "k"]).starts_with(b"$1").then_some(())
         });
+    }
+}
+
+/// A connection straight to a server of its own, and one through Lockgate to another, both as the user `ann` with these rights.
+struct Pair {
+    stage: Stage,
+    _alone: RedisServer,
+    wires: [Wire; 2],
+}
+
+impl Pair {
+    fn new(kind: ServerKind, rights: &str) -> Self {
+        let (stage, alone) = (Stage::on(kind), RedisServer::start_with(kind, &[]));
+        stage.user("ann", rights);
+        let rules = format!("ACL SETUSER ann reset on >ann {rights}");
+        assert_eq!(alone.wire().run(&rules), Reply::Simple("OK".into()));
+        let wires = [alone.wire().acting_as("ann"), stage.client().acting_as("ann")];
+        Self { stage, _alone: alone, wires }
+    }
+
+    /// What the command is answered, which must be the same both ways.
+    #[track_caller]
+    fn says<W: AsRef<[u8]> + std::fmt::Debug>(&mut self, words: &[W]) -> Reply {
+        let kind = self.stage.server.kind();
+        let [direct, through] = self.wires.each_mut().map(|wire| wire.call(words));
+        let shown = |reply: &[u8]| reply.escape_ascii().to_string();
+        assert_eq!(shown(&through), shown(&direct), "{words:?} on {}", kind.name());
+        Reply::parse(&direct)
+    }
+
+    #[track_caller]
+    fn says_line(&mut self, line: &str) -> Reply {
+        self.says(&line.split(' ').collect::<Vec<_>>())
+    }
+}
+
+/// Every subcommand of `CLIENT` that Lockgate answers or acts on, in forms that the servers would carry out.
+const CLIENT_LINES: [&str; 22] = [
+    "CLIENT ID",
+    "CLIENT GETNAME",
+    "CLIENT INFO",
+    "CLIENT LIST",
+    "CLIENT LIST TYPE normal",
+    "CLIENT LIST ID 1",
+    "CLIENT SETNAME bob",
+    "CLIENT SETINFO lib-name bob",
+    "CLIENT KILL 127.0.0.1:1",
+    "CLIENT KILL USER default",
+    "CLIENT KILL TYPE normal SKIPME no",
+    "CLIENT UNBLOCK 1",
+    "CLIENT UNBLOCK 1 ERROR",
+    "CLIENT PAUSE 60000 WRITE",
+    "CLIENT UNPAUSE",
+    "CLIENT GETREDIR",
+    "CLIENT TRACKINGINFO",
+    "CLIENT TRACKING ON",
+    "CLIENT NO-EVICT ON",
+    "CLIENT NO-TOUCH ON",
+    "CLIENT CAPA redirect",
+    "CLIENT HELP",
+];
+
+#[test]
+fn who_may_not_run_client_gets_the_upstreams_refusal_and_nothing_happens() {
+    for kind in ServerKind::ALL {
+        let mut pair = Pair::new(kind, "~* +@all -client");
+        let mut other = pair.stage.client();
+        let id = other.run("CLIENT ID").int();
+        for line in CLIENT_LINES {
+            let reply = pair.says_line(line);
+            assert!(reply.is_error("NOPERM") || reply.is_error("ERR unknown subcommand"), "{line}: {reply:?}");
+        }
+        assert!(pair.says_line(&format!("CLIENT KILL ID {id}")).is_error("NOPERM"));
+        assert_eq!(other.run("SET lock:free v NX"), Reply::Simple("OK".into()), "nothing is paused, and it lives");
+        assert!(!other.run("CLIENT LIST").text().contains("name=bob"));
+    }
+}
+
+#[test]
+fn a_refused_unblock_leaves_the_waiter_where_it_is() {
+    for stage in stages() {
+        stage.user("ann", "~* +@all -client|unblock -client|kill");
+        let (mut holder, mut waiter, mut blocked) = (stage.client(), stage.client(), stage.client());
+        let ids = [&mut waiter, &mut blocked].map(|wire| wire.run("CLIENT ID").int());
+        holder.acquires("lock:1", "holder");
+        waiter.waits_for("lock:1", "waiter");
+        blocked.ask_line("BLPOP list 0");
+        stage.await_waiters("lock:1", 1);
+        stage.server.await_blocked(1);
+        let mut ann = stage.client().acting_as("ann");
+        for id in ids {
+            for line in ["CLIENT UNBLOCK {}", "CLIENT UNBLOCK {} ERROR", "CLIENT KILL ID {}"] {
+                assert!(ann.run(&line.replace("{}", &id.to_string())).is_error("NOPERM"), "{line}");
+            }
+        }
+        holder.run("RPUSH list x");
+        assert_eq!(blocked.reply().items().len(), 2);
+        holder.releases("lock:1", "holder");
+        waiter.is_granted();
+    }
+}
+
+#[test]
+fn a_pause_is_what_the_upstream_makes_of_it() {
+    for stage in stages() {
+        stage.user("ann", "~* +@all -client|unpause");
+        let (mut ann, mut other) = (stage.client().acting_as("ann"), stage.client());
+        for misspelt in
+            ["CLIENT PAUSE 60000 SOME", "CLIENT PAUSE x", "CLIENT PAUSE -1", "CLIENT PAUSE +60000", "CLIENT PAUSE"]
+        {
+            assert!(ann.run(misspelt).is_error("ERR"), "{misspelt}");
+            assert_eq!(other.run("SET lock:1 v NX"), Reply::Simple("OK".into()), "{misspelt}");
+            other.run("DEL lock:1");
+        }
+        let begun = Instant::now();
+        assert_eq!(ann.run("CLIENT PAUSE 1500 WRITE"), Reply::Simple("OK".into()));
+        assert_eq!(ann.run("CLIENT PAUSE 1 WRITE"), Reply::Simple("OK".into()), "which shortens nothing");
+        assert!(ann.run("CLIENT UNPAUSE").is_error("NOPERM"));
+        assert!(ann.run("CLIENT UNPAUSE now").is_error("ERR wrong number"));
+        assert_eq!(other.run("SET lock:1 v NX"), Reply::Simple("OK".into()));
+        assert!(begun.elapsed() >= Duration::from_millis(1400), "{:?}", begun.elapsed());
+        assert_eq!(ann.run("CLIENT PAUSE 60000 WRITE"), Reply::Simple("OK".into()));
+        assert_eq!(other.run("CLIENT UNPAUSE"), Reply::Simple("OK".into()));
+        assert_eq!(other.run("SET lock:2 v NX"), Reply::Simple("OK".into()));
+    }
+}
+
+#[test]
+fn what_an_error_quotes_does_not_split_the_reply() {
+    for kind in ServerKind::ALL {
+        let mut pair = Pair::new(kind, "~* +@all");
+        for odd in [&b"a\r\nb"[..], b"\r\n+OK", b"\0x", b"\xff\xfe", b"a\r\n:1\r\n"] {
+            for before in [
+                &["CLIENT", "LIST", "TYPE"][..],
+                &["CLIENT", "LIST", "ID"],
+                &["CLIENT", "LIST"],
+                &["CLIENT", "KILL", "TYPE"],
+                &["CLIENT", "KILL", "USER"],
+                &["CLIENT", "KILL", "ID"],
+                &["CLIENT", "KILL"],
+                &["CLIENT", "UNBLOCK"],
+                &["CLIENT", "UNBLOCK", "1"],
+                &["CLIENT", "PAUSE", "1"],
+                &["CLIENT", "SETNAME"],
+                &["CLIENT", "SETINFO", "lib-name"],
+                &["CLIENT"],
+                &["CLIENT", "TRACKING"],
+                &["CLIENT", "REPLY"],
+            ] {
+                let words: Vec<&[u8]> = before.iter().map(|word| word.as_bytes()).chain([odd]).collect();
+                pair.says(&words);
+            }
+            pair.says(&[&b"CLIENT"[..], b"SETINFO", odd, b"x"]);
+            let client = &mut pair.wires[1];
+            for words in [
+                &[&b"LOCK.ACQUIRE"[..], b"k", b"o", odd][..],
+                &[b"LOCK.ACQUIRE", b"k", b"o", b"TTL", odd],
+                &[b"LOCK.RELEASEALL", b"2", odd, odd, b"o"],
+                &[b"LOCK.SLOWLOG", odd],
+                &[b"LOCK.CONFIG", odd],
+                &[b"LOCK.CONFIG", b"SET", odd, b"1"],
+                &[b"LOCK.LIST", odd],
+            ] {
+                assert!(Reply::parse(&client.call(words)).is_error("ERR"), "{words:?}");
+            }
+            // A value without expiry is no lock, and the error names its key.
+            assert_eq!(client.call(&[&b"SET"[..], odd, b"data"]), b"+OK\r\n");
+            assert!(Reply::parse(&client.call(&[&b"LOCK.RELEASE"[..], odd, b"o"])).is_error("ERR"));
+            assert_eq!(client.call(&["PING"]), b"+PONG\r\n", "each command had one reply");
+        }
+    }
+}
+
+/// The names of the clients that are listed.
+fn names(listed: &Reply) -> BTreeSet<String> {
+    let text = listed.text();
+    let names = text.split_whitespace().filter_map(|word| word.strip_prefix("name=")).filter(|name| !name.is_empty());
+    names.map(str::to_owned).collect()
+}
+
+#[test]
+fn filters_are_those_of_the_upstream() {
+    for kind in ServerKind::ALL {
+        let mut pair = Pair::new(kind, "~* +@all");
+        let mut kept = Vec::new();
+        for wire in [|pair: &Pair| pair._alone.wire(), |pair: &Pair| pair.stage.client()] {
+            let (mut named, mut subscribed, mut queueing) = (wire(&pair).acting_as("ann"), wire(&pair), wire(&pair));
+            for (client, name) in [(&mut named, "one"), (&mut subscribed, "two"), (&mut queueing, "three")] {
+                assert_eq!(client.call(&["CLIENT", "SETNAME", name]), b"+OK\r\n");
+            }
+            named.run("CLIENT SETINFO lib-name lib");
+            named.run("CLIENT CAPA redirect");
+            named.run("SELECT 3");
+            subscribed.run("SUBSCRIBE channel");
+            queueing.run("MULTI");
+            kept.extend([named, subscribed, queueing]);
+        }
+        for filter in [
+            "",
+            "TYPE normal",
+            "TYPE pubsub",
+            "TYPE replica",
+            "TYPE primary",
+            "TYPE nosuch",
+            "TYPE",
+            "ID",
+            "ID x",
+            "ID 0",
+            "ID 77777",
+            "ID 77777 88888",
+            "USER ann",
+            "USER nobody",
+            "USER default",
+            "SKIPME yes",
+            "SKIPME x",
+            "NAME one",
+            "NAME one NAME two",
+            "NOT-NAME one",
+            "LIB-NAME lib",
+            "NOT-LIB-NAME lib",
+            "DB 3",
+            "DB 77",
+            "DB x",
+            "NOT-DB 3",
+            "FLAGS P",
+            "FLAGS x",
+            "FLAGS Z",
+            "NOT-FLAGS N",
+            "CAPA r",
+            "NOT-CAPA r",
+            "CAPA q",
+            "IP 127.0.0.1",
+            "IP 1",
+            "MAXAGE 1000",
+            "MAXAGE 0",
+            "IDLE 1000",
+            "IDLE x",
+            "ADDR x LADDR y",
+            "NOT-ADDR x",
+            "NOT-TYPE pubsub",
+            "FOO x",
+            "TYPE normal DB 3",
+        ] {
+            let line = format!("CLIENT LIST {filter}");
+            let [direct, through] = pair.wires.each_mut().map(|wire| wire.run(line.trim_end()));
+            let seen = |reply: &Reply| match reply {
+                Reply::Error(_) => Err(format!("{reply:?}")),
+                listed => Ok(names(listed)),
+            };
+            assert_eq!(seen(&through), seen(&direct), "{filter} on {}", kind.name());
+        }
+        for filter in [
+            "USER nobody",
+            "TYPE nosuch",
+            "ID 0",
+            "ID 77777",
+            "NAME nobody",
+            "MAXAGE x",
+            "127.0.0.1:1",
+            "ADDR",
+            "IDLE 0",
+        ] {
+            pair.says_line(&format!("CLIENT KILL {filter}"));
+        }
+        let [direct, through] = pair.wires.each_mut().map(|wire| wire.run("CLIENT KILL ADDR x TYPE pubsub"));
+        assert_eq!((direct, through), (Reply::Int(0), Reply::Int(0)));
+        let [direct, through] = pair.wires.each_mut().map(|wire| wire.run("CLIENT KILL TYPE pubsub"));
+        assert_eq!((direct, through), (Reply::Int(1), Reply::Int(1)));
+    }
+}
+
+/// The names of the fields of every line.
+fn fields(listed: &Reply) -> Vec<Vec<String>> {
+    let field = |word: &str| word.split('=').next().unwrap_or_default().to_owned();
+    listed.text().lines().map(|line| line.split(' ').map(field).collect()).collect()
+}
+
+#[test]
+fn clients_are_listed_with_the_fields_that_the_upstream_has() {
+    for kind in ServerKind::ALL {
+        let mut pair = Pair::new(kind, "~* +@all");
+        let [direct, through] = pair.wires.each_mut().map(|wire| fields(&wire.run("CLIENT LIST"))[0].clone());
+        assert_eq!(through, direct, "{}", kind.name());
+        let [direct, through] = pair.wires.each_mut().map(|wire| fields(&wire.run("CLIENT INFO")));
+        assert_eq!(through, direct, "{}", kind.name());
     }
 }

@@ -2,6 +2,7 @@
 //! `COMMAND` says about the ones that Lockgate adds. No I/O here; `docs/passthrough.md` gives the reasons.
 
 mod builtin;
+pub mod client;
 mod encode;
 pub mod glob;
 pub mod introspect;

@@ -1,45 +1,160 @@
-//! `CLIENT LIST` lines and the filters of `CLIENT LIST` and `CLIENT KILL`, as Redis has them.
+//! What `CLIENT LIST` and `CLIENT INFO` say of a client, in the words of the upstream in use, and whom the filters of `CLIENT LIST` and
+//! `CLIENT KILL` mean. Whether a filter exists and is well formed the upstream has judged before.
 
-use std::collections::HashSet;
-use std::sync::atomic::Ordering;
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
-use super::registry::Card;
+use super::registry::{Card, FieldNames};
+use crate::commands::client::integer;
 use crate::domain::Resp;
 
-/// One client, with the fields of Redis 7.2; what Lockgate does not count is 0.
-pub fn line(card: &Card) -> String {
-    let profile = card.profile();
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    let command = card.last_command();
-    let load = |n: &std::sync::atomic::AtomicU32| n.load(Ordering::Relaxed);
-    format!(
-        "id={} addr={} laddr={} fd={} name={} age={} idle={} flags={} db={} sub={} psub={} ssub={} multi={} watch={} \
-         qbuf=0 qbuf-free=0 argv-mem=0 multi-mem=0 rbs=0 rbp=0 obl=0 oll=0 omem=0 tot-mem=0 events=r cmd={} user={} \
-         redir=-1 resp={} lib-name={} lib-ver={}\n",
-        card.id,
-        card.peer,
-        card.local,
-        card.fd,
-        text(&profile.name),
-        card.since.elapsed().as_secs(),
-        card.idle_s(),
-        flags(card),
-        profile.db,
-        load(&card.subscriptions),
-        load(&card.patterns),
-        load(&card.shard_subscriptions),
-        card.multi.load(Ordering::Relaxed),
-        u8::from(card.is_watching.load(Ordering::Relaxed)),
-        if command.is_empty() { "NULL".into() } else { text(&command) },
-        text(&profile.user),
-        if profile.resp == Resp::V3 { 3 } else { 2 },
-        text(&profile.lib_name),
-        text(&profile.lib_ver),
-    )
+/// The fields of an upstream that has not listed anybody yet, those of Redis 7.0.
+const FIELDS: [&str; 28] = [
+    "id",
+    "addr",
+    "laddr",
+    "fd",
+    "name",
+    "age",
+    "idle",
+    "flags",
+    "db",
+    "sub",
+    "psub",
+    "ssub",
+    "multi",
+    "qbuf",
+    "qbuf-free",
+    "argv-mem",
+    "multi-mem",
+    "rbs",
+    "rbp",
+    "obl",
+    "oll",
+    "omem",
+    "tot-mem",
+    "events",
+    "cmd",
+    "user",
+    "redir",
+    "resp",
+];
+
+/// Filters that [`Filters::read`] knows, all but `SKIPME`.
+const FILTERS: [&str; 14] = [
+    "id", "type", "addr", "laddr", "user", "maxage", "idle", "flags", "name", "lib-name", "lib-ver", "db", "capa", "ip",
+];
+
+/// The names of the fields in the first line of an upstream's `CLIENT LIST`; `None` where it lists nobody.
+pub fn fields_of(listed: &[u8]) -> Option<FieldNames> {
+    let line = listed.split(|byte| *byte == b'\n').next().filter(|line| !line.is_empty())?;
+    Some(parts(line).map(|(name, _)| name.into()).collect())
+}
+
+/// One client as `CLIENT LIST` shows it, with the fields that the upstream shows. What Lockgate does not count is 0.
+pub fn line(card: &Card, fields: Option<&[Box<[u8]>]>, out: &mut Vec<u8>) {
+    let known: Vec<&[u8]> = match fields {
+        Some(fields) => fields.iter().map(|name| &**name).collect(),
+        None => FIELDS.iter().map(|name| name.as_bytes()).collect(),
+    };
+    for (at, name) in known.into_iter().enumerate() {
+        let value = of_client(card, name).or_else(|| of_connection(card, name)).unwrap_or_else(|| b"0".to_vec());
+        push(at, name, &value, out);
+    }
+    out.push(b'\n');
+}
+
+/// What `CLIENT INFO` says: the upstream's line of the link that the client is on, with what it knows of the client's own connection.
+pub fn own_line(card: &Card, upstream: &[u8]) -> Vec<u8> {
+    let mut out = Vec::new();
+    for (at, (name, value)) in parts(upstream.trim_ascii_end()).enumerate() {
+        let own = match name {
+            b"flags" => Some(with_own_socket(card, value)),
+            _ => of_client(card, name),
+        };
+        push(at, name, own.as_deref().unwrap_or(value), &mut out);
+    }
+    out.push(b'\n');
+    out
+}
+
+fn push(at: usize, name: &[u8], value: &[u8], out: &mut Vec<u8>) {
+    if at > 0 {
+        out.push(b' ');
+    }
+    out.extend_from_slice(name);
+    out.push(b'=');
+    out.extend_from_slice(value);
+}
+
+/// Names and values of a line. A value may have blanks in it where it is a path.
+fn parts(line: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
+    let mut rest = line;
+    std::iter::from_fn(move || {
+        let equals = memchr::memchr(b'=', rest)?;
+        let (name, behind) = (&rest[..equals], &rest[equals + 1..]);
+        // The next name begins behind the last blank before the next sign of equality.
+        let end = memchr::memchr(b'=', behind).and_then(|next| memchr::memrchr(b' ', &behind[..next]));
+        let value = &behind[..end.unwrap_or(behind.len())];
+        rest = end.map_or(&[][..], |end| &behind[end + 1..]);
+        Some((name, value))
+    })
+}
+
+/// What only Lockgate knows of a client.
+fn of_client(card: &Card, name: &[u8]) -> Option<Vec<u8>> {
+    let text = |shown: &dyn std::fmt::Display| Some(shown.to_string().into_bytes());
+    match name {
+        b"id" => text(&card.id),
+        b"addr" => text(&card.peer),
+        b"laddr" => text(&card.local),
+        b"fd" => text(&card.fd),
+        b"age" => text(&card.since.elapsed().as_secs()),
+        b"idle" => text(&card.idle_s()),
+        b"name" => Some(card.profile().name.clone()),
+        b"user" => Some(card.profile().user.clone()),
+        b"lib-name" => Some(card.profile().lib_name.clone()),
+        b"lib-ver" => Some(card.profile().lib_ver.clone()),
+        b"capa" => Some(capa(card).as_bytes().to_vec()),
+        b"redir" => text(&card.redirect.load(Ordering::Relaxed)),
+        _ => None,
+    }
+}
+
+/// What the upstream knows of a client's link, and Lockgate of the client.
+fn of_connection(card: &Card, name: &[u8]) -> Option<Vec<u8>> {
+    let text = |shown: &dyn std::fmt::Display| Some(shown.to_string().into_bytes());
+    let count = |n: &AtomicU32| text(&n.load(Ordering::Relaxed));
+    match name {
+        b"flags" => Some(flags(card).into_bytes()),
+        b"db" => text(&card.profile().db),
+        b"sub" => count(&card.subscriptions),
+        b"psub" => count(&card.patterns),
+        b"ssub" => count(&card.shard_subscriptions),
+        b"multi" => text(&card.multi.load(Ordering::Relaxed)),
+        b"watch" => text(&u8::from(card.is_watching.load(Ordering::Relaxed))),
+        b"events" => Some(b"r".to_vec()),
+        b"cmd" => Some(card.last_command()).filter(|name| !name.is_empty()).or(Some(b"NULL".to_vec())),
+        b"resp" => text(&if card.profile().resp == Resp::V3 { 3 } else { 2 }),
+        _ => None,
+    }
+}
+
+fn capa(card: &Card) -> &'static str {
+    if card.profile().can_redirect { "r" } else { "" }
+}
+
+/// The flags that the upstream shows of a link, as those of the client: over which kind of socket it came is its own affair.
+fn with_own_socket(card: &Card, flags: &[u8]) -> Vec<u8> {
+    let mut flags: Vec<u8> = flags.iter().copied().filter(|flag| !b"UN".contains(flag)).collect();
+    if card.is_unix {
+        flags.push(b'U');
+    }
+    if flags.is_empty() { b"N".to_vec() } else { flags }
 }
 
 fn flags(card: &Card) -> String {
-    let is = |flag: &std::sync::atomic::AtomicBool| flag.load(Ordering::Relaxed);
+    let is = |flag: &AtomicBool| flag.load(Ordering::Relaxed);
     let all = [
         (is(&card.is_monitor), 'O'),
         (kind(card) == Kind::PubSub, 'P'),
@@ -70,84 +185,182 @@ fn kind(card: &Card) -> Kind {
 
 /// Which clients are meant; all conditions must hold.
 #[derive(Debug, Default)]
-pub struct Filter {
-    ids: Option<HashSet<u64>>,
-    kind: Option<Kind>,
-    addr: Option<Vec<u8>>,
-    laddr: Option<Vec<u8>>,
-    user: Option<Vec<u8>>,
-    age_min_s: Option<u64>,
+pub struct Filters {
+    /// By name, and whether it is turned round (`NOT-…`). Of the same filter the last one counts.
+    wanted: HashMap<(&'static str, bool), Vec<Vec<u8>>>,
     skip: Option<u64>,
+    is_address: bool,
 }
 
-impl Filter {
+impl Filters {
+    /// Reads what the upstream has accepted. `own` is who asks, and spared by `KILL` unless it says `SKIPME no`. `collects_ids` where
+    /// the upstream takes the numbers of several `ID` together.
+    ///
+    /// # Errors
+    /// An error line: the upstream knows a filter that Lockgate does not.
+    pub fn read(words: &[&[u8]], own: u64, is_kill: bool, collects_ids: bool) -> Result<Self, String> {
+        let mut filters = Filters { skip: is_kill.then_some(own), ..Filters::default() };
+        let mut rest = words;
+        while let [word, value, behind @ ..] = rest {
+            rest = behind;
+            let word = word.to_ascii_lowercase();
+            if word == b"skipme" {
+                filters.skip = value.eq_ignore_ascii_case(b"yes").then_some(own);
+                continue;
+            }
+            let (name, is_not) = match word.strip_prefix(b"not-") {
+                Some(name) => (name, true),
+                None => (&*word, false),
+            };
+            let Some(name) = FILTERS.into_iter().find(|known| known.as_bytes() == name) else {
+                let word = String::from_utf8_lossy(&word).into_owned();
+                return Err(format!("ERR Lockgate does not know the filter '{word}' of this upstream; use ID instead"));
+            };
+            let mut values = vec![value.to_vec()];
+            if name == "id" {
+                let more = rest.iter().take_while(|word| integer(word).is_some()).count();
+                values.extend(rest[..more].iter().map(|id| id.to_vec()));
+                rest = &rest[more..];
+            }
+            let wanted = filters.wanted.entry((name, is_not)).or_default();
+            if !(name == "id" && collects_ids) {
+                wanted.clear();
+            }
+            wanted.append(&mut values);
+        }
+        Ok(filters)
+    }
+
+    /// `CLIENT KILL addr`, the old form.
+    pub fn of_address(addr: &[u8]) -> Self {
+        Filters { wanted: HashMap::from([(("addr", false), vec![addr.to_vec()])]), skip: None, is_address: true }
+    }
+
+    /// The old form, which is answered in other words.
+    pub fn are_an_address(&self) -> bool {
+        self.is_address
+    }
+
     /// Whether the client is meant.
-    pub fn takes(&self, card: &Card) -> bool {
-        self.ids.as_ref().is_none_or(|ids| ids.contains(&card.id))
-            && self.kind.is_none_or(|k| k == kind(card))
-            && self.addr.as_ref().is_none_or(|addr| card.peer.as_bytes() == addr.as_slice())
-            && self.laddr.as_ref().is_none_or(|addr| card.local.as_bytes() == addr.as_slice())
-            && self.user.as_ref().is_none_or(|user| card.profile().user == *user)
-            && self.age_min_s.is_none_or(|age| card.since.elapsed().as_secs() >= age)
-            && self.skip != Some(card.id)
-    }
-
-    /// The words after `CLIENT LIST`.
-    pub fn of_list(words: &[&[u8]]) -> Result<Filter, String> {
-        let mut filter = Filter::default();
-        match words {
-            [] => {}
-            [word, kind] if word.eq_ignore_ascii_case(b"type") => filter.kind = Some(parse_kind(kind)?),
-            [word, ids @ ..] if word.eq_ignore_ascii_case(b"id") && !ids.is_empty() => {
-                filter.ids =
-                    Some(ids.iter().map(|id| parse_id(id, "ERR Invalid client ID")).collect::<Result<_, _>>()?);
-            }
-            _ => return Err("ERR syntax error".into()),
-        }
-        Ok(filter)
-    }
-
-    /// The words after `CLIENT KILL`, and whether it is the old form with an address only. `own` is who asks: spared
-    /// unless `SKIPME no`.
-    pub fn of_kill(words: &[&[u8]], own: u64) -> Result<(Filter, bool), String> {
-        if let [addr] = words {
-            return Ok((Filter { addr: Some(addr.to_vec()), ..Filter::default() }, true));
-        }
-        let mut filter = Filter { skip: Some(own), ..Filter::default() };
-        if !words.len().is_multiple_of(2) {
-            return Err("ERR syntax error".into());
-        }
-        for pair in words.chunks_exact(2) {
-            let [word, value] = pair else { continue };
-            match word.to_ascii_lowercase().as_slice() {
-                b"id" => filter.ids = Some(HashSet::from([parse_id(value, "ERR client-id should be greater than 0")?])),
-                b"type" => filter.kind = Some(parse_kind(value)?),
-                b"addr" => filter.addr = Some(value.to_vec()),
-                b"laddr" => filter.laddr = Some(value.to_vec()),
-                b"user" => filter.user = Some(value.to_vec()),
-                b"maxage" => filter.age_min_s = Some(parse_id(value, "ERR maxage is not an integer or out of range")?),
-                b"skipme" => match value.to_ascii_lowercase().as_slice() {
-                    b"yes" => filter.skip = Some(own),
-                    b"no" => filter.skip = None,
-                    _ => return Err("ERR syntax error".into()),
-                },
-                _ => return Err("ERR syntax error".into()),
-            }
-        }
-        Ok((filter, false))
+    pub fn take(&self, card: &Card) -> bool {
+        self.skip != Some(card.id)
+            && self
+                .wanted
+                .iter()
+                .all(|((name, is_not), values)| values.iter().any(|value| is(card, name, value)) != *is_not)
     }
 }
 
-fn parse_id(text: &[u8], error: &str) -> Result<u64, String> {
-    let number = std::str::from_utf8(text).ok().and_then(|text| text.parse::<u64>().ok());
-    number.filter(|id| *id > 0).ok_or_else(|| error.into())
+/// Whether the filter `name` with this value means the client.
+fn is(card: &Card, name: &str, value: &[u8]) -> bool {
+    let number = || integer(value).and_then(|number| u64::try_from(number).ok());
+    // What is not set has no value that could be equal.
+    let is_set_to = |set: &[u8]| !set.is_empty() && set == value;
+    match name {
+        "id" => number() == Some(card.id),
+        "type" => match value.to_ascii_lowercase().as_slice() {
+            b"normal" => kind(card) == Kind::Normal,
+            b"pubsub" => kind(card) == Kind::PubSub,
+            _ => kind(card) == Kind::Other,
+        },
+        "addr" => card.peer.as_bytes() == value,
+        "laddr" => card.local.as_bytes() == value,
+        "user" => card.profile().user == value,
+        "maxage" => number().is_some_and(|least| card.since.elapsed().as_secs() >= least),
+        "idle" => number().is_some_and(|least| card.idle_s() >= least),
+        "flags" => value.iter().all(|flag| flags(card).as_bytes().contains(flag)),
+        "name" => is_set_to(&card.profile().name),
+        "lib-name" => is_set_to(&card.profile().lib_name),
+        "lib-ver" => is_set_to(&card.profile().lib_ver),
+        "db" => number() == Some(u64::from(card.profile().db)),
+        "capa" => value.iter().all(|capa_asked| capa(card).as_bytes().contains(capa_asked)),
+        "ip" => ip(card) == value,
+        _ => false,
+    }
 }
 
-fn parse_kind(text: &[u8]) -> Result<Kind, String> {
-    match text.to_ascii_lowercase().as_slice() {
-        b"normal" => Ok(Kind::Normal),
-        b"pubsub" => Ok(Kind::PubSub),
-        b"master" | b"replica" | b"slave" => Ok(Kind::Other),
-        _ => Err(format!("ERR Unknown client type '{}'", String::from_utf8_lossy(text))),
+/// The address without its port.
+fn ip(card: &Card) -> &[u8] {
+    let host = card.peer.rsplit_once(':').map_or(card.peer.as_str(), |(host, _)| host);
+    host.trim_start_matches('[').trim_end_matches(']').as_bytes()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proxy::registry::{Member, Profile, Registry};
+
+    fn client() -> Member {
+        let profile = Profile { name: b"bob".to_vec(), user: b"ann".to_vec(), db: 3, ..Profile::default() };
+        Registry::new(1).admit("127.0.0.1:5".into(), "127.0.0.1:6".into(), 9, false, profile).expect("there is room")
+    }
+
+    fn means(words: &str) -> bool {
+        let words: Vec<&[u8]> = words.split(' ').map(str::as_bytes).collect();
+        Filters::read(&words, 99, false, true).expect("known").take(&client().card)
+    }
+
+    #[test]
+    fn a_filter_means_a_client_as_it_does_on_the_server() {
+        for words in [
+            "ID 7 1",
+            "ID 7 ID 1",
+            "id 1 NAME bob",
+            "NAME x NAME bob",
+            "NOT-NAME x",
+            "TYPE normal",
+            "NOT-TYPE pubsub",
+            "USER ann",
+            "DB 3",
+            "FLAGS NN",
+            "NOT-FLAGS Nx",
+            "IP 127.0.0.1",
+            "ADDR 127.0.0.1:5",
+            "NOT-CAPA r",
+            "MAXAGE 0",
+            "SKIPME yes",
+            "NOT-ID 2 3",
+        ] {
+            assert!(means(words), "{words}");
+        }
+        for words in [
+            "ID 7",
+            "NAME x",
+            "NAME bob NAME x",
+            "NOT-ID 1",
+            "FLAGS Nx",
+            "LIB-NAME ",
+            "IP 127",
+            "TYPE primary",
+            "CAPA r",
+            "DB 0",
+        ] {
+            assert!(!means(words), "{words}");
+        }
+    }
+
+    #[test]
+    fn a_filter_that_nobody_here_knows_means_nobody() {
+        assert!(Filters::read(&[b"SHOE", b"44"], 1, true, false).is_err());
+    }
+
+    #[test]
+    fn of_one_filter_the_last_counts_but_where_the_upstream_collects_ids() {
+        let ids = [&b"ID"[..], b"1", b"ID", b"2"];
+        assert!(!Filters::read(&ids, 9, true, false).expect("known").take(&client().card));
+        assert!(Filters::read(&ids, 9, true, true).expect("known").take(&client().card));
+    }
+
+    #[test]
+    fn a_line_has_the_fields_of_the_upstream() {
+        let upstream = b"id=5 addr=/a b/s:0 name= new-one=7 flags=U user=x resp=2\nid=6 addr=\n";
+        let fields = fields_of(upstream).expect("one is listed");
+        let mut listed = Vec::new();
+        line(&client().card, Some(&fields), &mut listed);
+        assert_eq!(listed, b"id=1 addr=127.0.0.1:5 name=bob new-one=0 flags=N user=ann resp=2\n");
+        let first = upstream.split(|byte| *byte == b'\n').next().unwrap_or_default();
+        let told = own_line(&client().card, first);
+        assert_eq!(told, b"id=1 addr=127.0.0.1:5 name=bob new-one=7 flags=N user=ann resp=2\n");
+        assert_eq!(fields_of(b""), None);
     }
 }

@@ -1,7 +1,7 @@
 //! Every client of the process, whichever worker serves it: what `CLIENT LIST` shows, and how one client reaches
 //! another (`CLIENT KILL`, `CLIENT UNBLOCK`).
 
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicI64, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 use std::time::Instant;
@@ -45,6 +45,8 @@ pub struct Profile {
     pub lib_name: Vec<u8>,
     /// `CLIENT SETINFO LIB-VER`.
     pub lib_ver: Vec<u8>,
+    /// `CLIENT CAPA redirect`.
+    pub can_redirect: bool,
     /// The user it authenticated as; `default` until then.
     pub user: Vec<u8>,
     /// Logical database.
@@ -74,7 +76,9 @@ pub struct Card {
     wish: AtomicU8,
     waker: Mutex<Option<Waker>>,
     /// What the upstream calls its own link; 0 while it has none.
-    pub upstream_id: AtomicU64,
+    upstream_id: AtomicU64,
+    /// How many clients do something upstream to that link, known by its number.
+    pins: AtomicU32,
     /// A wait of Lockgate's own (LOCK.*) is under way.
     pub waits_for_lock: AtomicBool,
     /// A blocking command runs on its own link.
@@ -93,6 +97,8 @@ pub struct Card {
     pub is_monitor: AtomicBool,
     /// `CLIENT TRACKING` is on.
     pub is_tracking: AtomicBool,
+    /// To whom its invalidations go: 0 itself, -1 where nothing is tracked.
+    pub redirect: AtomicI64,
 }
 
 impl Card {
@@ -156,11 +162,52 @@ impl Card {
         self.change_wish(Wish::None);
     }
 
+    /// Its session has taken an own link, which the upstream knows by that number.
+    pub fn takes_link(&self, upstream_id: u64) {
+        self.upstream_id.store(upstream_id, Ordering::SeqCst);
+    }
+
+    /// Its session parts with its own link. `false` where somebody may be about to do something to it under its number, which must not
+    /// hit the next session: then it is to be closed.
+    #[must_use]
+    pub fn parts_with_link(&self) -> bool {
+        // Whoever pins, and whoever kills, looks at the number afterwards: one of the two sees the other.
+        self.upstream_id.store(0, Ordering::SeqCst);
+        self.pins.load(Ordering::SeqCst) == 0 && Wish::from_number(self.wish.load(Ordering::SeqCst)) != Wish::Kill
+    }
+
+    /// What the upstream calls its own link at this moment; 0 while it has none. No ground for doing anything to it, see [`Card::pin`].
+    pub fn upstream_id(&self) -> u64 {
+        self.upstream_id.load(Ordering::SeqCst)
+    }
+
+    /// Keeps its own link from being lent to another session while something is done to it upstream.
+    pub fn pin(self: &Arc<Self>) -> Pin {
+        self.pins.fetch_add(1, Ordering::SeqCst);
+        Pin { upstream_id: self.upstream_id(), card: self.clone() }
+    }
+
     /// The session's task.
     pub fn set_waker(&self, waker: &Waker) {
         *self.waker.lock().unwrap_or_else(PoisonError::into_inner) = Some(waker.clone());
     }
 }
+
+/// An own link that is lent to nobody else; see [`Card::pin`].
+pub struct Pin {
+    card: Arc<Card>,
+    /// What the upstream calls it; 0 where there is none.
+    pub upstream_id: u64,
+}
+
+impl Drop for Pin {
+    fn drop(&mut self) {
+        self.card.pins.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// The names of the fields by which an upstream lists a client, in their order.
+pub type FieldNames = Arc<[Box<[u8]>]>;
 
 /// All clients, and how many there may be.
 pub struct Registry {
@@ -172,6 +219,7 @@ pub struct Registry {
     since: Instant,
     /// Milliseconds after `since` until which `CLIENT PAUSE` holds writers back; 0 when nobody paused.
     paused_until_ms: AtomicU64,
+    list_fields: Mutex<Option<FieldNames>>,
 }
 
 impl Registry {
@@ -185,6 +233,7 @@ impl Registry {
             own_links: Default::default(),
             since: Instant::now(),
             paused_until_ms: AtomicU64::new(0),
+            list_fields: Mutex::default(),
         })
     }
 
@@ -212,6 +261,7 @@ impl Registry {
             wish: AtomicU8::new(0),
             waker: Mutex::new(None),
             upstream_id: AtomicU64::new(0),
+            pins: AtomicU32::new(0),
             waits_for_lock: AtomicBool::new(false),
             is_blocked: AtomicBool::new(false),
             subscriptions: AtomicU32::new(0),
@@ -221,6 +271,7 @@ impl Registry {
             is_watching: AtomicBool::new(false),
             is_monitor: AtomicBool::new(false),
             is_tracking: AtomicBool::new(false),
+            redirect: AtomicI64::new(-1),
         });
         self.clients.insert(card.id, card.clone());
         Some(Member { registry: self.clone(), card })
@@ -251,16 +302,36 @@ impl Registry {
         self.count.load(Ordering::Acquire)
     }
 
-    /// A client of ours has paused the upstream for so long; 0 ends it.
+    /// A client of ours has paused the upstream for so long. As there, no pause shortens another one.
     pub fn pause(&self, ms: u64) {
-        let until = if ms == 0 { 0 } else { self.now_ms().saturating_add(ms) };
-        self.paused_until_ms.store(until, Ordering::Release);
+        let until = self.now_ms().saturating_add(ms);
+        self.paused_until_ms.fetch_max(until, Ordering::AcqRel);
+    }
+
+    /// A client of ours has ended every pause.
+    pub fn unpause(&self) {
+        self.paused_until_ms.store(0, Ordering::Release);
     }
 
     /// Whether writers are held back upstream, as far as clients of ours had it paused.
     pub fn is_paused(&self) -> bool {
         let until = self.paused_until_ms.load(Ordering::Relaxed);
         until != 0 && self.now_ms() < until
+    }
+
+    /// How the upstream lists a client, as far as it has been seen: the names of its fields, in their order.
+    pub fn list_fields(&self) -> Option<FieldNames> {
+        self.list_fields.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The upstream lists clients by these fields.
+    pub fn saw_list_fields(&self, names: FieldNames) {
+        *self.list_fields.lock().unwrap_or_else(PoisonError::into_inner) = Some(names);
+    }
+
+    /// The client whose own link the upstream knows by that number.
+    pub fn find_by_link(&self, upstream_id: u64) -> Option<u64> {
+        self.clients.iter().find(|card| card.upstream_id() == upstream_id).map(|card| card.id)
     }
 
     fn now_ms(&self) -> u64 {
@@ -298,6 +369,33 @@ mod tests {
 
     fn member() -> Member {
         Registry::new(1).admit("peer".into(), "local".into(), 0, false, Profile::default()).expect("there is room")
+    }
+
+    #[test]
+    fn no_pause_shortens_another_one() {
+        let registry = Registry::new(0);
+        registry.pause(60_000);
+        registry.pause(0);
+        assert!(registry.is_paused());
+        registry.unpause();
+        assert!(!registry.is_paused());
+    }
+
+    #[test]
+    fn a_link_that_somebody_acts_on_is_not_lent_on() {
+        let member = member();
+        let card = &member.card;
+        card.takes_link(7);
+        let pin = card.pin();
+        assert_eq!(pin.upstream_id, 7);
+        assert!(!card.parts_with_link(), "while it is pinned");
+        drop(pin);
+        card.takes_link(8);
+        assert!(card.parts_with_link());
+        assert_eq!(card.pin().upstream_id, 0);
+        card.takes_link(9);
+        card.wish(Wish::Kill);
+        assert!(!card.parts_with_link(), "its number may be on its way to the upstream");
     }
 
     #[test]

@@ -1,17 +1,35 @@
-//! `CLIENT …`: what speaks of clients is answered from Lockgate's own registry, what changes the connection goes to a
-//! link of its own, the rest to the upstream.
+//! `CLIENT …`: what speaks of clients is answered from Lockgate's own registry once the upstream has accepted it, what changes the
+//! connection goes to a link of its own, the rest to the upstream.
 
-use std::sync::atomic::Ordering;
+use std::sync::Arc;
 
-use super::handshake::is_client_name;
 use super::{Gone, Session};
+use crate::commands::client::{ClientCall, integer};
 use crate::commands::{Effect, Why, client_effect};
 use crate::domain::Resp;
 use crate::protocol::args::encode_command;
-use crate::protocol::frame;
+use crate::protocol::frame::{self, Value, decode};
 use crate::protocol::request::RequestFrame;
-use crate::proxy::client_list::{self, Filter};
-use crate::proxy::registry::Wish;
+use crate::proxy::client_list::{self, Filters};
+use crate::proxy::registry::{Card, Wish};
+use crate::upstream::call::{CallError, Caller};
+
+/// Longer pauses would end before they begin: with the present time they exceed what a server's clock can count.
+const PAUSE_MAX_MS: u64 = i64::MAX as u64 - (1 << 44);
+
+/// What became of a `CLIENT` command.
+pub(super) struct Answered {
+    /// Its reply.
+    pub reply: Vec<u8>,
+    /// The client has ended its own connection: to be closed once it has the reply.
+    pub is_last: bool,
+}
+
+impl From<Vec<u8>> for Answered {
+    fn from(reply: Vec<u8>) -> Self {
+        Answered { reply, is_last: false }
+    }
+}
 
 impl Session {
     pub(super) async fn client_command(
@@ -20,96 +38,159 @@ impl Session {
         frame: &RequestFrame,
         args: &[&[u8]],
     ) -> Result<(), Gone> {
-        let Some(subcommand) = args.get(1) else { return self.relay(command).await };
-        let rest = args.get(2..).unwrap_or_default();
-        match (subcommand.to_ascii_lowercase().as_slice(), rest) {
-            (b"id", []) => self.answer_integer(self.card().id as i64),
-            (b"getname", []) => {
+        let Some(subcommand) = args.get(1).map(|word| word.to_ascii_lowercase()) else {
+            return self.relay(command).await;
+        };
+        self.card().touch(&[b"client|", &*subcommand].concat());
+        if let Some(call) = ClientCall::read(args) {
+            let Some(judged) = self.judge(call.stand_in(args)).await? else { return Ok(()) };
+            let answered = self.client_answer(call, judged).await?;
+            self.answer(&answered.reply);
+            if answered.is_last {
+                self.flushed().await?;
+                return Err(Gone);
+            }
+            return Ok(());
+        }
+        match subcommand.as_slice() {
+            b"maint_notifications" => {
+                // An upstream that took this would push clients past us.
+                let word = String::from_utf8_lossy(args[1]);
+                self.answer_line(&format!("-ERR unknown subcommand '{word}'. Try CLIENT HELP."));
+                Ok(())
+            }
+            b"reply" | b"tracking" | b"no-evict" | b"no-touch" | b"caching" | b"import-source" => {
+                self.change_connection(command, frame, args).await
+            }
+            _ => self.relay(command).await,
+        }
+    }
+
+    /// The upstream's reply to a question that stands for the command at hand, over the link on which the command would go; `None`
+    /// where it is away, and the client has been told.
+    async fn judge(&mut self, question: Vec<u8>) -> Result<Option<Vec<u8>>, Gone> {
+        let hears = self.own.as_ref().is_some_and(|own| own.may_intercept() && !own.talk.is_silent());
+        if hears {
+            return self.ask_own(&question).await.map(Some);
+        }
+        match self.ask(question).await? {
+            Ok(reply) => Ok(Some(reply)),
+            Err(error) => {
+                self.has_no_answer(&error).await?;
+                Ok(None)
+            }
+        }
+    }
+
+    /// Carries out `call` and makes its reply, where `judged`, the upstream's reply to the stand-in, allows that; else that is the reply.
+    pub(super) async fn client_answer(&mut self, call: ClientCall<'_>, judged: Vec<u8>) -> Result<Answered, Gone> {
+        if !call.is_accepted(&judged) {
+            return Ok(judged.into());
+        }
+        let mut out = Vec::new();
+        match call {
+            ClientCall::Id => frame::integer(self.card().id as i64, &mut out),
+            ClientCall::GetName => {
                 let name = self.card().profile().name.clone();
-                let mut out = Vec::new();
                 match name.is_empty() {
                     true => frame::null(self.resp(), &mut out),
                     false => frame::bulk(&name, &mut out),
                 }
-                self.answer(&out);
             }
-            (b"setname", [name]) => match is_client_name(name) {
-                true => {
-                    self.card().profile().name = name.to_vec();
-                    self.answer_line("+OK");
-                }
-                false => self.answer_line("-ERR Client names cannot contain spaces, newlines or special characters."),
-            },
-            (b"setinfo", [field, value]) if self.worker.links().facts().knows_setinfo() => {
+            ClientCall::SetName(name) => {
+                self.card().profile().name = name.to_vec();
+                out = judged;
+            }
+            ClientCall::SetInfo(field, value) => {
                 self.set_info(field, value);
+                out = judged;
             }
-            (b"info", []) => {
-                let line = client_list::line(self.card());
-                self.answer_text(line.as_bytes());
+            ClientCall::Capa(words) => {
+                let can_redirect = words.iter().any(|word| word.eq_ignore_ascii_case(b"redirect"));
+                self.card().profile().can_redirect |= can_redirect;
+                out = judged;
             }
-            (b"list", filters) => match Filter::of_list(filters) {
-                Ok(filter) => {
-                    let lines: String = self
-                        .worker
-                        .registry()
-                        .all()
-                        .iter()
-                        .filter(|c| filter.takes(c))
-                        .map(|c| client_list::line(c))
-                        .collect();
-                    self.answer_text(lines.as_bytes());
-                }
-                Err(error) => self.answer_line(&format!("-{error}")),
+            ClientCall::Info => match decode(&judged) {
+                Ok(Value::Bulk(line)) => text(self.resp(), &client_list::own_line(self.card(), line), &mut out),
+                _ => out = judged,
             },
-            (b"pause", [ms, ..]) => {
-                if let Some(ms) = std::str::from_utf8(ms).ok().and_then(|ms| ms.parse().ok()) {
+            ClientCall::List(filters) => return self.list(filters, &judged).await.map(Answered::from),
+            ClientCall::GetRedir | ClientCall::TrackingInfo => out = self.with_own_redirect(judged),
+            ClientCall::Kill(filters) => return self.kill(filters).await,
+            ClientCall::Unblock { id, with_error } => return self.unblock(id, with_error).await.map(Answered::from),
+            ClientCall::Pause(ms) => {
+                if ms <= PAUSE_MAX_MS {
                     self.worker.registry().pause(ms);
                 }
-                return self.relay(command).await;
+                out = judged;
             }
-            (b"unpause", []) => {
-                self.worker.registry().pause(0);
-                return self.relay(command).await;
+            ClientCall::Unpause => {
+                self.worker.registry().unpause();
+                out = judged;
             }
-            (b"getredir", []) if self.own.as_ref().is_some_and(|own| own.redirect.is_some()) => {
-                let target = self.own.as_ref().and_then(|own| own.redirect).unwrap_or(0);
-                self.answer_integer(i64::try_from(target).unwrap_or(i64::MAX));
-            }
-            (b"kill", [_, ..]) => return self.kill(rest).await,
-            (b"unblock", [_] | [_, _]) => return self.unblock(rest).await,
-            (b"maint_notifications", _) => {
-                // An upstream that took this would push clients past us.
-                let word = String::from_utf8_lossy(subcommand);
-                self.answer_line(&format!("-ERR unknown subcommand '{word}'. Try CLIENT HELP."));
-            }
-            (b"reply" | b"tracking" | b"no-evict" | b"no-touch" | b"caching" | b"capa" | b"import-source", _) => {
-                return self.change_connection(command, frame, args).await;
-            }
-            _ => return self.relay(command).await,
         }
-        Ok(())
+        Ok(out.into())
     }
 
-    fn set_info(&mut self, field: &[u8], value: &[u8]) {
-        let is_valid = value.iter().all(|byte| (b'!'..=b'~').contains(byte));
+    fn set_info(&self, field: &[u8], value: &[u8]) {
         let mut profile = self.card().profile();
-        let (known, slot) = match field.to_ascii_lowercase().as_slice() {
-            b"lib-name" => ("lib-name", &mut profile.lib_name),
-            b"lib-ver" => ("lib-ver", &mut profile.lib_ver),
-            _ => {
-                drop(profile);
-                let field = String::from_utf8_lossy(field).into_owned();
-                return self.answer_line(&format!("-ERR Unrecognized option '{field}'"));
+        match field.to_ascii_lowercase().as_slice() {
+            b"lib-name" => profile.lib_name = value.to_vec(),
+            b"lib-ver" => profile.lib_ver = value.to_vec(),
+            // A newer upstream keeps it; the next session must not have it.
+            _ => {}
+        }
+    }
+
+    /// `CLIENT LIST`, once the upstream has listed what it would list itself.
+    async fn list(&mut self, filters: &[&[u8]], listed: &[u8]) -> Result<Vec<u8>, Gone> {
+        let registry = self.worker.registry().clone();
+        let mut out = Vec::new();
+        if let Ok(Value::Bulk(lines)) = decode(listed)
+            && let Some(names) = client_list::fields_of(lines)
+        {
+            registry.saw_list_fields(names);
+        } else if registry.list_fields().is_none() {
+            // Nobody was listed: whoever may list some may list all.
+            let mut all = Vec::new();
+            encode_command(&[&b"CLIENT"[..], b"LIST"], &mut all);
+            if let Ok(lines) = self.ask(all).await?
+                && let Ok(Value::Bulk(lines)) = decode(&lines)
+                && let Some(names) = client_list::fields_of(lines)
+            {
+                registry.saw_list_fields(names);
             }
+        }
+        let fields = registry.list_fields();
+        match Filters::read(filters, self.card().id, false, collects_ids(fields.as_deref())) {
+            Ok(filters) => {
+                let mut lines = Vec::new();
+                for card in registry.all().iter().filter(|card| filters.take(card)) {
+                    client_list::line(card, fields.as_deref(), &mut lines);
+                }
+                text(self.resp(), &lines, &mut out);
+            }
+            Err(line) => frame::error(line, &mut out),
+        }
+        Ok(out)
+    }
+
+    /// A reply about `CLIENT TRACKING … REDIRECT`, in which the upstream names a client by its own number for it.
+    fn with_own_redirect(&self, reply: Vec<u8>) -> Vec<u8> {
+        const FIELD: &[u8] = b"redirect\r\n:";
+        let number = match reply.first() {
+            Some(b':') => 1,
+            _ => match memchr::memmem::find(&reply, FIELD) {
+                Some(at) => at + FIELD.len(),
+                None => return reply,
+            },
         };
-        if is_valid {
-            *slot = value.to_vec();
-        }
-        drop(profile);
-        match is_valid {
-            true => self.answer_line("+OK"),
-            false => self.answer_line(&format!("-ERR {known} cannot contain spaces, newlines or special characters.")),
-        }
+        let Some(len) = memchr::memchr(b'\r', &reply[number..]) else { return reply };
+        let named = integer(&reply[number..number + len]).and_then(|id| u64::try_from(id).ok()).filter(|id| *id > 0);
+        let Some(named) = named else { return reply };
+        let asked_for = self.own.as_ref().and_then(|own| own.redirect);
+        let id = asked_for.or_else(|| self.worker.registry().find_by_link(named)).unwrap_or(named);
+        [&reply[..number], id.to_string().as_bytes(), &reply[number + len..]].concat()
     }
 
     /// REPLY, TRACKING and the like: the connection needs a link that remembers them.
@@ -156,7 +237,7 @@ impl Session {
         let Some(id) = std::str::from_utf8(id).ok().and_then(|id| id.parse().ok()) else { return Ok(None) };
         let missing = "-ERR The client ID you want redirect to does not exist";
         let card = self.worker.registry().find(id).ok_or(missing)?;
-        let upstream = card.upstream_id.load(Ordering::Relaxed);
+        let upstream = card.upstream_id();
         if upstream == 0 {
             return Err("-ERR The client you want to redirect to has no upstream connection of its own yet; let it \
                         SUBSCRIBE to __redis__:invalidate first"
@@ -170,89 +251,115 @@ impl Session {
         Ok(Some((id, out)))
     }
 
-    async fn kill(&mut self, rest: &[&[u8]]) -> Result<(), Gone> {
-        let (filter, is_old_form) = match Filter::of_kill(rest, self.card().id) {
-            Ok(parsed) => parsed,
-            Err(error) => {
-                self.answer_line(&format!("-{error}"));
-                return Ok(());
+    /// `CLIENT KILL`, of which the upstream has said that it may be.
+    async fn kill(&mut self, filters: &[&[u8]]) -> Result<Answered, Gone> {
+        let registry = self.worker.registry().clone();
+        let mut reply = Vec::new();
+        let read = match filters {
+            [addr] => Ok(Filters::of_address(addr)),
+            _ => Filters::read(filters, self.card().id, true, collects_ids(registry.list_fields().as_deref())),
+        };
+        let filters = match read {
+            Ok(read) => read,
+            Err(line) => {
+                frame::error(line, &mut reply);
+                return Ok(reply.into());
             }
         };
-        let victims: Vec<_> = self.worker.registry().all().into_iter().filter(|card| filter.takes(card)).collect();
-        for card in &victims {
-            let upstream = card.upstream_id.load(Ordering::Relaxed);
-            if upstream != 0 && card.id != self.card().id {
-                // What it is blocked in ends before anybody hears that it is gone.
-                let mut request = Vec::new();
-                encode_command(&[&b"CLIENT"[..], b"KILL", b"ID", upstream.to_string().as_bytes()], &mut request);
-                let _ = self.ask(request).await?;
-            }
+        let victims: Vec<_> = registry.all().into_iter().filter(|card| filters.take(card)).collect();
+        self.end(&victims).await?;
+        match (filters.are_an_address(), victims.is_empty()) {
+            (true, true) => frame::error("ERR No such client", &mut reply),
+            (true, false) => frame::simple("OK", &mut reply),
+            (false, _) => frame::integer(victims.len() as i64, &mut reply),
         }
-        let is_suicide = victims.iter().any(|card| card.id == self.card().id);
-        match (is_old_form, victims.is_empty()) {
-            (true, true) => self.answer_line("-ERR No such client"),
-            (true, false) => self.answer_line("+OK"),
-            (false, _) => self.answer_integer(victims.len() as i64),
-        }
+        let is_last = victims.iter().any(|card| card.id == self.card().id);
+        Ok(Answered { reply, is_last })
+    }
+
+    /// Closes the connections of all `victims` but this one. What they are blocked in has ended before anybody hears of it: their own
+    /// links may be closed only later.
+    async fn end(&mut self, victims: &[Arc<Card>]) -> Result<(), Gone> {
+        let links = self.worker.links().clone();
+        let mut asked = Vec::new();
         for card in victims.iter().filter(|card| card.id != self.card().id) {
             card.wish(Wish::Kill);
+            // From here on that link is lent to nobody else.
+            let upstream = card.upstream_id();
+            if upstream != 0 {
+                asked.push(links.caller(&self.pool).call(client_request(&[b"KILL", b"ID"], upstream, None)));
+            }
         }
-        if is_suicide {
-            self.flushed().await?;
-            return Err(Gone);
+        for ended in asked {
+            let _ = self.guard(ended).await?;
         }
         Ok(())
     }
 
-    async fn unblock(&mut self, rest: &[&[u8]]) -> Result<(), Gone> {
-        let with_error = match rest.get(1).map(|mode| mode.to_ascii_lowercase()).as_deref() {
-            None | Some(b"timeout") => false,
-            Some(b"error") => true,
-            Some(_) => {
-                self.answer_line("-ERR CLIENT UNBLOCK reason should be TIMEOUT or ERROR");
-                return Ok(());
-            }
-        };
-        let Some(id) = rest.first().and_then(|id| std::str::from_utf8(id).ok()?.parse::<i64>().ok()) else {
-            self.answer_line("-ERR value is not an integer or out of range");
-            return Ok(());
-        };
+    /// `CLIENT UNBLOCK`, of which the upstream has said that it may be.
+    async fn unblock(&mut self, id: i64, with_error: bool) -> Result<Vec<u8>, Gone> {
         let card = u64::try_from(id).ok().and_then(|id| self.worker.registry().find(id));
+        let mut out = Vec::new();
         let Some(card) = card else {
-            self.answer_integer(0);
-            return Ok(());
+            frame::integer(0, &mut out);
+            return Ok(out);
         };
-        if card.waits_for_lock.load(Ordering::Acquire) {
+        if card.waits_for_lock.load(std::sync::atomic::Ordering::Acquire) {
             card.wish(if with_error { Wish::UnblockError } else { Wish::UnblockTimeout });
-            self.answer_integer(1);
-            return Ok(());
+            frame::integer(1, &mut out);
+            return Ok(out);
         }
-        let upstream = card.upstream_id.load(Ordering::Relaxed);
-        if upstream == 0 {
-            self.answer_integer(0);
-            return Ok(());
+        let pin = card.pin();
+        if pin.upstream_id == 0 {
+            frame::integer(0, &mut out);
+            return Ok(out);
         }
         let mode: &[u8] = if with_error { b"ERROR" } else { b"TIMEOUT" };
-        let mut request = Vec::new();
-        encode_command(&[&b"CLIENT"[..], b"UNBLOCK", upstream.to_string().as_bytes(), mode], &mut request);
-        self.relay(&request).await
-    }
-
-    pub(super) fn answer_integer(&mut self, number: i64) {
-        self.answer_line(&format!(":{number}"));
-    }
-
-    /// Text as Redis gives it: verbatim under RESP3.
-    fn answer_text(&mut self, text: &[u8]) {
-        let mut out = Vec::new();
-        match self.resp() {
-            Resp::V2 => frame::bulk(text, &mut out),
-            Resp::V3 => {
-                out.extend_from_slice(format!("={}\r\ntxt:", text.len() + 4).as_bytes());
-                out.extend_from_slice(text);
-                out.extend_from_slice(b"\r\n");
-            }
+        let asked =
+            self.worker.links().caller(&self.pool).call(client_request(&[b"UNBLOCK"], pin.upstream_id, Some(mode)));
+        // Until it has run, also where the client that asked for it leaves before.
+        let unblocked = tokio::task::spawn_local(async move {
+            let reply = asked.await;
+            drop(pin);
+            reply
+        });
+        match self.guard(unblocked).await? {
+            Ok(Ok(reply)) => out = reply,
+            Ok(Err(error)) => frame::error(unavailable(&error), &mut out),
+            Err(_) => frame::error("UNAVAILABLE Lockgate is closing", &mut out),
         }
-        self.answer(&out);
+        Ok(out)
+    }
+}
+
+fn unavailable(error: &CallError) -> String {
+    format!("UNAVAILABLE {error}")
+}
+
+fn client_request(subcommand: &[&[u8]], id: u64, mode: Option<&[u8]>) -> Vec<u8> {
+    let id = id.to_string();
+    let mut words: Vec<&[u8]> = vec![b"CLIENT"];
+    words.extend(subcommand);
+    words.push(id.as_bytes());
+    words.extend(mode);
+    let mut out = Vec::new();
+    encode_command(&words, &mut out);
+    out
+}
+
+/// Servers that list a client's capabilities take the numbers of several `ID` filters together.
+fn collects_ids(fields: Option<&[Box<[u8]>]>) -> bool {
+    fields.is_some_and(|fields| fields.iter().any(|name| **name == *b"capa"))
+}
+
+/// Text as Redis gives it: verbatim under RESP3.
+fn text(resp: Resp, text: &[u8], out: &mut Vec<u8>) {
+    match resp {
+        Resp::V2 => frame::bulk(text, out),
+        Resp::V3 => {
+            out.extend_from_slice(format!("={}\r\ntxt:", text.len() + 4).as_bytes());
+            out.extend_from_slice(text);
+            out.extend_from_slice(b"\r\n");
+        }
     }
 }

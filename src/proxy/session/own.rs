@@ -60,7 +60,7 @@ impl Session {
             Ok(link) => {
                 self.worker.registry().took_own_link(why);
                 tracing::debug!(client = self.card().id, why = why.name(), "takes an own link");
-                self.card().upstream_id.store(link.upstream_id(), Ordering::Relaxed);
+                self.card().takes_link(link.upstream_id());
                 self.own = Some(Box::new(OwnMode {
                     link,
                     talk: Conversation::default(),
@@ -146,8 +146,10 @@ impl Session {
                 // An unfinished command may be what the link was taken for.
                 && self.scanner.is_at_start()
         });
-        if is_done && let Some(own) = self.own.take() {
-            self.card().upstream_id.store(0, Ordering::Relaxed);
+        if is_done
+            && let Some(own) = self.own.take()
+            && self.card().parts_with_link()
+        {
             self.worker.links().give_back(own.link);
         }
     }
@@ -164,7 +166,7 @@ impl Session {
     /// Closes the own link with whatever state it has.
     pub(super) fn drop_own(&mut self) {
         self.own = None;
-        self.card().upstream_id.store(0, Ordering::Relaxed);
+        let _ = self.card().parts_with_link();
         self.show_state();
     }
 
@@ -173,6 +175,7 @@ impl Session {
         let card = self.card();
         let Some(own) = &self.own else {
             card.multi.store(-1, Ordering::Relaxed);
+            card.redirect.store(-1, Ordering::Relaxed);
             for count in [&card.subscriptions, &card.patterns, &card.shard_subscriptions] {
                 count.store(0, Ordering::Relaxed);
             }
@@ -187,6 +190,8 @@ impl Session {
         card.is_watching.store(talk.is_watching(), Ordering::Relaxed);
         card.is_blocked.store(talk.is_blocking(), Ordering::Relaxed);
         card.is_tracking.store(talk.is_tracking(), Ordering::Relaxed);
+        let redirect = own.redirect.and_then(|id| i64::try_from(id).ok()).unwrap_or(0);
+        card.redirect.store(if talk.is_tracking() { redirect } else { -1 }, Ordering::Relaxed);
         card.is_monitor.store(talk.stream() == Stream::Uncounted, Ordering::Relaxed);
         let counts = [&card.subscriptions, &card.patterns, &card.shard_subscriptions];
         for (shown, count) in counts.into_iter().zip(talk.subscriptions()) {
