@@ -46,7 +46,9 @@ impl Lockgate {
             std::fs::write(file.path(), text).unwrap();
             file
         });
-        let mut command = Command::new(env!("CARGO_BIN_EXE_lockgate"));
+        // Another build can be put to the test, such as the one that users have.
+        let binary = std::env::var_os("LOCKGATE_BINARY").unwrap_or(env!("CARGO_BIN_EXE_lockgate").into());
+        let mut command = Command::new(binary);
         // Settings of whoever runs the tests are not the test's.
         for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("LOCKGATE_")) {
             command.env_remove(name);
