@@ -81,11 +81,13 @@ impl OwnLink {
         self.out.len()
     }
 
-    /// Writes what the socket takes, and wakes the task when it takes more.
-    pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
-        let outcome = self.out.poll_flush(&self.writer, cx);
-        self.is_broken |= outcome.is_err();
-        outcome
+    /// Writes what the socket takes, and wakes the task when it takes more. Where it takes nothing any more the reader
+    /// tells the end, behind what the upstream has said before it closed.
+    pub fn poll_flush(&mut self, cx: &mut Context<'_>) {
+        if self.out.poll_flush(&self.writer, cx).is_err() {
+            self.is_broken = true;
+            self.out = Outgoing::default();
+        }
     }
 
     /// Reads what has come: the number of bytes, 0 when the upstream has closed.
@@ -113,7 +115,7 @@ impl OwnLink {
         let mut chunk = [0u8; 4096];
         loop {
             let n = std::future::poll_fn(|cx| {
-                self.poll_flush(cx)?;
+                self.poll_flush(cx);
                 self.poll_read(cx, &mut chunk)
             })
             .await?;

@@ -239,7 +239,7 @@ impl Session {
             if !self.io.client_keeps_up() {
                 return Poll::Pending;
             }
-            talk.link.poll_flush(cx).map_err(Broken::Link)?;
+            talk.link.poll_flush(cx);
             let mut scratch = scratch.borrow_mut();
             match talk.link.poll_read(cx, &mut scratch) {
                 Poll::Pending => Poll::Pending,

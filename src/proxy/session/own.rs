@@ -99,9 +99,7 @@ impl Session {
     /// Brings what the upstream sent on the own link to the client, and gives the link back when it is as new.
     pub(super) fn pump_own(&mut self, cx: &mut Context<'_>) -> Result<(), Gone> {
         let Some(own) = self.own.as_mut() else { return Ok(()) };
-        if own.link.poll_flush(cx).is_err() {
-            return Err(Gone);
-        }
+        own.link.poll_flush(cx);
         let scratch = self.worker.links().scratch().clone();
         let mut scratch = scratch.borrow_mut();
         for turn in 0.. {
@@ -278,9 +276,7 @@ impl Session {
                 }
             }
         };
-        if own.link.poll_flush(cx).is_err() {
-            return (at, Look::Pause(Pause::Close));
-        }
+        own.link.poll_flush(cx);
         (at, look)
     }
 
