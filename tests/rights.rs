@@ -338,3 +338,103 @@ fn clients_are_listed_with_the_fields_that_the_upstream_has() {
         assert_eq!(through, direct, "{}", kind.name());
     }
 }
+
+#[test]
+fn what_tells_of_all_locks_needs_the_like_on_the_upstream() {
+    const NEEDED: [(&str, &str); 12] = [
+        ("LOCK.STATS", "info"),
+        ("LOCK.NODES", "info"),
+        ("LOCK.GRAPH", "slowlog|get"),
+        ("LOCK.DEADLOCKS", "slowlog|get"),
+        ("LOCK.SLOWLOG GET", "slowlog|get"),
+        ("LOCK.SLOWLOG LEN", "slowlog|len"),
+        ("LOCK.SLOWLOG RESET", "slowlog|reset"),
+        ("LOCK.CONFIG GET *", "config|get"),
+        ("LOCK.CONFIG SET max_wait 5s", "config|set"),
+        ("LOCK.FORCE lock:1", "config|set"),
+        ("LOCK.CLEANUP", "config|set"),
+        ("LOCK.HELP", "help"),
+    ];
+    for stage in stages() {
+        for (line, permission) in NEEDED {
+            let mut others: Vec<&str> =
+                NEEDED.iter().map(|(_, other)| *other).filter(|other| *other != permission).collect();
+            others.retain(|other| *other != "help");
+            let but: String = others.iter().map(|other| format!(" +{other}")).collect();
+            let rights = "~* &* +@all -@dangerous -@admin";
+            stage.user("ann", &format!("{rights}{but}"));
+            let reply = stage.client().acting_as("ann").run(line);
+            if permission == "help" {
+                assert!(!matches!(reply, Reply::Error(_)), "{line}: {reply:?}");
+                continue;
+            }
+            let command = line.split(' ').next().unwrap();
+            let says = format!("NOPERM {command} needs the permission to run '{permission}' on the upstream");
+            assert!(reply.is_error(&says), "{line}: {reply:?}");
+            stage.user("ann", &format!("{rights} +{permission}"));
+            let reply = stage.client().acting_as("ann").run(line);
+            assert!(!matches!(reply, Reply::Error(_)), "{line} with {permission}: {reply:?}");
+        }
+        assert!(stage.lockgate.wrote().contains("LOCK.CONFIG SET"), "who changed a setting stands in the log");
+    }
+}
+
+#[test]
+fn a_refused_reset_resets_nothing() {
+    for stage in stages() {
+        stage.user("ann", "~* &* +@all -slowlog|reset");
+        let mut ann = stage.client().acting_as("ann");
+        ann.run("CONFIG SET slowlog-log-slower-than 0");
+        ann.run("PING");
+        assert!(ann.run("LOCK.SLOWLOG RESET").is_error("NOPERM"));
+        assert!(ann.run("SLOWLOG LEN").int() > 0);
+        assert_eq!(stage.client().run("LOCK.SLOWLOG RESET"), Reply::Simple("OK".into()));
+        assert!(ann.run("SLOWLOG LEN").int() > 0, "that of the upstream is another");
+    }
+}
+
+/// Calls that take a free lock, with rights under which they go differently, and whether they may.
+const PLAIN_CALLS: [(&str, &[&str]); 9] = [
+    // All that redis-py's Lock needs.
+    ("~* +set +get +del +eval +evalsha", &["SET lock:1 v NX PX 60000", "SETNX lock:2 v"]),
+    ("~* +set", &["SET lock:1 v NX", "SETNX lock:2 v", "SET lock:3 v NX EX 60"]),
+    ("~* +setnx", &["SETNX lock:1 v", "SET lock:2 v NX"]),
+    ("~* +@all -set", &["SETNX lock:1 v", "SET lock:2 v NX", "SETNX lock:1 w"]),
+    ("~* +@all -setnx", &["SETNX lock:1 v", "SET lock:2 v NX"]),
+    ("~lock:* +@all", &["SET lock:1 v NX", "SETNX lock:2 v", "SET locks:3 v NX"]),
+    ("%W~lock:* +@all", &["SET lock:1 v NX PX 60000", "SETNX lock:2 v"]),
+    ("%R~lock:* +@all", &["SET lock:1 v NX PX 60000", "SETNX lock:2 v"]),
+    ("~* +@all -@scripting", &["SET lock:1 v NX PX 60000", "SETNX lock:2 v", "SET lock:1 w NX"]),
+];
+
+#[test]
+fn a_set_nx_asks_for_the_rights_it_asks_for_on_the_server() {
+    for kind in ServerKind::ALL {
+        for (rights, calls) in PLAIN_CALLS {
+            let mut pair = Pair::new(kind, rights);
+            for line in calls {
+                pair.says_line(line);
+            }
+            for line in ["SET lock:9 v NX", "SETNX lock:9 w", "SET other v NX", "SETNX other v"] {
+                pair.says_line(line);
+            }
+        }
+        // Under rights by first argument, which Redis 7 knows for some commands.
+        let mut pair = Pair::new(kind, "~* +@scripting +exists +get +set|lock:1");
+        for line in ["SET lock:1 v NX", "SET lock:2 v NX", "SETNX lock:1 v"] {
+            pair.says_line(line);
+        }
+    }
+}
+
+#[test]
+fn a_set_nx_whose_user_may_not_queue_passes_and_is_counted() {
+    for stage in stages() {
+        stage.user("ann", "~* +set +get +del +eval +evalsha");
+        let mut ann = stage.client().acting_as("ann");
+        assert_eq!(ann.run("SET lock:1 v NX PX 60000"), Reply::Simple("OK".into()));
+        assert_eq!(ann.run("SET lock:1 w NX PX 60000"), Reply::Nil);
+        assert_eq!(stage.client().run("LOCK.STATS").field("fallbacks"), Reply::Int(2));
+        assert_eq!(ann.run("EVAL return(redis.call('DEL',KEYS[1])) 1 lock:1"), Reply::Int(1));
+    }
+}

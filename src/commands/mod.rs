@@ -7,6 +7,7 @@ mod encode;
 pub mod glob;
 pub mod introspect;
 pub mod lock_args;
+pub mod lock_rights;
 pub mod lock_spec;
 mod look;
 pub mod set_nx;

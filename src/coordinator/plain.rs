@@ -3,10 +3,15 @@
 use super::rules::Rule;
 use super::set_nx::{SetNx, SetNxAnswer, Terms};
 use super::{Asker, Coordinator};
+use crate::commands::set_nx::PlainForm;
 use crate::domain::{LockKey, PlainLease};
 use crate::protocol::args::encode_command;
 use crate::protocol::frame::{Value, decode};
 use crate::upstream::call::{CallError, Caller};
+
+/// KEYS: the key. Returns: 1, or 0 where the user may not run SETNX on it.
+const MAY_SETNX: &[u8] =
+    b"if redis.acl_check_cmd and not redis.acl_check_cmd('SETNX', KEYS[1], '') then return 0 end return 1";
 
 impl Rule {
     /// The lease of a `SET NX` that asks for `asked`: `default_ttl` where it asks for none, cut at `max_ttl`. The general settings
@@ -43,7 +48,7 @@ impl Coordinator {
     }
 
     /// After [`SetNxAnswer::PassOn`]: the plain command decides, or, with `fallback = false`, nobody does.
-    pub async fn pass_on<C: Caller>(&self, asker: &Asker<C>, ask: &SetNx) -> SetNxAnswer {
+    pub async fn pass_on<C: Caller>(&self, asker: &Asker<C>, ask: &SetNx, form: PlainForm) -> SetNxAnswer {
         let key = LockKey { db: asker.db, name: ask.key.clone() };
         if !self.settings.fallback {
             return SetNxAnswer::Error(format!(
@@ -52,19 +57,27 @@ impl Coordinator {
             ));
         }
         self.fallback.note(&key);
-        let answer = self.plain(asker, ask).await;
+        let answer = self.plain(asker, ask, form).await;
         if answer == SetNxAnswer::Set {
             self.deadlocks.took(&key, asker.session, &ask.value, ask.lease, self.now(), self.unix_us() / 1000);
         }
         answer
     }
 
+    /// Whether the client's user may run `SETNX` on the key; `SET` may be allowed to it all the same. `true` where that cannot be found
+    /// out: then the scripts are refused to it as well, or the upstream (Redis 6.2) does not tell.
+    pub async fn may_setnx<C: Caller>(&self, asker: &Asker<C>, key: &[u8]) -> bool {
+        let mut request = Vec::new();
+        encode_command(&[&b"EVAL"[..], MAY_SETNX, b"1", key], &mut request);
+        !asker.caller.call(request).await.is_ok_and(|reply| reply == b":0\r\n")
+    }
+
     /// Sends the plain command for the client; never answers [`SetNxAnswer::PassOn`].
-    pub(super) async fn plain<C: Caller>(&self, asker: &Asker<C>, ask: &SetNx) -> SetNxAnswer {
-        match asker.caller.call(plain_command(ask)).await {
+    pub async fn plain<C: Caller>(&self, asker: &Asker<C>, ask: &SetNx, form: PlainForm) -> SetNxAnswer {
+        match asker.caller.call(plain_command(ask, form)).await {
             Ok(reply) => match decode(&reply) {
-                Ok(Value::Simple(_)) => SetNxAnswer::Set,
-                Ok(Value::Null) => SetNxAnswer::NotSet,
+                Ok(Value::Simple(_) | Value::Integer(1)) => SetNxAnswer::Set,
+                Ok(Value::Null | Value::Integer(0)) => SetNxAnswer::NotSet,
                 Ok(Value::Error(line)) => SetNxAnswer::Error(String::from_utf8_lossy(line).into_owned()),
                 _ => SetNxAnswer::Error("ERR the upstream's answer to SET NX makes no sense; is it a Redis?".into()),
             },
@@ -78,7 +91,13 @@ impl Coordinator {
     }
 }
 
-fn plain_command(ask: &SetNx) -> Vec<u8> {
+/// As the client wrote it: who may run `SETNX` need not be allowed to `SET`. There is no lease in it, whatever a rule says.
+fn plain_command(ask: &SetNx, form: PlainForm) -> Vec<u8> {
+    let mut out = Vec::new();
+    if form == PlainForm::SetNx {
+        encode_command(&[&b"SETNX"[..], &ask.key, &ask.value], &mut out);
+        return out;
+    }
     let (unit, time) = match ask.lease {
         PlainLease::Forever => ("", String::new()),
         PlainLease::Ms(ms) => ("PX", ms.to_string()),
@@ -86,7 +105,6 @@ fn plain_command(ask: &SetNx) -> Vec<u8> {
     };
     let words: [&[u8]; 6] = [b"SET", &ask.key, &ask.value, b"NX", unit.as_bytes(), time.as_bytes()];
     let count = if unit.is_empty() { 4 } else { 6 };
-    let mut out = Vec::new();
     encode_command(&words[..count], &mut out);
     out
 }
@@ -105,9 +123,10 @@ mod tests {
         Rules::of(&[rule]).all()[0].clone()
     }
 
-    fn words(lease: PlainLease) -> String {
+    fn words(form: PlainForm, lease: PlainLease) -> String {
         let terms = Terms::default();
-        let command = plain_command(&SetNx { key: (*b"k").into(), value: (*b"v").into(), lease, terms });
+        let ask = SetNx { key: (*b"k").into(), value: (*b"v").into(), lease, terms };
+        let command = plain_command(&ask, form);
         args(&command).map(String::from_utf8_lossy).collect::<Vec<_>>().join(" ")
     }
 
@@ -132,8 +151,9 @@ mod tests {
 
     #[test]
     fn the_plain_command_says_what_the_client_said() {
-        assert_eq!(words(PlainLease::Forever), "SET k v NX");
-        assert_eq!(words(PlainLease::Ms(30)), "SET k v NX PX 30");
-        assert_eq!(words(PlainLease::AtMs(9000)), "SET k v NX PXAT 9000");
+        assert_eq!(words(PlainForm::Set, PlainLease::Forever), "SET k v NX");
+        assert_eq!(words(PlainForm::Set, PlainLease::Ms(30)), "SET k v NX PX 30");
+        assert_eq!(words(PlainForm::Set, PlainLease::AtMs(9000)), "SET k v NX PXAT 9000");
+        assert_eq!(words(PlainForm::SetNx, PlainLease::Forever), "SETNX k v");
     }
 }

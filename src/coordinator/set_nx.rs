@@ -96,8 +96,9 @@ impl Coordinator {
             Answer::QueueFull { waiting } => SetNxAnswer::Error(format!(
                 "QUEUEFULL '{key}' already has {waiting} waiters; raise max_queue or lower the load"
             )),
-            // The client may not run scripts, or not touch what is kept beside locks: SET itself may be allowed to him.
-            Answer::Failed(line) if line.starts_with("NOPERM") => SetNxAnswer::PassOn,
+            // The client may not run scripts, or not what is in them, or not touch what is kept beside locks: the command itself may be
+            // allowed to it.
+            Answer::Failed(line) if is_about_rights(&line) => SetNxAnswer::PassOn,
             Answer::Failed(line) => SetNxAnswer::Error(line.to_string()),
             Answer::Unreached(why) => {
                 SetNxAnswer::Unreached(format!("UNAVAILABLE {why}; the key was not set, try again"))
@@ -110,6 +111,36 @@ impl Coordinator {
     }
 }
 
+/// An error about what the client's user may do in a script, in the words of Redis up to 7.0, of Redis 7.2 and later, and of Valkey.
+fn is_about_rights(line: &str) -> bool {
+    line.starts_with("NOPERM")
+        || line.contains("ACL failure in script")
+        || line.contains("The user executing the script can't ")
+}
+
 fn shutting_down() -> SetNxAnswer {
     SetNxAnswer::Error("UNAVAILABLE shutting down".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_within_a_script_is_told_from_other_errors() {
+        for line in [
+            "NOPERM this user has no permissions to run the 'evalsha' command",
+            "ERR The user executing the script can't run this command or subcommand",
+            "ERR The user executing the script can't access at least one of the keys mentioned in the command arguments",
+            "ERR ACL failure in script: User u has no permissions to run the 'exists' command script: 3b0c, on @user_script:1.",
+            "ERR ACL failure in script: No permissions to access a key",
+        ] {
+            assert!(is_about_rights(line), "{line}");
+        }
+        for line in
+            ["OOM command not allowed when used memory > 'maxmemory'.", "READONLY You can't write against a replica."]
+        {
+            assert!(!is_about_rights(line), "{line}");
+        }
+    }
 }

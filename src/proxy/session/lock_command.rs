@@ -11,14 +11,13 @@ use super::own::OwnMode;
 use super::pipelined::LOOK_AFTER;
 use super::set_nx::user;
 use super::{Gone, Session};
+use crate::commands::glob;
 use crate::commands::lock_args::{ConfigArgs, LockCommand, LockRequest};
-use crate::commands::{glob, lock_command};
+use crate::commands::lock_rights::needed_for;
 use crate::coordinator::{Asker, LockReply, LostLock};
 use crate::domain::Resp;
-use crate::protocol::args::encode_command;
 use crate::protocol::frame;
 use crate::proxy::registry::Wish;
-use crate::upstream::call::Caller;
 use crate::upstream::caller::LinkCaller;
 use crate::upstream::dial::LinkKey;
 use crate::upstream::link::Sink;
@@ -42,9 +41,9 @@ impl Session {
             self.answer_line("-NOAUTH Authentication required.");
             return Ok(());
         }
-        let is_ruling = lock_command(args[0]).is_some_and(|spec| spec.categories.contains(&"@admin"));
-        if is_ruling && let Err(refusal) = self.may_rule().await? {
-            self.answer(&refusal);
+        if let Some(needed) = needed_for(&request)
+            && !self.is_entitled(args[0], needed).await?
+        {
             return Ok(());
         }
         match request {
@@ -56,29 +55,25 @@ impl Session {
                 let map = values.into_iter().map(|(name, value)| (name, LockReply::Bulk(value.into_bytes())));
                 self.answer_lock(&LockReply::Map(map.collect()));
             }
-            LockRequest::Config(ConfigArgs::Set(pairs)) => {
-                let reply = match self.worker.config().set(&pairs) {
-                    Ok(()) => LockReply::ok(),
-                    Err(says) => LockReply::Error(format!("ERR {says}")),
-                };
-                self.answer_lock(&reply);
-            }
+            LockRequest::Config(ConfigArgs::Set(pairs)) => self.set_config(&pairs),
             LockRequest::Help => self.answer_lock(&lock_help::lines()),
         }
         Ok(())
     }
 
-    /// Whether the upstream lets this client run CONFIG. Who may not rule there is not to rule here: neither keys nor scripts give
-    /// that away. The error is the reply.
-    async fn may_rule(&mut self) -> Result<Result<(), Vec<u8>>, Gone> {
-        let mut question = Vec::new();
-        encode_command(&[&b"CONFIG"[..], b"GET", b"lockgate"], &mut question);
-        let caller = self.worker.links().caller(&self.pool);
-        Ok(match self.guard(caller.call(question)).await? {
-            Ok(reply) if reply.starts_with(b"-NOPERM") || reply.starts_with(b"-NOAUTH") => Err(reply),
-            Ok(_) => Ok(()),
-            Err(error) => Err(format!("-UNAVAILABLE {error}; try again\r\n").into_bytes()),
-        })
+    fn set_config(&mut self, pairs: &[(String, String)]) {
+        let reply = match self.worker.config().set(pairs) {
+            Ok(()) => {
+                let card = self.card();
+                let user = user(&self.key.identity).escape_ascii();
+                for (name, value) in pairs {
+                    tracing::info!(name, value, %user, client = card.id, addr = card.peer, "LOCK.CONFIG SET");
+                }
+                LockReply::ok()
+            }
+            Err(says) => LockReply::Error(format!("ERR {says}")),
+        };
+        self.answer_lock(&reply);
     }
 
     async fn lock_call(&mut self, command: LockCommand) -> Result<(), Gone> {

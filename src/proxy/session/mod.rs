@@ -16,6 +16,7 @@ mod lock_help;
 mod outbox;
 mod own;
 mod pipelined;
+mod rights;
 mod set_nx;
 mod step;
 

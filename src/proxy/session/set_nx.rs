@@ -180,6 +180,10 @@ impl Session {
             let identity = self.key.identity.clone();
             let answer = async {
                 let mut hold = pin!(links.hold());
+                if call.form == PlainForm::SetNx && !coordinator.may_setnx(&asker, &ask.key).await {
+                    // In its own words.
+                    return coordinator.plain(&asker, &ask, call.form).await;
+                }
                 let mut answer = SetNxAnswer::NotSet;
                 if !in_the_way.is_empty() {
                     // What comes free at once needs no question; most of those in the way have ended long ago.
@@ -196,7 +200,7 @@ impl Session {
                 }
                 loop {
                     if answer == SetNxAnswer::PassOn {
-                        answer = coordinator.pass_on(&asker, &ask).await;
+                        answer = coordinator.pass_on(&asker, &ask, call.form).await;
                     }
                     let is_unreached = matches!(answer, SetNxAnswer::Unreached(_));
                     if !is_unreached || may_wait || !links.is_back(hold.as_mut()).await {
