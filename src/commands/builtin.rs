@@ -68,7 +68,7 @@ pub(super) const ABOUT_THE_CONNECTION: &[Known] = &[
 
 /// Those that need a link of their own.
 pub(super) const ON_AN_OWN_LINK: &[Known] = &[
-    own("asking", Why::ClientFlags, Effect::Sticky, 1, N, [0, 0, 0]),
+    own("asking", Why::ClientFlags, Effect::Flag, 1, N, [0, 0, 0]),
     own("blmove", Why::Blocking, Effect::None, 6, W, [1, 2, 1]),
     own("blmpop", Why::Blocking, Effect::None, -5, WM, [0, 0, 0]),
     own("blpop", Why::Blocking, Effect::None, -3, W, [1, -2, 1]),
@@ -88,7 +88,7 @@ pub(super) const ON_AN_OWN_LINK: &[Known] = &[
     own("psubscribe", Why::Subscribe, Effect::Subscribe(Channel::Pattern), -2, N, [0, 0, 0]),
     own("psync", Why::Replication, Effect::Replication, -3, N, [0, 0, 0]),
     own("punsubscribe", Why::Subscribe, Effect::Unsubscribe(Channel::Pattern), -1, N, [0, 0, 0]),
-    own("readonly", Why::ClientFlags, Effect::Sticky, 1, N, [0, 0, 0]),
+    own("readonly", Why::ClientFlags, Effect::Flag, 1, N, [0, 0, 0]),
     own("replconf", Why::Replication, Effect::Replication, -1, N, [0, 0, 0]),
     own("replicaof", Why::Admin, Effect::None, 3, N, [0, 0, 0]),
     own("save", Why::Admin, Effect::None, 1, N, [0, 0, 0]),

@@ -41,7 +41,10 @@ pub fn client_effect(args: &[&[u8]]) -> Effect {
     if word(1, "tracking") {
         return if word(2, "off") { Effect::TrackingOff } else { Effect::TrackingOn };
     }
-    let lasting = ["no-evict", "no-touch", "caching", "capa", "import-source"];
+    if word(1, "caching") {
+        return Effect::Flag;
+    }
+    let lasting = ["no-evict", "no-touch", "capa", "import-source"];
     if subcommand_is(args, &lasting) { Effect::Sticky } else { Effect::None }
 }
 

@@ -178,7 +178,9 @@ pub enum Effect {
     Replication,
     /// Asks about the writes that this connection made before.
     Wait,
-    /// Lasting or unknown state: the session keeps the own link.
+    /// A flag that stays until `RESET`: the session keeps the own link.
+    Flag,
+    /// Lasting or unknown state, which `RESET` does not end: the session keeps the own link, and nobody gets it after that.
     Sticky,
     /// `CLIENT REPLY ON`: replies again, this one included.
     ReplyOn,

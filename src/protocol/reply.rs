@@ -160,6 +160,11 @@ impl ReplyScanner {
         (self.open > 0 && self.head.kind != 0).then_some(self.head.kind)
     }
 
+    /// The first word of the unfinished frame, as far as it came.
+    pub fn pending_word(&self) -> FirstWord {
+        self.head.word
+    }
+
     /// Reads to the end of the frame or of the input: bytes used, and whether the frame ended.
     fn read_frame(&mut self, input: &[u8]) -> Result<(usize, bool), ReplyError> {
         if self.open == 0 {

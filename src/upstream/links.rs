@@ -15,6 +15,7 @@ use super::call::Caller;
 use super::caller::LinkCaller;
 use super::dial::{Connector, DialError, Dialled, Identity, LinkKey, dial, service_credentials};
 use super::facts::Facts;
+use super::idle::{IdleLinks, OwnPermit, washed};
 use super::link::{BACKLOG_MAX, Link};
 use super::lost::{LostLinks, Over};
 use super::own::OwnLink;
@@ -27,8 +28,6 @@ use crate::domain::{Db, Resp};
 const BUSY_REPLIES: u64 = 1024;
 /// Requests unwritten on a link, in bytes, from which another one is opened or preferred.
 const BUSY_BACKLOG: usize = 16 << 10;
-/// Own links that one worker keeps connected for the next session that needs one, by key.
-const IDLE_OWN_MAX: usize = 4;
 /// The upstream is tried again at least this often.
 pub(super) const RETRY_AT_LEAST: Duration = Duration::from_secs(1);
 /// How often idle links are looked over.
@@ -111,7 +110,7 @@ pub struct Links {
     has_credentials: bool,
     scratch: Rc<RefCell<Box<[u8]>>>,
     pools: RefCell<HashMap<LinkKey, Rc<Pool>>>,
-    idle_own: RefCell<HashMap<LinkKey, Vec<(OwnLink, Instant)>>>,
+    idle_own: RefCell<IdleLinks>,
     own_in_use: Arc<AtomicUsize>,
     down: RefCell<Option<Rc<str>>>,
     is_probing: Cell<bool>,
@@ -213,6 +212,15 @@ impl Links {
         }
         let mut pools = self.pools.borrow_mut();
         pools.entry(key.clone()).or_insert_with(|| Rc::new(Pool { key, links: RefCell::default() })).clone()
+    }
+
+    /// The pool of `key`, if a link of it stands; none is made.
+    pub fn standing_pool(&self, key: &LinkKey) -> Option<Rc<Pool>> {
+        let mut key = key.clone();
+        if key.identity == Identity::Service && !self.has_credentials {
+            key.identity = Identity::Anonymous;
+        }
+        self.pools.borrow().get(&key).filter(|pool| pool.is_open()).cloned()
     }
 
     /// Lockgate's own pool in `db`.
@@ -446,26 +454,16 @@ impl Links {
 
     /// A connected link for one session alone; fails at once where the upstream is away.
     pub async fn take_own_now(self: &Rc<Self>, key: &LinkKey) -> Result<OwnLink, OwnError> {
-        loop {
-            let idle = self.idle_own.borrow_mut().get_mut(key).and_then(Vec::pop);
-            match idle {
-                Some((mut link, _)) => {
-                    if link.is_quiet() {
-                        return Ok(link);
-                    }
-                }
-                None => break,
-            }
+        let most = self.settings.own_max;
+        let permit = OwnPermit::take(&self.own_in_use, most).ok_or(OwnError::Exhausted(most))?;
+        let idle = self.idle_own.borrow_mut().take(key);
+        if let Some(mut link) = idle {
+            link.is_lent(permit);
+            return Ok(link);
         }
         if let Some(why) = self.away() {
             return Err(Unavailable(why).into());
         }
-        let permit = OwnPermit::take(&self.own_in_use, self.settings.own_max)
-            .or_else(|| {
-                self.idle_own.borrow_mut().clear();
-                OwnPermit::take(&self.own_in_use, self.settings.own_max)
-            })
-            .ok_or(OwnError::Exhausted(self.settings.own_max))?;
         match self.dial(key).await {
             Ok(dialled) => Ok(OwnLink::new(key.clone(), dialled, permit)),
             Err(DialError::Unreachable(why)) => Err(Unavailable(why).into()),
@@ -476,11 +474,25 @@ impl Links {
     /// Takes back an own link that is in the state its key tells, with nothing owed.
     pub fn give_back(&self, mut link: OwnLink) {
         link.rests();
-        let mut idle = self.idle_own.borrow_mut();
-        let same = idle.entry(link.key().clone()).or_default();
-        if same.len() < IDLE_OWN_MAX {
-            same.push((link, Instant::now()));
-        }
+        self.idle_own.borrow_mut().put(link);
+    }
+
+    /// Takes back an own link with nothing owed, in whatever state it is: it is lent again only after the upstream has shown that it is
+    /// in the state its key tells.
+    pub fn wash(self: &Rc<Self>, mut link: OwnLink) {
+        link.is_left();
+        let links = self.clone();
+        tokio::task::spawn_local(async move {
+            let credentials = match &link.key().identity {
+                Identity::Anonymous => None,
+                Identity::Named(credentials) => Some((**credentials).clone()),
+                Identity::Service => service_credentials(&links.endpoint),
+            };
+            let limit = links.settings.connect_timeout;
+            if let Ok(Some(link)) = tokio::time::timeout(limit, washed(link, credentials)).await {
+                links.idle_own.borrow_mut().put(link);
+            }
+        });
     }
 
     fn give_up_stalled(&self) {
@@ -498,10 +510,7 @@ impl Links {
         if limit.is_zero() {
             return;
         }
-        for same in self.idle_own.borrow_mut().values_mut() {
-            same.retain(|(_, since)| since.elapsed() < limit);
-        }
-        self.idle_own.borrow_mut().retain(|_, same| !same.is_empty());
+        self.idle_own.borrow_mut().close_older_than(limit);
         self.pools.borrow_mut().retain(|_, pool| {
             pool.links.borrow_mut().retain(|link| {
                 let is_idle = link.owed_replies() == 0 && link.last_used().elapsed() > limit;
@@ -543,25 +552,6 @@ async fn end_lost(links: std::rc::Weak<Links>, lost: Rc<LostLinks>) {
             }
             pause = (pause * 2).clamp(links.settings.retry_base, RETRY_AT_LEAST);
         }
-    }
-}
-
-/// The right to one of the process's own links; given back when dropped.
-#[derive(Debug)]
-pub struct OwnPermit(Arc<AtomicUsize>);
-
-impl OwnPermit {
-    fn take(in_use: &Arc<AtomicUsize>, most: usize) -> Option<OwnPermit> {
-        in_use
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| (n < most).then_some(n + 1))
-            .ok()
-            .map(|_| OwnPermit(in_use.clone()))
-    }
-}
-
-impl Drop for OwnPermit {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

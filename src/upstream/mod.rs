@@ -6,6 +6,7 @@ pub mod caller;
 pub mod dial;
 pub mod embedded;
 pub mod facts;
+mod idle;
 pub mod link;
 pub mod links;
 pub mod lost;

@@ -5,11 +5,14 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
 use super::dial::{Dialled, LinkKey};
-use super::links::OwnPermit;
+use super::idle::OwnPermit;
 use super::lost::Trail;
 use super::outgoing::Outgoing;
 use super::socket::{Reader, Writer};
 use crate::protocol::reply::ReplyScanner;
+
+/// Longest reply that is collected before a session uses a link, in bytes.
+const FRAME_MAX: usize = 16 << 20;
 
 /// The wire; what is owed on it is the session's business.
 pub struct OwnLink {
@@ -24,12 +27,15 @@ pub struct OwnLink {
     /// Something was sent on it since it was lent.
     is_used: bool,
     is_broken: bool,
-    _permit: OwnPermit,
+    /// What came behind the frame that was asked for last.
+    ahead: Vec<u8>,
+    /// `None` while no session uses it.
+    permit: Option<OwnPermit>,
 }
 
 impl OwnLink {
     /// The link just dialled for `key`.
-    pub fn new(key: LinkKey, dialled: Dialled, permit: OwnPermit) -> OwnLink {
+    pub(super) fn new(key: LinkKey, dialled: Dialled, permit: OwnPermit) -> OwnLink {
         OwnLink {
             key,
             reader: dialled.reader,
@@ -40,7 +46,8 @@ impl OwnLink {
             trail: dialled.trail,
             is_used: false,
             is_broken: false,
-            _permit: permit,
+            ahead: Vec::new(),
+            permit: Some(permit),
         }
     }
 
@@ -57,6 +64,17 @@ impl OwnLink {
     /// No session uses it for now, and nothing on it is owed.
     pub fn rests(&mut self) {
         self.is_used = false;
+        self.permit = None;
+    }
+
+    /// A session has it.
+    pub(super) fn is_lent(&mut self, permit: OwnPermit) {
+        self.permit = Some(permit);
+    }
+
+    /// No session has it, though something is still to be done on it.
+    pub(super) fn is_left(&mut self) {
+        self.permit = None;
     }
 
     /// What the upstream calls this connection.
@@ -66,6 +84,9 @@ impl OwnLink {
 
     /// Still connected, and the upstream has said nothing that nobody has read.
     pub fn is_quiet(&mut self) -> bool {
+        if !self.ahead.is_empty() {
+            return false;
+        }
         let mut byte = [0u8; 1];
         self.reader.poll_read(&mut Context::from_waker(Waker::noop()), &mut byte).is_pending()
     }
@@ -111,9 +132,24 @@ impl OwnLink {
     /// One command, one reply as it came; for a link that no session uses yet.
     pub async fn ask(&mut self, request: &[u8]) -> io::Result<Vec<u8>> {
         self.push(request);
-        let mut reply = Vec::new();
-        let mut chunk = [0u8; 4096];
+        self.frame().await
+    }
+
+    /// The next frame of those that were asked for.
+    pub(super) async fn frame(&mut self) -> io::Result<Vec<u8>> {
+        let mut frame = Vec::new();
+        let mut chunk = std::mem::take(&mut self.ahead);
         loop {
+            let scan = self.scanner.scan(&chunk, 1).map_err(io::Error::other)?;
+            frame.extend_from_slice(&chunk[..scan.consumed]);
+            if scan.frames == 1 {
+                self.ahead = chunk.split_off(scan.consumed);
+                return Ok(frame);
+            }
+            if frame.len() > FRAME_MAX {
+                return Err(io::Error::other("a reply is longer than anything that is asked here"));
+            }
+            chunk.resize(4096, 0);
             let n = std::future::poll_fn(|cx| {
                 self.poll_flush(cx);
                 self.poll_read(cx, &mut chunk)
@@ -122,11 +158,7 @@ impl OwnLink {
             if n == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
-            reply.extend_from_slice(&chunk[..n]);
-            let scan = self.scanner.scan(&chunk[..n], 1).map_err(io::Error::other)?;
-            if scan.frames == 1 {
-                return Ok(reply);
-            }
+            chunk.truncate(n);
         }
     }
 }

@@ -3,6 +3,8 @@
 
 use std::sync::Arc;
 
+use super::queued::tracking_entry;
+use super::transaction::{Change, Entry};
 use super::{Gone, Session};
 use crate::commands::client::{ClientCall, integer};
 use crate::commands::{Effect, Why, client_effect};
@@ -59,7 +61,8 @@ impl Session {
                 self.answer_line(&format!("-ERR unknown subcommand '{word}'. Try CLIENT HELP."));
                 Ok(())
             }
-            b"reply" | b"tracking" | b"no-evict" | b"no-touch" | b"caching" | b"import-source" => {
+            b"reply" => self.client_reply(command, args).await,
+            b"tracking" | b"no-evict" | b"no-touch" | b"caching" | b"import-source" => {
                 self.change_connection(command, frame, args).await
             }
             _ => self.relay(command).await,
@@ -69,8 +72,7 @@ impl Session {
     /// The upstream's reply to a question that stands for the command at hand, over the link on which the command would go; `None`
     /// where it is away, and the client has been told.
     async fn judge(&mut self, question: Vec<u8>) -> Result<Option<Vec<u8>>, Gone> {
-        let hears = self.own.as_ref().is_some_and(|own| own.may_intercept() && !own.talk.is_silent());
-        if hears {
+        if self.own.as_ref().is_some_and(|own| own.may_intercept()) {
             return self.ask_own(&question).await.map(Some);
         }
         match self.ask(question).await? {
@@ -188,15 +190,15 @@ impl Session {
         let Some(len) = memchr::memchr(b'\r', &reply[number..]) else { return reply };
         let named = integer(&reply[number..number + len]).and_then(|id| u64::try_from(id).ok()).filter(|id| *id > 0);
         let Some(named) = named else { return reply };
-        let asked_for = self.own.as_ref().and_then(|own| own.redirect);
+        let asked_for = self.own.as_ref().and_then(|own| own.talk.redirect());
         let id = asked_for.or_else(|| self.worker.registry().find_by_link(named)).unwrap_or(named);
         [&reply[..number], id.to_string().as_bytes(), &reply[number + len..]].concat()
     }
 
-    /// REPLY, TRACKING and the like: the connection needs a link that remembers them.
+    /// TRACKING and the like: the connection needs a link that remembers them.
     async fn change_connection(&mut self, command: &[u8], frame: &RequestFrame, args: &[&[u8]]) -> Result<(), Gone> {
         let effect = client_effect(args);
-        let changes_nothing = matches!(effect, Effect::ReplyOn | Effect::TrackingOff | Effect::None);
+        let changes_nothing = matches!(effect, Effect::TrackingOff | Effect::None);
         if self.own.is_none() && changes_nothing {
             return self.relay_alone(command).await;
         }
@@ -208,7 +210,6 @@ impl Session {
             }
         };
         let why = match effect {
-            Effect::ReplyOff | Effect::ReplySkip => Why::ReplyMode,
             Effect::TrackingOn => Why::Tracking,
             _ => Why::ClientFlags,
         };
@@ -221,17 +222,20 @@ impl Session {
                 Some((target, command)) => (Some(*target), command.as_slice()),
                 None => (None, command),
             };
-            if matches!(effect, Effect::TrackingOn | Effect::TrackingOff) {
-                own.redirect = target;
-            }
-            own.forward_client(command, effect);
+            let entry = match effect {
+                Effect::TrackingOn | Effect::TrackingOff => tracking_entry(args, target),
+                Effect::Flag => Entry::Change(Change::Flag),
+                Effect::Sticky => Entry::Change(Change::Lasting),
+                _ => Entry::Plain,
+            };
+            own.forward_entry(command, entry);
         }
         Ok(())
     }
 
     /// `CLIENT TRACKING … REDIRECT id` names a client of ours: the upstream knows it by another number.
     /// Gives our number of it and the command with the upstream's.
-    fn redirect_target(&self, args: &[&[u8]]) -> Result<Option<(u64, Vec<u8>)>, String> {
+    pub(super) fn redirect_target(&self, args: &[&[u8]]) -> Result<Option<(u64, Vec<u8>)>, String> {
         let at = args.iter().position(|arg| arg.eq_ignore_ascii_case(b"redirect"));
         let Some((at, id)) = at.and_then(|at| Some((at + 1, args.get(at + 1)?))) else { return Ok(None) };
         let Some(id) = std::str::from_utf8(id).ok().and_then(|id| id.parse().ok()) else { return Ok(None) };
@@ -266,7 +270,9 @@ impl Session {
                 return Ok(reply.into());
             }
         };
-        let victims: Vec<_> = registry.all().into_iter().filter(|card| filters.take(card)).collect();
+        // Who is to be closed already is gone.
+        let is_meant = |card: &Arc<Card>| card.wished() != Wish::Kill && filters.take(card);
+        let victims: Vec<_> = registry.all().into_iter().filter(is_meant).collect();
         self.end(&victims).await?;
         match (filters.are_an_address(), victims.is_empty()) {
             (true, true) => frame::error("ERR No such client", &mut reply),

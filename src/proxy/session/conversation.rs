@@ -1,432 +1,755 @@
-//! What a session's own upstream link owes, frame by frame, and which state the commands sent on it have left there.
-//! Pure: bytes stay outside.
+//! What a session's own upstream link owes, frame by frame, and which state the replies have shown it to be in. Nothing is believed
+//! because a command was sent: what it changes is kept beside the reply that is awaited, and counts when that shows that the command
+//! was accepted. Pure: bytes stay outside.
 
 use std::collections::{HashSet, VecDeque};
 
-use crate::commands::{Channel, Effect};
+use super::transaction::{Change, Entry, Queue, Reading, Replies, SessionChange};
+use crate::commands::Channel;
+use crate::domain::Resp;
 use crate::protocol::reply::FrameHead;
 
 /// What becomes of a frame that the upstream sent.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Fate {
+pub(super) enum Fate {
     /// On to the client.
     Pass,
-    /// Lockgate asked for it itself: collect it.
+    /// Nobody gets it.
+    Drop,
+    /// Lockgate reads it.
     Capture,
-    /// The client gets another text in its place.
-    Replace,
 }
 
 /// Replies expected, in order.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 enum Expected {
     Plain(u64),
-    /// Acknowledgements of (un)subscribed channels; an error stands for all of them.
-    Acks(u64),
-    /// The same for SUBSCRIBE, with what it added: a refused one added nothing.
-    Subscribed(u64, Channel, Box<[Box<[u8]>]>),
+    /// A blocking command's.
+    Blocking,
     Multi,
-    /// Lasting state unless the upstream does not know the command at all.
-    Unknown,
-    Monitor,
-    /// Ends a transaction in which the connection's own state may have changed.
-    ExecLasting,
-    /// Ends a transaction in which database or protocol may have changed.
-    ExecKey,
+    Exec,
+    Discard,
+    Entry(Entry),
+    /// Raw bytes follow unless it is refused.
+    Raw,
+    /// To a command of Lockgate's own, which reads it.
     Capture,
+    /// To one that Lockgate reads nothing from.
+    Ignore,
+    /// The command was sent to be refused; the client gets this text.
     Replace(Box<[u8]>),
 }
 
-/// How replies are switched.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-enum Replies {
-    #[default]
-    On,
-    Off,
-    /// The next command gets none.
-    SkipNext,
+/// What a frame is, beside the place where it stands.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Class {
+    /// An answer.
+    Reply,
+    /// An acknowledgement that is expected.
+    Ack,
+    /// A push, or a message under RESP2.
+    Push,
+    /// What `MONITOR` shows.
+    MonitorLine,
 }
 
-/// Whether replies can be told from the rest of what the upstream sends.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub enum Stream {
-    /// They can.
+/// What is to be done once a frame is whole.
+#[derive(PartialEq, Eq, Debug)]
+pub(super) enum After {
+    Nothing,
+    /// The client gets this.
+    Say(Box<[u8]>),
+    /// The client gets what was captured, once Lockgate's number for it or its commands are put in.
+    Adapt(Adapt),
+    /// What was captured is the upstream's judgement of a stand-in: Lockgate's own answer stands here, to the words that are
+    /// [`Conversation::due`]. Nothing more is read before it was given.
+    Due,
+}
+
+/// How a captured frame becomes the client's.
+#[derive(Debug)]
+pub(super) enum Adapt {
+    Hello,
+    Merge(crate::commands::Merge),
+}
+
+impl PartialEq for Adapt {
+    fn eq(&self, other: &Self) -> bool {
+        matches!((self, other), (Adapt::Hello, Adapt::Hello) | (Adapt::Merge(_), Adapt::Merge(_)))
+    }
+}
+
+impl Eq for Adapt {}
+
+/// What has to happen to the link before another session may have it.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
+pub(super) enum Grade {
+    /// Nothing: only what leaves no trace was sent, or a transaction whose end was seen.
     #[default]
-    Counted,
-    /// `MONITOR`, or a state that came about inside a transaction: frames pass uncounted.
-    Uncounted,
-    /// Replication: not even frames.
-    Opaque,
+    Clean,
+    /// `RESET`, and all that follows from it.
+    Wash,
+    /// It is closed: `RESET` does not reach what was done to it.
+    Close,
 }
 
 /// The bookkeeping of one own link.
 #[derive(Default)]
-pub struct Conversation {
+pub(super) struct Conversation {
     owed: VecDeque<Expected>,
-    stream: Stream,
+    /// Entries of `owed` that are not [`Expected::Plain`].
+    special: usize,
+    blocking: usize,
+    resp: Resp,
+    is_opaque: bool,
     is_multi: bool,
-    /// Commands queued in the transaction.
-    queued: u32,
-    /// Something queued will change the connection's own state.
-    has_queued_lasting: bool,
-    has_queued_key: bool,
-    needs_resync: bool,
+    queue: Queue,
+    exec: Option<Reading>,
+    due: Option<Box<[Box<[u8]>]>>,
     is_watching: bool,
     is_tracking: bool,
-    is_sticky: bool,
+    is_noloop: bool,
+    is_monitor: bool,
+    /// Something stays on the connection for as long as this client has it.
+    is_kept: bool,
     replies: Replies,
-    has_switched_replies: bool,
     subscribed: [HashSet<Box<[u8]>>; 3],
     /// Channels and patterns, as the upstream last counted them.
     confirmed: u64,
     confirmed_shard: u64,
-    is_blocking: bool,
     has_waited: bool,
+    grade: Grade,
+    changes: Vec<SessionChange>,
+    /// Where tracking sends its invalidations, as a number of ours.
+    redirect: Option<u64>,
 }
 
+/// Where the state can be asked for. All of it is what the replies up to now have shown.
 impl Conversation {
-    /// Nothing is owed.
-    pub fn is_settled(&self) -> bool {
-        self.owed.is_empty()
+    pub(super) fn new(resp: Resp) -> Conversation {
+        Conversation { resp, ..Conversation::default() }
     }
 
-    /// The link is as new: any other session could have it.
-    pub fn is_default(&self) -> bool {
-        self.owed.is_empty()
-            && self.stream == Stream::Counted
-            && !(self.needs_resync
+    /// Nothing is owed.
+    pub(super) fn is_settled(&self) -> bool {
+        self.owed.is_empty() && self.due.is_none()
+    }
+
+    /// The session needs this link no longer.
+    pub(super) fn is_default(&self) -> bool {
+        self.is_settled()
+            && !(self.is_opaque
                 || self.is_multi
                 || self.is_watching
                 || self.is_tracking
-                || self.is_sticky
-                || self.has_switched_replies)
+                || self.is_monitor
+                || self.is_kept
+                || self.replies != Replies::On)
             && !self.is_subscribed()
             && self.subscribed.iter().all(HashSet::is_empty)
     }
 
+    /// What has to happen to the link before another session may have it; to be asked when nothing is owed.
+    pub(super) fn grade(&self) -> Grade {
+        let is_open = self.is_multi || self.is_watching || self.is_opaque;
+        if is_open { self.grade.max(Grade::Wash) } else { self.grade }
+    }
+
     /// Between MULTI and EXEC.
-    pub fn is_multi(&self) -> bool {
+    pub(super) fn is_multi(&self) -> bool {
         self.is_multi
     }
 
     /// Commands queued between MULTI and EXEC.
-    pub fn queued(&self) -> u32 {
-        self.queued
+    pub(super) fn queued(&self) -> u32 {
+        self.queue.len()
     }
 
-    /// Keys are watched.
-    pub fn is_watching(&self) -> bool {
+    /// Commands queued that had to be noted.
+    pub(super) fn noted(&self) -> usize {
+        self.queue.noted()
+    }
+
+    pub(super) fn is_watching(&self) -> bool {
         self.is_watching
     }
 
-    /// The upstream tracks what is read.
-    pub fn is_tracking(&self) -> bool {
+    pub(super) fn is_tracking(&self) -> bool {
         self.is_tracking
     }
 
+    /// `CLIENT TRACKING … NOLOOP` is on, and nothing is sent elsewhere.
+    pub(super) fn spares_own_writes(&self) -> bool {
+        self.is_tracking && self.is_noloop && self.redirect.is_none()
+    }
+
+    pub(super) fn is_monitor(&self) -> bool {
+        self.is_monitor
+    }
+
     /// Channels are subscribed to: under RESP2 few commands are allowed then.
-    pub fn is_subscribed(&self) -> bool {
+    pub(super) fn is_subscribed(&self) -> bool {
         self.confirmed + self.confirmed_shard > 0
     }
 
-    /// Channels, patterns and shard channels asked for.
-    pub fn subscriptions(&self) -> [usize; 3] {
+    /// Under RESP2 a subscriber may do little else.
+    pub(super) fn is_pubsub_only(&self) -> bool {
+        self.resp == Resp::V2 && self.is_subscribed()
+    }
+
+    /// How many channels, patterns and shard channels.
+    pub(super) fn subscriptions(&self) -> [usize; 3] {
         [self.subscribed[0].len(), self.subscribed[1].len(), self.subscribed[2].len()]
     }
 
     /// A blocking command has not been answered.
-    pub fn is_blocking(&self) -> bool {
-        self.is_blocking && !self.owed.is_empty()
+    pub(super) fn is_blocking(&self) -> bool {
+        self.blocking > 0 && !self.is_multi
     }
 
-    /// Whether replies can be counted.
-    pub fn stream(&self) -> Stream {
-        self.stream
+    /// Replication: not even frames.
+    pub(super) fn is_opaque(&self) -> bool {
+        self.is_opaque
     }
 
-    /// What follows must wait for the replies that are owed: they decide how it is to be read.
-    pub fn must_settle(&self) -> bool {
-        matches!(self.owed.back(), Some(Expected::Monitor | Expected::ExecLasting | Expected::ExecKey))
-            || self.needs_resync
+    /// Every reply that is awaited is plain, so that the state is what it will be when the next command runs.
+    pub(super) fn is_certain(&self) -> bool {
+        self.special == 0
     }
 
-    /// The command at hand gets no reply.
-    pub fn is_silent(&self) -> bool {
-        self.replies != Replies::On
+    /// No part of a reply is out whose rest is to come.
+    pub(super) fn is_between_replies(&self) -> bool {
+        self.exec.is_none() && !self.is_opaque
     }
 
-    /// The command at hand is the one that `CLIENT REPLY SKIP` silences.
-    pub fn is_skipping(&self) -> bool {
-        self.replies == Replies::SkipNext
+    /// The client of ours that `CLIENT TRACKING … REDIRECT` named.
+    pub(super) fn redirect(&self) -> Option<u64> {
+        self.redirect
+    }
+
+    /// The client gets the replies to what it sends.
+    pub(super) fn is_heard(&self) -> bool {
+        self.replies == Replies::On
+    }
+
+    /// `CLIENT REPLY` was accepted; nothing may be owed.
+    pub(super) fn switch_replies(&mut self, to: Replies) {
+        self.replies = switched(self.replies, to);
     }
 
     /// Whether Lockgate's own answer to the command at hand is to be given; uses up a `CLIENT REPLY SKIP`.
-    pub fn may_answer(&mut self) -> bool {
-        match self.replies {
-            Replies::On => true,
-            Replies::Off => false,
-            Replies::SkipNext => {
-                self.replies = Replies::On;
-                false
-            }
+    pub(super) fn may_answer(&mut self) -> bool {
+        let is_heard = self.is_heard();
+        if self.exec.is_none() {
+            self.command_ended();
         }
+        is_heard
     }
 
     /// The first `WAIT` on this link asks about writes that went over a shared one.
-    pub fn is_first_wait(&mut self) -> bool {
+    pub(super) fn is_first_wait(&mut self) -> bool {
         !std::mem::replace(&mut self.has_waited, true)
     }
 
     /// The client wrote over another link: the next `WAIT` on this one has to cover that, too.
-    pub fn wrote_elsewhere(&mut self) {
+    pub(super) fn wrote_elsewhere(&mut self) {
         self.has_waited = false;
     }
 
-    /// The client's command went out: `args` are its arguments after the name where the effect asks for them.
-    pub fn sent(&mut self, effect: Effect, is_blocking: bool, args: &[&[u8]]) {
-        if self.stream != Stream::Counted {
-            return;
-        }
-        if self.is_multi {
-            return self.sent_in_transaction(effect);
-        }
-        self.is_blocking |= is_blocking;
-        match effect {
-            Effect::ReplyOff | Effect::ReplySkip => {
-                self.has_switched_replies = true;
-                self.replies = match (effect, self.replies) {
-                    (Effect::ReplyOff, _) | (_, Replies::Off) => Replies::Off,
-                    _ => Replies::SkipNext,
-                };
-                return;
-            }
-            Effect::ReplyOn => self.replies = Replies::On,
-            Effect::Multi => {
-                self.is_multi = true;
-                self.queued = 0;
-            }
-            Effect::Watch => self.is_watching = true,
-            Effect::Unwatch => self.is_watching = false,
-            Effect::Sticky | Effect::Wait => self.is_sticky = true,
-            Effect::TrackingOn => self.is_tracking = true,
-            Effect::TrackingOff => self.is_tracking = false,
-            Effect::Replication => self.stream = Stream::Opaque,
-            Effect::Subscribe(_) | Effect::Unsubscribe(_) | Effect::Monitor => {}
-            Effect::Exec | Effect::Discard | Effect::None => {}
-        }
-        match self.replies {
-            Replies::On => {}
-            Replies::Off => return self.count_channels(effect, args),
-            Replies::SkipNext => {
-                self.replies = Replies::On;
-                return self.count_channels(effect, args);
-            }
-        }
-        match effect {
-            Effect::Multi => self.owed.push_back(Expected::Multi),
-            Effect::Monitor => self.owed.push_back(Expected::Monitor),
-            Effect::Subscribe(_) | Effect::Unsubscribe(_) => {
-                let acks = self.acks(effect, args);
-                let expected = match effect {
-                    Effect::Subscribe(channel) => {
-                        let known = &self.subscribed[channel as usize];
-                        let new = args.iter().filter(|name| !known.contains(**name)).map(|name| Box::from(*name));
-                        Expected::Subscribed(acks, channel, new.collect())
-                    }
-                    _ => Expected::Acks(acks),
-                };
-                self.count_channels(effect, args);
-                self.owed.push_back(expected);
-            }
-            _ => self.expect_plain(),
-        }
+    /// The upstream answers in another protocol from here on.
+    pub(super) fn speaks(&mut self, resp: Resp) {
+        self.resp = resp;
     }
 
-    /// A command that the table does not know went out.
-    pub fn sent_unknown(&mut self) {
-        if self.stream != Stream::Counted {
-            return;
-        }
-        if self.is_multi {
-            return self.sent_in_transaction(Effect::None);
-        }
-        if self.may_answer() {
-            self.owed.push_back(Expected::Unknown);
-        } else {
-            self.is_sticky = true;
-        }
+    /// What has changed for the session since this was asked last.
+    pub(super) fn take_changes(&mut self) -> Vec<SessionChange> {
+        std::mem::take(&mut self.changes)
     }
 
-    fn sent_in_transaction(&mut self, effect: Effect) {
-        match effect {
-            Effect::Exec | Effect::Discard => {
-                self.is_multi = false;
-                self.is_watching = false;
-                let is_lasting = std::mem::take(&mut self.has_queued_lasting);
-                let changes_key = std::mem::take(&mut self.has_queued_key);
-                if effect == Effect::Exec && is_lasting && self.replies != Replies::On {
-                    // Without a reply to go by, nothing that follows can be counted.
-                    self.stream = Stream::Uncounted;
-                    return;
-                }
-                if effect == Effect::Exec && (is_lasting || changes_key) && self.replies == Replies::On {
-                    let end = if is_lasting { Expected::ExecLasting } else { Expected::ExecKey };
-                    return self.owed.push_back(end);
-                }
-            }
-            Effect::None | Effect::Multi | Effect::Watch | Effect::Unwatch | Effect::Wait => self.queued += 1,
-            _ => {
-                self.queued += 1;
-                self.has_queued_lasting = true;
-            }
-        }
-        if self.may_answer() {
-            self.expect_plain();
-        }
+    /// What Lockgate has to answer before more is read.
+    pub(super) fn due(&self) -> Option<&[Box<[u8]>]> {
+        self.due.as_deref()
     }
+}
 
-    /// SELECT, HELLO or AUTH is about to be queued in the transaction.
-    pub fn will_change_key(&mut self) {
-        self.has_queued_key = self.is_multi;
-    }
-
-    /// Whether the upstream must be asked for database and protocol; told once.
-    pub fn take_resync(&mut self) -> bool {
-        self.owed.is_empty() && std::mem::take(&mut self.needs_resync)
-    }
-
-    /// Lockgate's own command went out; its reply is collected.
-    pub fn sent_own(&mut self) {
-        self.owed.push_back(Expected::Capture);
-    }
-
-    /// The command went out only to make the upstream refuse it; the client gets `text` for the reply.
-    pub fn sent_replaced(&mut self, text: Vec<u8>) {
-        self.owed.push_back(Expected::Replace(text.into()));
-    }
-
-    fn expect_plain(&mut self) {
+/// What was sent.
+impl Conversation {
+    pub(super) fn sent_plain(&mut self) {
         match self.owed.back_mut() {
             Some(Expected::Plain(n)) => *n += 1,
             _ => self.owed.push_back(Expected::Plain(1)),
         }
     }
 
-    fn acks(&self, effect: Effect, args: &[&[u8]]) -> u64 {
-        match effect {
-            Effect::Unsubscribe(channel) if args.is_empty() => self.subscribed[channel as usize].len().max(1) as u64,
-            _ => args.len().max(1) as u64,
+    pub(super) fn sent_blocking(&mut self) {
+        self.blocking += 1;
+        self.expect(Expected::Blocking);
+    }
+
+    pub(super) fn sent_multi(&mut self) {
+        self.expect(Expected::Multi);
+    }
+
+    pub(super) fn sent_exec(&mut self) {
+        self.expect(Expected::Exec);
+    }
+
+    pub(super) fn sent_discard(&mut self) {
+        self.expect(Expected::Discard);
+    }
+
+    /// A command that does `entry` once it is accepted, at once or with `EXEC`.
+    pub(super) fn sent(&mut self, entry: Entry) {
+        self.grade = self.grade.max(grade(&entry));
+        self.expect(Expected::Entry(entry));
+    }
+
+    /// A command whose acceptance turns the connection into a stream of bytes.
+    pub(super) fn sent_raw(&mut self) {
+        self.grade = Grade::Close;
+        self.expect(Expected::Raw);
+    }
+
+    /// A command that is never answered, of a kind that nobody else's link may have seen.
+    pub(super) fn sent_unanswered(&mut self) {
+        self.grade = Grade::Close;
+        self.is_kept = true;
+    }
+
+    /// `WAIT`: it asks about what this connection wrote, so that the client keeps it.
+    pub(super) fn sent_wait(&mut self) {
+        self.is_kept = true;
+        self.sent_plain();
+    }
+
+    /// Lockgate's own command went out; its reply is collected.
+    pub(super) fn sent_own(&mut self) {
+        self.expect(Expected::Capture);
+    }
+
+    /// Lockgate's own command went out; its reply is of no interest.
+    pub(super) fn sent_ignored(&mut self) {
+        self.expect(Expected::Ignore);
+    }
+
+    /// The command went out only to make the upstream refuse it; the client gets `text` for the reply.
+    pub(super) fn sent_replaced(&mut self, text: Vec<u8>) {
+        self.expect(Expected::Replace(text.into()));
+    }
+
+    /// The session changed the link outside of its own commands (HELLO, AUTH, SELECT that it asked itself).
+    pub(super) fn was_changed(&mut self) {
+        self.grade = self.grade.max(Grade::Wash);
+    }
+
+    fn expect(&mut self, expected: Expected) {
+        self.special += 1;
+        self.owed.push_back(expected);
+    }
+}
+
+/// What came.
+impl Conversation {
+    /// What becomes of the frame that begins with `kind` and whose first word is `word`.
+    pub(super) fn fate(&self, kind: u8, word: &[u8]) -> Fate {
+        let is_heard = self.is_heard();
+        match self.class(kind, word) {
+            Class::Push | Class::Ack => Fate::Pass,
+            Class::MonitorLine if is_heard => Fate::Pass,
+            Class::MonitorLine => Fate::Drop,
+            Class::Reply => match self.reply_fate(kind) {
+                Fate::Pass if !is_heard => Fate::Drop,
+                fate => fate,
+            },
         }
     }
 
-    fn count_channels(&mut self, effect: Effect, args: &[&[u8]]) {
-        match effect {
-            Effect::Subscribe(channel) => {
-                self.subscribed[channel as usize].extend(args.iter().map(|name| Box::from(*name)));
-            }
-            Effect::Unsubscribe(channel) if args.is_empty() => self.subscribed[channel as usize].clear(),
-            Effect::Unsubscribe(channel) => {
-                for name in args {
-                    self.subscribed[channel as usize].remove(*name);
-                }
-            }
-            _ => {}
-        }
+    /// Whether the fate is the same whatever the frame's first word.
+    pub(super) fn is_fate_clear(&self, kind: u8) -> bool {
+        let depends = match kind {
+            b'*' => self.resp == Resp::V2 && (self.is_subscribed() || self.awaits_acks()),
+            b'>' => self.awaits_acks(),
+            b'+' => self.is_monitor,
+            _ => false,
+        };
+        !depends || (self.is_heard() && self.reply_fate(kind) == Fate::Pass)
     }
 
-    /// What becomes of the frame that begins with `kind`, as long as no more of it is known.
-    pub fn fate(&self, kind: u8) -> Fate {
-        if kind == b'>' {
-            return Fate::Pass;
+    /// `word` can be told: a frame of which so much came.
+    pub(super) const CLEAR_AFTER: u64 = 48;
+
+    fn reply_fate(&self, kind: u8) -> Fate {
+        let is_error = is_error(kind);
+        if let Some(exec) = &self.exec {
+            return match exec.queue.front() {
+                Entry::Answer(_) => Fate::Capture,
+                _ if is_error => Fate::Pass,
+                // Lockgate answers in its place, if anything is to be answered.
+                Entry::Change(Change::Replies(_)) => Fate::Drop,
+                Entry::Hello(_) | Entry::Merge(_) => Fate::Capture,
+                Entry::Plain | Entry::Change(_) | Entry::Channels(_) => Fate::Pass,
+            };
         }
         match self.owed.front() {
             Some(Expected::Capture) => Fate::Capture,
-            Some(Expected::Replace(_)) => Fate::Replace,
+            Some(Expected::Replace(_) | Expected::Ignore) => Fate::Drop,
+            Some(Expected::Entry(Entry::Hello(_))) if !self.is_multi && !is_error => Fate::Capture,
             _ => Fate::Pass,
         }
     }
 
-    /// Every frame can only be the reply to a command: they need no look.
-    pub fn plain_ahead(&self) -> u32 {
+    fn class(&self, kind: u8, word: &[u8]) -> Class {
+        match kind {
+            b'>' if self.awaits_acks() && ack_of(word).is_some() => Class::Ack,
+            b'>' => Class::Push,
+            b'*' if self.awaits_acks() && ack_of(word).is_some() => Class::Ack,
+            b'*' if self.resp == Resp::V2 && self.is_subscribed() && is_message(word) => Class::Push,
+            b'+' if self.is_monitor && is_monitor_line(word) => Class::MonitorLine,
+            _ => Class::Reply,
+        }
+    }
+
+    fn awaits_acks(&self) -> bool {
+        match (&self.exec, self.owed.front()) {
+            (Some(exec), _) => matches!(exec.queue.front(), Entry::Channels(_)),
+            (None, Some(Expected::Entry(Entry::Channels(_)))) => true,
+            _ => false,
+        }
+    }
+
+    /// So many frames can only be plain replies that pass: they need no look.
+    pub(super) fn plain_ahead(&self) -> u32 {
+        let may_others_come = self.resp == Resp::V3 || self.is_subscribed() || self.is_monitor;
         match self.owed.front() {
-            Some(Expected::Plain(n))
-                if self.stream == Stream::Counted && self.confirmed + self.confirmed_shard == 0 =>
-            {
+            Some(Expected::Plain(n)) if !may_others_come && self.replies == Replies::On => {
                 u32::try_from(*n).unwrap_or(u32::MAX)
             }
             _ => 0,
         }
     }
 
-    /// `n` of the [`Conversation::plain_ahead`] have come.
-    pub fn came_plain(&mut self, n: u32) {
+    /// `n` of the [`Conversation::plain_ahead`] have come; in a transaction all of them were queued.
+    pub(super) fn came_plain(&mut self, n: u32) {
         if let Some(Expected::Plain(left)) = self.owed.front_mut() {
             *left -= u64::from(n);
             if *left == 0 {
                 self.owed.pop_front();
             }
         }
-        self.note_settled();
+        if self.is_multi {
+            self.queue.push_plain(n.into());
+        }
     }
 
-    /// A whole frame has come; returns the text that replaces it, if one does.
-    pub fn came(&mut self, head: &FrameHead) -> Option<Box<[u8]>> {
-        if self.stream != Stream::Counted {
-            return None;
+    /// Raw bytes follow, unless `first`, the first byte of what comes, begins a refusal.
+    pub(super) fn hears_raw(&mut self, first: u8) -> bool {
+        if self.is_multi || is_error(first) || !matches!(self.owed.front(), Some(Expected::Raw)) {
+            return false;
         }
-        let word = head.word.as_bytes();
-        let ack = ack_of(word).filter(|_| matches!(head.kind, b'>' | b'*'));
-        let awaits_acks = matches!(self.owed.front(), Some(Expected::Acks(_) | Expected::Subscribed(..)));
-        if let Some(channel) = ack
-            && (head.kind == b'>' || awaits_acks)
+        self.is_opaque = true;
+        self.owed.clear();
+        (self.special, self.blocking) = (0, 0);
+        true
+    }
+
+    /// The next frame is `EXEC`'s reply, and its elements have to be told apart.
+    pub(super) fn reads_elements(&self) -> bool {
+        let is_next = self.exec.is_none() && matches!(self.owed.front(), Some(Expected::Exec));
+        is_next && self.is_multi && (self.queue.noted() > 0 || self.is_subscribed())
+    }
+
+    /// The head of that reply has come: so many elements follow; none where the transaction was not run.
+    pub(super) fn exec_runs(&mut self, elements: Option<u64>) {
+        let queue = std::mem::take(&mut self.queue);
+        self.is_multi = false;
+        self.is_watching = false;
+        match elements {
+            Some(left) if left > 0 => self.exec = Some(Reading { left, queue, skips_next: false }),
+            _ => {
+                self.reply_ended();
+            }
+        }
+    }
+
+    /// A whole frame has come.
+    pub(super) fn came(&mut self, head: &FrameHead) -> After {
+        match self.class(head.kind, &head.word) {
+            Class::Reply if self.exec.is_some() => self.came_element(head),
+            Class::Reply => self.came_reply(head),
+            Class::Ack => {
+                self.count(head);
+                self.came_ack();
+                After::Nothing
+            }
+            Class::Push => {
+                if ack_of(&head.word).is_some() {
+                    self.count(head);
+                }
+                After::Nothing
+            }
+            Class::MonitorLine => After::Nothing,
+        }
+    }
+
+    /// Takes the number of subscriptions from an acknowledgement.
+    fn count(&mut self, head: &FrameHead) {
+        let count = u64::try_from(head.last_integer.unwrap_or(0)).unwrap_or(0);
+        match ack_of(&head.word) {
+            Some(Channel::Shard) => {
+                self.confirmed_shard = count;
+                if count == 0 {
+                    self.subscribed[Channel::Shard as usize].clear();
+                }
+            }
+            _ => {
+                self.confirmed = count;
+                if count == 0 {
+                    self.subscribed[Channel::Plain as usize].clear();
+                    self.subscribed[Channel::Pattern as usize].clear();
+                }
+            }
+        }
+    }
+
+    fn came_ack(&mut self) {
+        let channels = match (&mut self.exec, self.owed.front_mut()) {
+            (Some(exec), _) => exec.queue.front_channels(),
+            (None, Some(Expected::Entry(Entry::Channels(channels)))) => Some(channels),
+            _ => None,
+        };
+        let Some(channels) = channels else { return };
+        let known = &mut self.subscribed[channels.kind as usize];
+        let has_ended = match channels.names.get(channels.came) {
+            Some(name) if channels.is_subscribe => {
+                known.insert(name.clone());
+                channels.came += 1;
+                channels.came == channels.names.len()
+            }
+            Some(name) => {
+                known.remove(name);
+                channels.came += 1;
+                channels.came == channels.names.len()
+            }
+            // One for each that was subscribed to, but at least one; which one it is does not matter.
+            None => {
+                let one = known.iter().next().cloned();
+                one.is_none_or(|one| known.remove(&one) && known.is_empty())
+            }
+        };
+        if !has_ended {
+            return;
+        }
+        match &mut self.exec {
+            Some(exec) => {
+                exec.queue.pop();
+                self.element_ended();
+            }
+            None => {
+                self.reply_ended();
+            }
+        }
+    }
+
+    fn came_element(&mut self, head: &FrameHead) -> After {
+        let Some(exec) = &mut self.exec else { return After::Nothing };
+        if let Entry::Answer(words) = exec.queue.front() {
+            self.due = Some(words.clone());
+            return After::Due;
+        }
+        let entry = exec.queue.pop();
+        let after = if is_error(head.kind) { After::Nothing } else { self.accepted(entry) };
+        self.element_ended();
+        after
+    }
+
+    /// Lockgate's own answer was given where it was [`Conversation::due`].
+    pub(super) fn was_answered(&mut self) {
+        if self.due.take().is_some()
+            && let Some(exec) = &mut self.exec
         {
-            let count = u64::try_from(head.last_integer.unwrap_or(0)).unwrap_or(0);
-            match channel {
-                Channel::Shard => self.confirmed_shard = count,
-                Channel::Plain | Channel::Pattern => self.confirmed = count,
-            }
-            if let Some(Expected::Acks(left) | Expected::Subscribed(left, ..)) = self.owed.front_mut() {
-                *left -= 1;
-                if *left == 0 {
-                    self.owed.pop_front();
-                }
-            }
-            self.note_settled();
-            return None;
+            exec.queue.pop();
+            self.element_ended();
         }
-        let is_message = head.kind == b'>' || (head.kind == b'*' && self.is_subscribed() && is_message(word));
-        if is_message {
-            return None;
+    }
+
+    fn element_ended(&mut self) {
+        let Some(exec) = &mut self.exec else { return };
+        exec.left -= 1;
+        if exec.left == 0 {
+            let skips_next = exec.skips_next;
+            self.exec = None;
+            self.reply_ended();
+            if skips_next {
+                self.replies = switched(self.replies, Replies::Skip);
+            }
         }
-        let is_error = matches!(head.kind, b'-' | b'!');
-        let mut replacement = None;
-        match self.owed.pop_front() {
-            Some(Expected::Plain(n)) if n > 1 => self.owed.push_front(Expected::Plain(n - 1)),
-            Some(Expected::Acks(n)) if !is_error && n > 1 => self.owed.push_front(Expected::Acks(n - 1)),
-            Some(Expected::Subscribed(_, channel, names)) => {
-                for name in names {
-                    self.subscribed[channel as usize].remove(&name);
+    }
+
+    fn came_reply(&mut self, head: &FrameHead) -> After {
+        if let Some(Expected::Plain(n)) = self.owed.front_mut()
+            && *n > 1
+        {
+            *n -= 1;
+            if self.is_multi && is_queued(head) {
+                self.queue.push(Entry::Plain);
+            }
+            self.command_ended();
+            return After::Nothing;
+        }
+        let is_heard = self.is_heard();
+        match self.reply_ended() {
+            Some(Expected::Replace(text)) => {
+                if self.is_multi && is_queued(head) {
+                    self.queue.push(Entry::Plain);
                 }
+                // It was sent for its refusal, and this is the client's answer all the same.
+                if is_heard { After::Say(text) } else { After::Nothing }
             }
-            Some(Expected::Multi) if is_error => self.is_multi = false,
-            Some(Expected::Unknown) if !(is_error && word.starts_with(b"ERR unknown comm")) => self.is_sticky = true,
-            Some(Expected::Monitor | Expected::ExecLasting) if !is_error => {
-                self.stream = Stream::Uncounted;
-                self.owed.clear();
+            Some(expected) => self.ended(expected, head),
+            None => After::Nothing,
+        }
+    }
+
+    fn ended(&mut self, expected: Expected, head: &FrameHead) -> After {
+        if self.is_multi && is_queued(head) {
+            self.queue.push(match expected {
+                Expected::Entry(entry) => entry,
+                Expected::Raw => Entry::Change(Change::Unknown),
+                _ => Entry::Plain,
+            });
+            return After::Nothing;
+        }
+        if is_error(head.kind) {
+            return self.was_refused(expected, &head.word);
+        }
+        match expected {
+            Expected::Multi => {
+                self.is_multi = true;
+                self.queue = Queue::default();
             }
-            Some(Expected::ExecKey) => self.needs_resync = true,
-            Some(Expected::Replace(text)) => replacement = Some(text),
+            Expected::Exec | Expected::Discard => self.transaction_ended(),
+            Expected::Entry(entry) => return self.accepted(entry),
             _ => {}
         }
-        self.note_settled();
-        replacement
+        After::Nothing
     }
 
-    fn note_settled(&mut self) {
-        if self.owed.is_empty() {
-            self.is_blocking = false;
+    fn was_refused(&mut self, expected: Expected, word: &[u8]) -> After {
+        match expected {
+            Expected::Exec if word.starts_with(b"EXECABORT") => self.transaction_ended(),
+            // An error of the command, not of its name: nobody knows what it did.
+            Expected::Entry(Entry::Change(Change::Unknown)) if !word.starts_with(b"ERR unknown comm") => {
+                return self.accepted(Entry::Change(Change::Unknown));
+            }
+            _ => {}
+        }
+        After::Nothing
+    }
+
+    fn transaction_ended(&mut self) {
+        self.is_multi = false;
+        self.is_watching = false;
+        self.queue = Queue::default();
+    }
+
+    /// A reply has shown that a command ran.
+    fn accepted(&mut self, entry: Entry) -> After {
+        match entry {
+            Entry::Plain | Entry::Answer(_) | Entry::Channels(_) => After::Nothing,
+            Entry::Merge(merge) => After::Adapt(Adapt::Merge(merge)),
+            Entry::Hello(change) => {
+                self.changed(change);
+                After::Adapt(Adapt::Hello)
+            }
+            Entry::Change(Change::Replies(Replies::On)) => {
+                self.changed(Change::Replies(Replies::On));
+                After::Say(b"+OK\r\n"[..].into())
+            }
+            Entry::Change(change) => {
+                self.changed(change);
+                After::Nothing
+            }
         }
     }
+
+    fn changed(&mut self, change: Change) {
+        match change {
+            Change::Watch => self.is_watching = true,
+            Change::Unwatch => self.is_watching = false,
+            Change::Monitor => self.is_monitor = true,
+            Change::Tracking { redirect, is_noloop } => {
+                (self.is_tracking, self.redirect, self.is_noloop) = (true, redirect, is_noloop);
+            }
+            Change::NoTracking => (self.is_tracking, self.redirect, self.is_noloop) = (false, None, false),
+            Change::Flag | Change::Lasting => self.is_kept = true,
+            Change::Unknown => {
+                self.is_kept = true;
+                self.grade = Grade::Close;
+            }
+            Change::Replies(Replies::Skip) => {
+                if let Some(exec) = &mut self.exec {
+                    exec.skips_next = true;
+                }
+            }
+            Change::Replies(to) => self.replies = to,
+            Change::Session(change) => {
+                if let SessionChange::Hello { resp: Some(resp), .. } = &change {
+                    self.resp = *resp;
+                }
+                self.changes.push(change);
+            }
+        }
+    }
+
+    /// The front of what is owed has come.
+    fn reply_ended(&mut self) -> Option<Expected> {
+        let expected = self.owed.pop_front()?;
+        if !matches!(expected, Expected::Capture | Expected::Ignore) {
+            self.command_ended();
+        }
+        match expected {
+            Expected::Plain(_) => {}
+            Expected::Blocking => {
+                self.special -= 1;
+                self.blocking -= 1;
+            }
+            _ => self.special -= 1,
+        }
+        Some(expected)
+    }
+
+    fn command_ended(&mut self) {
+        if self.replies == Replies::Skip {
+            self.replies = Replies::On;
+        }
+    }
+}
+
+fn grade(entry: &Entry) -> Grade {
+    match entry {
+        Entry::Plain | Entry::Merge(_) | Entry::Answer(_) => Grade::Clean,
+        Entry::Channels(_) | Entry::Hello(_) => Grade::Wash,
+        Entry::Change(change) => match change {
+            Change::Watch | Change::Unwatch | Change::Replies(_) => Grade::Clean,
+            // Whether it does anything is told by the reply.
+            Change::Unknown => Grade::Clean,
+            Change::Monitor | Change::Lasting => Grade::Close,
+            Change::Tracking { .. } | Change::NoTracking | Change::Flag | Change::Session(_) => Grade::Wash,
+        },
+    }
+}
+
+/// What `CLIENT REPLY` makes of the mode before it: SKIP changes nothing while replies are off.
+fn switched(from: Replies, to: Replies) -> Replies {
+    if from == Replies::Off && to == Replies::Skip { from } else { to }
+}
+
+fn is_error(kind: u8) -> bool {
+    matches!(kind, b'-' | b'!')
+}
+
+fn is_queued(head: &FrameHead) -> bool {
+    head.kind == b'+' && &*head.word == b"QUEUED"
 }
 
 fn ack_of(word: &[u8]) -> Option<Channel> {
@@ -440,4 +763,10 @@ fn ack_of(word: &[u8]) -> Option<Channel> {
 
 fn is_message(word: &[u8]) -> bool {
     matches!(word, b"message" | b"pmessage" | b"smessage")
+}
+
+/// `1339518083.107412 [0 127.0.0.1:60866] "GET" "k"`
+fn is_monitor_line(word: &[u8]) -> bool {
+    let seconds = word.iter().take_while(|byte| byte.is_ascii_digit()).count();
+    seconds > 0 && word.get(seconds) == Some(&b'.')
 }

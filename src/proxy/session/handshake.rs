@@ -4,22 +4,21 @@
 use std::rc::Rc;
 
 use super::{Gone, Session};
-use crate::commands::Effect;
 use crate::domain::{Db, Resp};
 use crate::protocol::args::encode_command;
 use crate::upstream::dial::{Credentials, Identity, LinkKey};
 
 /// `HELLO`, taken apart.
 #[derive(Debug, Default, PartialEq, Eq)]
-struct Hello {
-    resp: Option<Resp>,
-    auth: Option<(Vec<u8>, Vec<u8>)>,
-    name: Option<Vec<u8>>,
+pub(super) struct Hello {
+    pub(super) resp: Option<Resp>,
+    pub(super) auth: Option<(Vec<u8>, Vec<u8>)>,
+    pub(super) name: Option<Vec<u8>>,
 }
 
 impl Hello {
     /// `None` for whatever the upstream will refuse; its error is the answer then.
-    fn parse(args: &[&[u8]]) -> Option<Hello> {
+    pub(super) fn parse(args: &[&[u8]]) -> Option<Hello> {
         let mut hello = Hello::default();
         let Some(version) = args.get(1) else { return Some(hello) };
         hello.resp = Some(match *version {
@@ -45,7 +44,7 @@ impl Hello {
     }
 
     /// The command without the name, which is Lockgate's to keep.
-    fn request(&self) -> Vec<u8> {
+    pub(super) fn request(&self) -> Vec<u8> {
         let mut words: Vec<&[u8]> = vec![b"HELLO"];
         if let Some(resp) = self.resp {
             words.push(if resp == Resp::V3 { b"3" } else { b"2" });
@@ -96,12 +95,7 @@ impl Session {
             _ => return self.relay_alone(command).await,
         };
         let key = LinkKey { identity: Identity::Named(Rc::new(credentials)), ..self.key.clone() };
-        let Some(reply) = self.try_out(command.to_vec(), &key).await? else { return Ok(()) };
-        if !is_error(&reply) {
-            self.set_key(key);
-        }
-        self.answer(&reply);
-        Ok(())
+        self.try_and_keep(command, key).await
     }
 
     pub(super) async fn select(&mut self, command: &[u8], args: &[&[u8]]) -> Result<(), Gone> {
@@ -111,13 +105,10 @@ impl Session {
         };
         let Some(db) = db else { return self.relay_alone(command).await };
         let key = LinkKey { db, ..self.key.clone() };
-        let links = self.worker.links().clone();
-        let must_authenticate = key.identity == Identity::Anonymous && links.auth_required();
-        if self.own.is_none() && !must_authenticate && links.pool(key.clone()).is_open() {
-            self.set_key(key);
-            self.answer_line("+OK");
-            return Ok(());
-        }
+        self.try_and_keep(command, key).await
+    }
+
+    async fn try_and_keep(&mut self, command: &[u8], key: LinkKey) -> Result<(), Gone> {
         let Some(reply) = self.try_out(command.to_vec(), &key).await? else { return Ok(()) };
         if !is_error(&reply) {
             self.set_key(key);
@@ -126,13 +117,13 @@ impl Session {
         Ok(())
     }
 
-    /// Everything as on a new connection.
+    /// Everything as on a new connection. No right is asked for that by any upstream.
     pub(super) async fn reset(&mut self, args: &[&[u8]]) -> Result<(), Gone> {
         if args.len() != 1 {
             self.answer_line("-ERR wrong number of arguments for 'reset' command");
             return Ok(());
         }
-        self.drop_own();
+        self.part_with_own();
         self.big_replies = 0;
         self.card().profile().name.clear();
         self.set_key(self.worker.initial_key());
@@ -140,32 +131,13 @@ impl Session {
         Ok(())
     }
 
-    /// Runs a command that turns a link of this session's kind into one of kind `key`; gives its reply, or `None`
-    /// when the upstream is away and the client has been told.
+    /// Has the upstream judge a command that turns a link of this session's kind into one of kind `key`, while the session has no link
+    /// of its own; gives its reply, or `None` when the upstream is away and the client has been told.
     async fn try_out(&mut self, request: Vec<u8>, key: &LinkKey) -> Result<Option<Vec<u8>>, Gone> {
-        if let Some(own) = self.own.as_mut()
-            && own.talk.is_silent()
-        {
-            // Nobody is told whether it works. An identity that was refused is refused again where it is used.
-            own.link.push(&request);
-            own.link.rekey(key.clone());
-            own.talk.sent(Effect::None, false, &[]);
-            self.set_key(key.clone());
-            return Ok(None);
-        }
-        if self.own.is_some() {
-            let reply = self.ask_own(&request).await?;
-            if let Some(own) = self.own.as_mut()
-                && !is_error(&reply)
-            {
-                own.link.rekey(key.clone());
-            }
-            return Ok(Some(reply));
-        }
         let links = self.worker.links().clone();
-        let pool = links.pool(key.clone());
-        // On a link of that kind these commands change nothing, so that any such link can judge them.
-        if pool.is_open() && key.db == self.key.db {
+        // On a link of that kind the command changes nothing, so that any such link can judge it; with the rights of this client, for
+        // AUTH and HELLO need none, and SELECT is judged on one of its own user.
+        if let Some(pool) = links.standing_pool(key) {
             return match self.guard(links.call(pool, request)).await? {
                 Ok(reply) => Ok(Some(reply)),
                 Err(error) => {
@@ -174,7 +146,7 @@ impl Session {
                 }
             };
         }
-        let before = self.key.clone();
+        let before = if key.identity == self.key.identity { self.key_for_trying() } else { self.key_of_nobody() };
         let mut link = match self.guard(links.take_own(&before)).await? {
             Ok(link) => link,
             Err(error) => {
@@ -186,7 +158,7 @@ impl Session {
             Ok(reply) => {
                 if !is_error(&reply) {
                     link.rekey(key.clone());
-                    links.give_back(link);
+                    links.wash(link);
                 }
                 Ok(Some(reply))
             }
@@ -197,17 +169,33 @@ impl Session {
         }
     }
 
+    /// What a link has to be on which a command of this session can be tried out. Where a password is asked for and the client has
+    /// given none, the protocol and the database could not be had either, and change no answer.
+    fn key_for_trying(&self) -> LinkKey {
+        if self.must_authenticate() { self.key_of_nobody() } else { self.key.clone() }
+    }
+
+    /// A password is judged the same over every connection. The one of before may be taken no longer.
+    fn key_of_nobody(&self) -> LinkKey {
+        LinkKey { identity: Identity::Anonymous, db: 0, resp: Resp::V2 }
+    }
+
     /// Passes on a command that the upstream will refuse; if it does not, only a link of its own is changed by it.
     pub(super) async fn relay_alone(&mut self, command: &[u8]) -> Result<(), Gone> {
         if self.own.is_some() {
             return self.relay(command).await;
         }
         let links = self.worker.links().clone();
-        let key = self.key.clone();
+        let key = self.key_for_trying();
         match self.guard(links.take_own(&key)).await? {
             Err(error) => self.has_no_own(&error).await?,
             Ok(mut link) => match self.guard(link.ask(command)).await? {
-                Ok(reply) => self.answer(&reply),
+                Ok(reply) => {
+                    if is_error(&reply) {
+                        links.wash(link);
+                    }
+                    self.answer(&reply);
+                }
                 Err(error) => self.is_away(&format!("-UNAVAILABLE the upstream went away: {error}")).await?,
             },
         }
@@ -220,13 +208,13 @@ fn is_error(reply: &[u8]) -> bool {
 }
 
 /// A database number as clients write it; anything else is for the upstream to judge.
-fn canonical_number(text: &[u8]) -> Option<Db> {
+pub(super) fn canonical_number(text: &[u8]) -> Option<Db> {
     let number: Db = std::str::from_utf8(text).ok()?.parse().ok()?;
     (number.to_string().as_bytes() == text).then_some(number)
 }
 
 /// The reply of `HELLO` with Lockgate's own client id in it.
-fn with_client_id(reply: Vec<u8>, id: u64) -> Vec<u8> {
+pub(super) fn with_client_id(reply: Vec<u8>, id: u64) -> Vec<u8> {
     const FIELD: &[u8] = b"$2\r\nid\r\n:";
     let Some(at) = memchr::memmem::find(&reply, FIELD) else { return reply };
     let number = at + FIELD.len();

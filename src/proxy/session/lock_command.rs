@@ -5,7 +5,6 @@ use std::pin::pin;
 use std::sync::atomic::Ordering;
 use std::task::Poll;
 
-use super::conversation::Stream;
 use super::lock_help;
 use super::own::OwnMode;
 use super::pipelined::LOOK_AFTER;
@@ -132,7 +131,7 @@ impl Session {
     }
 
     fn is_between_frames(&self) -> bool {
-        let own_is = |own: &OwnMode| own.talk.stream() != Stream::Opaque && own.link.scanner.is_at_boundary();
+        let own_is = |own: &OwnMode| own.talk.is_between_replies() && own.link.scanner.is_at_boundary();
         self.io.owed() == 0 && self.own.as_deref().is_none_or(own_is)
     }
 

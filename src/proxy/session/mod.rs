@@ -5,6 +5,7 @@
 //! behind it. While the connection has state of its own, all its commands go over a link of its own.
 
 mod away;
+mod bring;
 mod client_command;
 mod conversation;
 mod grants;
@@ -16,9 +17,11 @@ mod lock_help;
 mod outbox;
 mod own;
 mod pipelined;
+mod queued;
 mod rights;
 mod set_nx;
 mod step;
+mod transaction;
 
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -73,8 +76,8 @@ enum Pause {
     Bad(ProtocolError),
     /// A command that would have to be held whole is longer than [`HELD_REQUEST_MAX`].
     TooLong,
-    /// A transaction may have changed the database or the protocol.
-    Resync,
+    /// In the middle of what comes on the own link, an answer is Lockgate's to give.
+    Due,
     /// The connection is to be closed.
     Close,
 }
@@ -168,7 +171,7 @@ impl Session {
                 Pause::Big => Box::pin(self.big_request()).await?,
                 Pause::Bad(error) => return Box::pin(self.refuse_protocol(error)).await,
                 Pause::TooLong => return Box::pin(self.refuse_length()).await,
-                Pause::Resync => Box::pin(self.resync()).await?,
+                Pause::Due => Box::pin(self.answer_due()).await?,
                 Pause::Close => return Ok(()),
             }
         }
@@ -188,8 +191,8 @@ impl Session {
         if self.own.is_some() && self.pump_own(cx).is_err() {
             return Poll::Ready(Pause::Close);
         }
-        if self.own.as_mut().is_some_and(|own| own.talk.take_resync()) {
-            return Poll::Ready(Pause::Resync);
+        if self.own.as_ref().is_some_and(|own| own.talk.due().is_some()) {
+            return Poll::Ready(Pause::Due);
         }
         self.tell_lost();
         loop {
@@ -385,7 +388,7 @@ impl Session {
 
     fn may_read(&self, cx: &mut Context<'_>) -> bool {
         if let Some(own) = &self.own {
-            return own.link.backlog() < BACKLOG_MAX && !own.talk.must_settle();
+            return own.link.backlog() < BACKLOG_MAX;
         }
         if self.io.owed() > 0 && self.must_tell_lost() {
             self.io.wake_when_owed(0);

@@ -1,15 +1,16 @@
-//! A session on an upstream link of its own: which commands go there, what comes back, and when it is given back.
+//! A session on an upstream link of its own: which commands go there, and when it is given back.
 
 use std::sync::atomic::Ordering;
-use std::task::{Context, Poll};
+use std::task::Context;
 
-use super::conversation::{Conversation, Fate, Stream};
+use super::conversation::{Conversation, Grade};
 use super::set_nx::Verdict;
+use super::transaction::{Change, Channels, Entry};
 use super::{BIG_REQUEST, Gone, HELD_REQUEST_MAX, Look, Pause, Session};
-use crate::commands::{CommandTable, Effect, Here, Treatment, Why, client_effect, resolve};
-use crate::domain::Resp;
+use crate::commands::{CommandTable, Effect, Treatment, Why, resolve};
 use crate::protocol::args::{args, encode_command};
 use crate::protocol::request::RequestFrame;
+use crate::upstream::dial::LinkKey;
 use crate::upstream::link::BACKLOG_MAX;
 use crate::upstream::links::OwnError;
 use crate::upstream::own::OwnLink;
@@ -18,10 +19,6 @@ use crate::upstream::own::OwnLink;
 pub(super) const BIG_REPLY: u64 = 256 << 10;
 /// After a big reply the session stays on its own link for so many more.
 pub(super) const BIG_REPLIES_KEEP: u32 = 16;
-/// Reads of the own link in one turn, so that a flood on one connection does not hold up the others.
-const READS_PER_TURN: usize = 4;
-/// Longest reply to a command of Lockgate's own on this link, in bytes.
-const CAPTURE_MAX: usize = 1 << 20;
 /// The channel of the write that lets `WAIT` cover what went over shared links before.
 const WAIT_CHANNEL: &[u8] = b"lockgate:wait";
 
@@ -29,21 +26,18 @@ const WAIT_CHANNEL: &[u8] = b"lockgate:wait";
 pub(super) struct OwnMode {
     pub(super) link: OwnLink,
     pub(super) talk: Conversation,
-    /// The reply to a command of Lockgate's own.
-    captured: Vec<u8>,
+    pub(super) incoming: super::bring::Incoming,
+    /// Lockgate's number for the client.
+    pub(super) client_id: u64,
     /// How the big command that is streaming will count once it is whole.
     streaming: Option<Plan>,
-    /// Bytes of the reply that is coming.
-    frame_bytes: u64,
-    /// The client of ours that `CLIENT TRACKING … REDIRECT` named.
-    pub(super) redirect: Option<u64>,
 }
 
 /// What a command means on an own link.
 #[derive(Clone, Copy)]
 enum Plan {
     Forward { effect: Effect, is_blocking: bool, is_known: bool },
-    Here(Here),
+    Here,
     Hang,
 }
 
@@ -62,12 +56,11 @@ impl Session {
                 tracing::debug!(client = self.card().id, why = why.name(), "takes an own link");
                 self.card().takes_link(link.upstream_id());
                 self.own = Some(Box::new(OwnMode {
+                    talk: Conversation::new(key.resp),
                     link,
-                    talk: Conversation::default(),
-                    captured: Vec::new(),
+                    incoming: Default::default(),
+                    client_id: self.card().id,
                     streaming: None,
-                    frame_bytes: 0,
-                    redirect: None,
                 }));
                 Ok(Ok(()))
             }
@@ -96,80 +89,38 @@ impl Session {
         Ok(())
     }
 
-    /// Brings what the upstream sent on the own link to the client, and gives the link back when it is as new.
-    pub(super) fn pump_own(&mut self, cx: &mut Context<'_>) -> Result<(), Gone> {
-        let Some(own) = self.own.as_mut() else { return Ok(()) };
-        own.link.poll_flush(cx);
-        let scratch = self.worker.links().scratch().clone();
-        let mut scratch = scratch.borrow_mut();
-        for turn in 0.. {
-            // A client that does not read leaves its replies with the upstream; its flush wakes this task.
-            if !self.io.client_keeps_up() {
-                break;
-            }
-            if turn == READS_PER_TURN {
-                cx.waker().wake_by_ref();
-                break;
-            }
-            match own.link.poll_read(cx, &mut scratch) {
-                Poll::Pending => break,
-                Poll::Ready(Ok(n)) if n > 0 => {
-                    own.bring(&scratch[..n], &self.io, &mut self.big_replies)?;
-                    if !self.io.flush_now() {
-                        self.io.poll_flush(cx);
-                    }
-                }
-                // Its state is lost with the link, as when a client's own connection to Redis breaks.
-                Poll::Ready(_) => {
-                    self.io.flush_now();
-                    return Err(Gone);
-                }
-            }
-        }
-        drop(scratch);
-        self.show_state();
-        self.release_own();
-        Ok(())
-    }
-
-    fn release_own(&mut self) {
+    /// Gives the link back when the session needs it no longer.
+    pub(super) fn release_own(&mut self) {
         let is_done = self.own.as_ref().is_some_and(|own| {
             own.talk.is_default()
-                && own.captured.is_empty()
-                && own.streaming.is_none()
-                && own.link.backlog() == 0
-                && own.link.scanner.is_at_boundary()
+                && own.is_idle()
                 && self.big_replies == 0
                 && self.io.client_keeps_up()
                 // An unfinished command may be what the link was taken for.
                 && self.scanner.is_at_start()
         });
-        if is_done
-            && let Some(own) = self.own.take()
-            && self.card().parts_with_link()
-        {
-            self.worker.links().give_back(own.link);
+        if is_done {
+            self.part_with_own();
         }
     }
 
-    /// The upstream counts down a CLIENT REPLY SKIP with its own next command: gives it one, if Lockgate itself has
-    /// answered the skipped command (or rather has not).
-    pub(super) fn spend_skip(&mut self) {
-        let Some(own) = self.own.as_mut() else { return };
-        let mut ping = Vec::new();
-        encode_command(&[b"PING"], &mut ping);
-        own.link.push(&ping);
-    }
-
-    /// Closes the own link with whatever state it has.
-    pub(super) fn drop_own(&mut self) {
-        self.own = None;
-        let _ = self.card().parts_with_link();
+    /// Nothing of this session's state is left on a link of its own.
+    pub(super) fn part_with_own(&mut self) {
+        let Some(own) = self.own.take() else { return };
+        let may_be_lent = self.card().parts_with_link();
         self.show_state();
+        if !may_be_lent || !own.talk.is_settled() || !own.is_idle() {
+            return;
+        }
+        match own.talk.grade() {
+            Grade::Clean => self.worker.links().give_back(own.link),
+            Grade::Wash => self.worker.links().wash(own.link),
+            Grade::Close => {}
+        }
     }
 
     /// Keeps what `CLIENT LIST` shows.
-    fn show_state(&self) {
+    pub(super) fn show_state(&self) {
         let card = self.card();
         let Some(own) = &self.own else {
             card.multi.store(-1, Ordering::Relaxed);
@@ -188,9 +139,9 @@ impl Session {
         card.is_watching.store(talk.is_watching(), Ordering::Relaxed);
         card.is_blocked.store(talk.is_blocking(), Ordering::Relaxed);
         card.is_tracking.store(talk.is_tracking(), Ordering::Relaxed);
-        let redirect = own.redirect.and_then(|id| i64::try_from(id).ok()).unwrap_or(0);
+        let redirect = talk.redirect().and_then(|id| i64::try_from(id).ok()).unwrap_or(0);
         card.redirect.store(if talk.is_tracking() { redirect } else { -1 }, Ordering::Relaxed);
-        card.is_monitor.store(talk.stream() == Stream::Uncounted, Ordering::Relaxed);
+        card.is_monitor.store(talk.is_monitor(), Ordering::Relaxed);
         let counts = [&card.subscriptions, &card.patterns, &card.shard_subscriptions];
         for (shown, count) in counts.into_iter().zip(talk.subscriptions()) {
             shown.store(u32::try_from(count).unwrap_or(u32::MAX), Ordering::Relaxed);
@@ -201,17 +152,16 @@ impl Session {
     pub(super) fn pass_on_own(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> (usize, Look) {
         let limits = self.request_limits();
         let facts = self.worker.links().facts();
-        let resp = self.resp();
         let gate = self.gate();
         let Some(own) = self.own.as_mut() else { return (0, Look::Wait) };
         let mut at = 0;
         let look = loop {
-            if own.talk.stream() == Stream::Opaque {
+            if own.talk.is_opaque() {
                 own.link.push(&bytes[at..]);
                 at = bytes.len();
                 break Look::Used;
             }
-            if own.talk.must_settle() || own.link.backlog() > BACKLOG_MAX {
+            if own.link.backlog() > BACKLOG_MAX {
                 break Look::Wait;
             }
             if at == bytes.len() {
@@ -227,7 +177,7 @@ impl Session {
                         }
                         let name = self.scanner.pending_name().and_then(|range| rest.get(range)).unwrap_or_default();
                         let count = self.scanner.pending_args();
-                        if own.may_intercept()
+                        if (own.may_intercept() || !own.talk.is_certain())
                             && rest.len() <= HELD_REQUEST_MAX
                             && gate.may_take(&facts.table, name, count, rest)
                         {
@@ -235,7 +185,7 @@ impl Session {
                             break Look::Used;
                         }
                         let plan = plan(&facts.table, name, &[]);
-                        if let Plan::Here(_) = plan {
+                        if plan.is_held_whole() {
                             break if rest.len() > HELD_REQUEST_MAX { Look::Pause(Pause::TooLong) } else { Look::Used };
                         }
                         own.streaming = Some(plan);
@@ -260,17 +210,22 @@ impl Session {
                     if !frame.is_multibulk {
                         break Look::Pause(Pause::Step(frame));
                     }
-                    if own.may_intercept() {
-                        match gate.judge(&facts.table, command, &frame) {
-                            Verdict::Pass => {}
-                            Verdict::Shadow => gate.note_shadow(command),
-                            Verdict::Take => break Look::Pause(Pause::Step(frame)),
-                        }
+                    let verdict = gate.judge(&facts.table, command, &frame);
+                    if verdict != Verdict::Pass && !own.talk.is_certain() {
+                        // It may be queued, refused, or Lockgate's: a reply that is still to come tells.
+                        break Look::Pause(Pause::Step(frame));
                     }
-                    self.member.card.touch(&command[frame.name.clone()]);
-                    match own.forward(&facts.table, command, &frame, resp) {
-                        Onward::Sent => at += frame.len,
-                        Onward::Step => break Look::Pause(Pause::Step(frame)),
+                    match verdict {
+                        Verdict::Shadow if own.may_intercept() => gate.note_shadow(command),
+                        Verdict::Take if own.may_intercept() => break Look::Pause(Pause::Step(frame)),
+                        _ => {}
+                    }
+                    match own.forward(&facts.table, command, &frame) {
+                        Onward::Sent => {
+                            self.member.card.touch(&command[frame.name.clone()]);
+                            at += frame.len;
+                        }
+                        Onward::Wait | Onward::Step => break Look::Pause(Pause::Step(frame)),
                         Onward::Hang => break Look::Pause(Pause::Close),
                     }
                 }
@@ -280,124 +235,82 @@ impl Session {
         (at, look)
     }
 
-    /// Sends one whole multibulk command over the own link; `false` when it is a step.
-    pub(super) fn forward_own(&mut self, command: &[u8], frame: &RequestFrame) -> bool {
+    /// Sends one whole multibulk command over the own link, once it is certain how it will be taken; `false` when that is not the
+    /// upstream's business.
+    pub(super) async fn forward_own(&mut self, command: &[u8], frame: &RequestFrame) -> Result<bool, Gone> {
         let facts = self.worker.links().facts();
-        let resp = self.resp();
-        let Some(own) = self.own.as_mut() else { return false };
-        matches!(own.forward(&facts.table, command, frame, resp), Onward::Sent)
-    }
-
-    /// Learns database and protocol from the upstream after a transaction that may have changed them.
-    pub(super) async fn resync(&mut self) -> Result<(), Gone> {
-        let mut request = Vec::new();
-        encode_command(&[&b"CLIENT"[..], b"INFO"], &mut request);
-        let reply = self.ask_own(&request).await?;
-        let text = String::from_utf8_lossy(&reply);
-        let field =
-            |name: &str| text.split_ascii_whitespace().find_map(|word| word.strip_prefix(name)?.parse::<u32>().ok());
-        let mut key = self.key.clone();
-        key.db = field("db=").unwrap_or(key.db);
-        // Redis tells the protocol from 7.0 on, and takes no HELLO in a transaction.
-        key.resp = match field("resp=") {
-            Some(3) => Resp::V3,
-            Some(_) => Resp::V2,
-            None => key.resp,
-        };
-        if let Some(own) = self.own.as_mut() {
-            own.link.rekey(key.clone());
+        for _ in 0..2 {
+            let Some(own) = self.own.as_mut() else { return Ok(false) };
+            match own.forward(&facts.table, command, frame) {
+                Onward::Sent => return Ok(true),
+                Onward::Hang => return Err(Gone),
+                Onward::Wait | Onward::Step if !own.talk.is_settled() => self.drain().await?,
+                Onward::Wait | Onward::Step => break,
+            }
         }
-        let name = text.split_ascii_whitespace().find_map(|word| word.strip_prefix("name="));
-        if let Some(name) = name.filter(|name| !name.is_empty()) {
-            self.card().profile().name = name.as_bytes().to_vec();
-        }
-        self.set_key(key);
-        Ok(())
+        Ok(self.queue_own(command, frame))
     }
 
     /// Sends a command of Lockgate's own, or one whose reply it has to see, over the own link; nothing may be owed.
     pub(super) async fn ask_own(&mut self, request: &[u8]) -> Result<Vec<u8>, Gone> {
         if let Some(own) = self.own.as_mut() {
-            own.captured.clear();
+            own.incoming.captured.clear();
             own.link.push(request);
             own.talk.sent_own();
         }
         self.drain().await?;
-        Ok(self.own.as_mut().map(|own| std::mem::take(&mut own.captured)).unwrap_or_default())
+        Ok(self.own.as_mut().map(|own| std::mem::take(&mut own.incoming.captured)).unwrap_or_default())
     }
 }
 
 /// What became of a command on an own link.
 enum Onward {
     Sent,
+    /// How it is taken depends on a reply that is still to come.
+    Wait,
     Step,
     Hang,
 }
 
 impl OwnMode {
-    /// Lockgate may answer a command in the upstream's place: no transaction is open, and none can be without being seen.
+    /// Lockgate may answer a command in the upstream's place: no transaction is open, and the upstream would run it.
     pub(super) fn may_intercept(&self) -> bool {
-        !self.talk.is_multi() && self.talk.stream() == Stream::Counted
+        !self.talk.is_multi() && !self.talk.is_monitor() && !self.talk.is_opaque()
     }
 
-    /// Under RESP2 a subscriber may do little else.
-    pub(super) fn is_pubsub_only(&self, resp: Resp) -> bool {
-        resp == Resp::V2 && (self.talk.is_subscribed() || self.talk.subscriptions().iter().any(|count| *count > 0))
+    /// Nothing is on its way on the link, in either direction.
+    fn is_idle(&self) -> bool {
+        self.incoming.is_empty()
+            && self.streaming.is_none()
+            && self.link.backlog() == 0
+            && self.link.scanner.is_at_boundary()
     }
 
-    fn forward(&mut self, table: &CommandTable, command: &[u8], frame: &RequestFrame, resp: Resp) -> Onward {
-        let name = &command[frame.name.clone()];
+    /// The link was brought into the state that `key` tells.
+    pub(super) fn rekey(&mut self, key: LinkKey) {
+        self.talk.speaks(key.resp);
+        self.talk.was_changed();
+        self.link.rekey(key);
+    }
+
+    fn forward(&mut self, table: &CommandTable, command: &[u8], frame: &RequestFrame) -> Onward {
         let all: Vec<&[u8]> = args(command).collect();
-        let plan = plan(table, name, &all);
-        let is_pubsub_only = self.is_pubsub_only(resp);
+        let plan = plan(table, &command[frame.name.clone()], &all);
         match plan {
             Plan::Hang => return Onward::Hang,
-            Plan::Here(Here::Quit | Here::Reset) => return Onward::Step,
-            // The upstream does not know the command: it refuses it, and a transaction is aborted by that.
-            Plan::Here(Here::Lock) if self.talk.is_multi() => {
-                let name = name.to_ascii_lowercase();
-                let text = format!("-ERR Command '{}' not allowed in transactions\r\n", name.escape_ascii());
-                self.link.push(command);
-                self.talk.sent_replaced(text.into_bytes());
-                return Onward::Sent;
+            Plan::Here => return Onward::Step,
+            Plan::Forward { effect: Effect::Wait | Effect::Monitor | Effect::Replication, .. }
+                if !self.talk.is_certain() =>
+            {
+                return Onward::Wait;
             }
-            Plan::Here(Here::Lock) if is_pubsub_only => {
-                let name = name.to_ascii_lowercase();
-                let text = format!(
-                    "-ERR Can't execute '{}': only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT / RESET are allowed \
-                     in this context\r\n",
-                    name.escape_ascii()
-                );
-                self.link.push(command);
-                self.talk.sent_replaced(text.into_bytes());
-                return Onward::Sent;
-            }
-            Plan::Here(_) if self.talk.is_multi() || is_pubsub_only => {
-                self.link.push(command);
-                let effect = match plan {
-                    Plan::Here(Here::Client) => client_effect(&all),
-                    _ => Effect::None,
-                };
-                let names_client = matches!(plan, Plan::Here(Here::Client))
-                    && all.get(1).is_some_and(|w| w.eq_ignore_ascii_case(b"setname"));
-                if names_client || matches!(plan, Plan::Here(Here::Select | Here::Hello | Here::Auth)) {
-                    self.talk.will_change_key();
-                }
-                self.talk.sent(effect, false, &[]);
-                return Onward::Sent;
-            }
-            Plan::Here(_) => return Onward::Step,
-            // How many acknowledgements it brings depends on those that are still to come.
-            Plan::Forward { effect: Effect::Unsubscribe(_), .. } if all.len() == 1 && !self.talk.is_settled() => {
-                return Onward::Step;
-            }
-            Plan::Forward { effect: Effect::Wait, .. } if !self.talk.is_multi() && self.talk.is_first_wait() => {
+            Plan::Forward { effect: Effect::Wait, .. } if self.may_write() && self.talk.is_first_wait() => {
                 // WAIT asks about its connection's own writes, and those before went over a shared link: an empty
                 // message counts as a write and comes after all of them.
                 let mut write = Vec::new();
                 encode_command(&[b"PUBLISH", WAIT_CHANNEL, b""], &mut write);
                 self.link.push(&write);
-                self.talk.sent_own();
+                self.talk.sent_ignored();
             }
             Plan::Forward { .. } => {}
         }
@@ -406,73 +319,62 @@ impl OwnMode {
         Onward::Sent
     }
 
-    /// A CLIENT subcommand that concerns the upstream connection.
-    pub(super) fn forward_client(&mut self, command: &[u8], effect: Effect) {
+    fn may_write(&self) -> bool {
+        self.may_intercept() && !self.talk.is_pubsub_only()
+    }
+
+    /// A command of the client's that does `entry` once it is accepted.
+    pub(super) fn forward_entry(&mut self, command: &[u8], entry: Entry) {
         self.link.push(command);
-        self.talk.sent(effect, false, &[]);
+        match entry {
+            Entry::Plain => self.talk.sent_plain(),
+            entry => self.talk.sent(entry),
+        }
     }
 
     fn count(&mut self, plan: Plan, args: &[&[u8]]) {
-        match plan {
-            Plan::Forward { is_known: false, .. } => self.talk.sent_unknown(),
-            Plan::Forward { effect, is_blocking, .. } => self.talk.sent(effect, is_blocking, args),
-            Plan::Here(_) | Plan::Hang => self.talk.sent(Effect::None, false, &[]),
+        let Plan::Forward { effect, is_blocking, is_known } = plan else { return self.talk.sent_plain() };
+        if !is_known {
+            return self.talk.sent(Entry::Change(Change::Unknown));
+        }
+        match effect {
+            Effect::None if is_blocking => self.talk.sent_blocking(),
+            Effect::Multi => self.talk.sent_multi(),
+            Effect::Exec => self.talk.sent_exec(),
+            Effect::Discard => self.talk.sent_discard(),
+            Effect::Watch => self.talk.sent(Entry::Change(Change::Watch)),
+            Effect::Unwatch => self.talk.sent(Entry::Change(Change::Unwatch)),
+            Effect::Subscribe(kind) => self.talk.sent(Entry::Channels(Channels::named(kind, true, args))),
+            Effect::Unsubscribe(kind) => self.talk.sent(Entry::Channels(Channels::named(kind, false, args))),
+            // What is a monitor counts as a replica, and these are not answered any more.
+            Effect::Monitor | Effect::Replication if self.talk.is_monitor() => self.talk.sent_unanswered(),
+            Effect::Monitor => self.talk.sent(Entry::Change(Change::Monitor)),
+            Effect::Replication if is_never_answered(args) => self.talk.sent_unanswered(),
+            Effect::Replication => self.talk.sent_raw(),
+            Effect::Wait if !self.talk.is_multi() => self.talk.sent_wait(),
+            Effect::Flag => self.talk.sent(Entry::Change(Change::Flag)),
+            Effect::Sticky => self.talk.sent(Entry::Change(Change::Lasting)),
+            // Only CLIENT has these, which is not forwarded here.
+            Effect::ReplyOn | Effect::ReplyOff | Effect::ReplySkip | Effect::TrackingOn | Effect::TrackingOff => {
+                self.talk.sent(Entry::Change(Change::Unknown));
+            }
+            Effect::None | Effect::Wait => self.talk.sent_plain(),
         }
     }
+}
 
-    /// Sorts what came: replies and pushes go to the client, answers to Lockgate's own questions do not.
-    fn bring(&mut self, bytes: &[u8], io: &super::ClientIo, big_replies: &mut u32) -> Result<(), Gone> {
-        let mut passed = 0;
-        let mut at = 0;
-        while at < bytes.len() {
-            if self.talk.stream() == Stream::Opaque {
-                break;
-            }
-            let plain = self.talk.plain_ahead();
-            if plain > 0 && self.link.scanner.is_at_boundary() && self.link_speaks_plainly() {
-                let scan = self.link.scanner.scan(&bytes[at..], plain).map_err(|_| Gone)?;
-                at += scan.consumed;
-                self.note_size(scan.consumed, scan.frames, big_replies);
-                self.talk.came_plain(scan.frames);
-                continue;
-            }
-            let (n, head) = self.link.scanner.next(&bytes[at..]).map_err(|_| Gone)?;
-            let kind = head.as_ref().map(|h| h.kind).or(self.link.scanner.pending_kind()).unwrap_or(b'+');
-            let fate = self.talk.fate(kind);
-            if fate != Fate::Pass {
-                io.push(&bytes[passed..at]);
-                passed = at + n;
-            }
-            if fate == Fate::Capture && self.captured.len() < CAPTURE_MAX {
-                self.captured.extend_from_slice(&bytes[at..at + n]);
-            }
-            at += n;
-            self.note_size(n, u32::from(head.is_some()), big_replies);
-            if let Some(head) = head
-                && let Some(text) = self.talk.came(&head)
-            {
-                io.push(&text);
-            }
-        }
-        io.push(&bytes[passed..]);
-        Ok(())
-    }
+/// `REPLCONF ACK` and `GETACK`, which is how replication speaks behind its beginning.
+fn is_never_answered(args: &[&[u8]]) -> bool {
+    args.first().is_some_and(|word| word.eq_ignore_ascii_case(b"ack") || word.eq_ignore_ascii_case(b"getack"))
+}
 
-    /// RESP2 has no pushes: what is no message is a reply.
-    fn link_speaks_plainly(&self) -> bool {
-        self.link.key().resp == Resp::V2
-    }
-
-    fn note_size(&mut self, bytes: usize, ended: u32, big_replies: &mut u32) {
-        self.frame_bytes += bytes as u64;
-        if self.frame_bytes > BIG_REPLY {
-            *big_replies = BIG_REPLIES_KEEP;
-        }
-        if ended > 0 {
-            if self.frame_bytes <= BIG_REPLY {
-                *big_replies = big_replies.saturating_sub(ended);
-            }
-            self.frame_bytes = 0;
+impl Plan {
+    /// All of its arguments are needed before any of them goes on.
+    fn is_held_whole(self) -> bool {
+        match self {
+            Plan::Here => true,
+            Plan::Forward { effect, .. } => matches!(effect, Effect::Subscribe(_) | Effect::Unsubscribe(_)),
+            Plan::Hang => false,
         }
     }
 }
@@ -485,10 +387,11 @@ fn plan(table: &CommandTable, name: &[u8], all: &[&[u8]]) -> Plan {
         Treatment::Look(look) if !all.is_empty() => resolve(look, all),
         treatment => (treatment, entry.effect),
     };
-    // A command with too few or too many arguments is refused and changes nothing.
-    let effect = if all.is_empty() || entry.takes(all.len()) { effect } else { Effect::None };
+    // A command with too few or too many arguments is refused and changes nothing; but EXEC ends the transaction all the same.
+    let counts = all.is_empty() || entry.takes(all.len()) || effect == Effect::Exec;
+    let effect = if counts { effect } else { Effect::None };
     match treatment {
-        Treatment::Here(here) => Plan::Here(here),
+        Treatment::Here(_) => Plan::Here,
         Treatment::Hang => Plan::Hang,
         treatment => Plan::Forward { effect, is_blocking: treatment == Treatment::Own(Why::Blocking), is_known: true },
     }

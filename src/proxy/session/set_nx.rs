@@ -127,12 +127,12 @@ impl Session {
     pub(super) async fn intercept(&mut self, gate: &Gate, command: &[u8], frame: &RequestFrame) -> Result<bool, Gone> {
         let facts = self.worker.links().facts();
         let Some(look) = look(&facts.table, &command[frame.name.clone()]) else { return Ok(false) };
-        if self.own.as_ref().is_some_and(|own| !own.may_intercept()) {
+        if self.own.as_ref().is_some_and(|own| own.talk.is_certain() && !own.may_intercept()) {
             return Ok(false);
         }
-        // What is still owed may end a transaction that was refused, a subscription, or the counting of replies.
+        // What is still owed may begin a transaction or end one, or end a subscription.
         self.drain().await?;
-        if self.own.as_ref().is_some_and(|own| !own.may_intercept() || own.is_pubsub_only(self.resp())) {
+        if self.own.as_ref().is_some_and(|own| !own.may_intercept() || own.talk.is_pubsub_only()) {
             return Ok(false);
         }
         let Some(call) = call(look, command) else { return Ok(false) };
@@ -169,6 +169,11 @@ impl Session {
         if may_wait {
             self.card().fulfil();
             self.card().waits_for_lock.store(true, Ordering::Release);
+        }
+        // A call that waits may be granted by another's script, which is no write of its own.
+        let is_shielded = !may_wait && self.own.as_ref().is_some_and(|own| own.talk.spares_own_writes());
+        if is_shielded && let Some(own) = self.own.as_mut() {
+            own.incoming.shield(call.key);
         }
         let io = self.io.clone();
         let is_there = move || !(may_wait && io.peer_has_closed());
@@ -243,11 +248,32 @@ impl Session {
         if let Some(own) = self.own.as_mut() {
             own.talk.wrote_elsewhere();
         }
+        if is_shielded {
+            self.unshield(call.key, granted.is_some()).await?;
+        }
         self.answer(&out);
         match granted {
             Some(grant) => self.remember(grant).await,
             None => Ok(()),
         }
+    }
+
+    /// `CLIENT TRACKING … NOLOOP`: the client is not told of a key that it has written itself.
+    async fn unshield(&mut self, key: &[u8], was_written: bool) -> Result<(), Gone> {
+        if was_written {
+            // What the write has brought stands before the answer to this.
+            self.ask_own(b"*1\r\n$4\r\nPING\r\n").await?;
+        }
+        let has_come = self.own.as_mut().is_some_and(|own| own.incoming.unshield());
+        if has_come && !was_written {
+            let mut push = Vec::new();
+            frame::push(Resp::V3, 2, &mut push);
+            frame::bulk("invalidate", &mut push);
+            frame::array(1, &mut push);
+            frame::bulk(key, &mut push);
+            self.io.push(&push);
+        }
+        Ok(())
     }
 
     /// Keeps in mind what this connection holds, where that may matter to a call that could wait.

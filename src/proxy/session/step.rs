@@ -4,8 +4,8 @@ use std::borrow::Cow;
 use std::pin::pin;
 use std::task::Poll;
 
-use super::conversation::Stream;
 use super::set_nx::Verdict;
+use super::transaction::Entry;
 use super::{Gone, HELD_REQUEST_MAX, Session, treatment};
 use crate::commands::{Here, Plan, Treatment, Why, plan};
 use crate::protocol::args::{args, encode_command};
@@ -41,22 +41,20 @@ impl Session {
         let gate = self.gate();
         match gate.judge(&facts.table, &command, &frame) {
             Verdict::Pass => {}
-            Verdict::Shadow if self.own.as_ref().is_some_and(|own| !own.may_intercept()) => {}
-            Verdict::Shadow => gate.note_shadow(&command),
+            Verdict::Shadow => {
+                self.be_certain().await?;
+                if self.own.as_ref().is_none_or(|own| own.may_intercept()) {
+                    gate.note_shadow(&command);
+                }
+            }
             Verdict::Take => {
                 if self.intercept(&gate, &command, &frame).await? {
                     return Ok(());
                 }
             }
         }
-        if self.own.is_some() {
-            if self.forward_own(&command, &frame) {
-                return Ok(());
-            }
-            self.drain().await?;
-            if self.forward_own(&command, &frame) {
-                return Ok(());
-            }
+        if self.own.is_some() && self.forward_own(&command, &frame).await? {
+            return Ok(());
         }
         if self.is_held_back(&command, &frame) {
             return self.run_on_own(Why::Blocking, &command, &frame).await;
@@ -83,7 +81,7 @@ impl Session {
     async fn run_on_own(&mut self, why: Why, command: &[u8], frame: &RequestFrame) -> Result<(), Gone> {
         match self.take_own(why).await? {
             Ok(()) => {
-                self.forward_own(command, frame);
+                self.forward_own(command, frame).await?;
             }
             Err(error) => self.has_no_own(&error).await?,
         }
@@ -91,10 +89,7 @@ impl Session {
     }
 
     async fn answer_here(&mut self, here: Here, command: &[u8], frame: &RequestFrame) -> Result<(), Gone> {
-        match self.is_uncounted() {
-            true => self.at_boundary().await?,
-            false => self.drain().await?,
-        }
+        self.drain().await?;
         let args: Vec<&[u8]> = args(command).collect();
         if here == Here::Client && self.must_authenticate() {
             return self.relay(command).await;
@@ -115,10 +110,6 @@ impl Session {
         }
     }
 
-    fn is_uncounted(&self) -> bool {
-        self.own.as_ref().is_some_and(|own| own.talk.stream() != Stream::Counted)
-    }
-
     /// `COMMAND …`, which knows LOCK.* too.
     async fn command_command(&mut self, command: &[u8], args: &[&[u8]]) -> Result<(), Gone> {
         match plan(args, self.resp()) {
@@ -136,7 +127,7 @@ impl Session {
     /// Passes a stateless command on as it is, over whichever link this session is on.
     pub(super) async fn relay(&mut self, command: &[u8]) -> Result<(), Gone> {
         match self.own.as_mut() {
-            Some(own) => own.forward_client(command, crate::commands::Effect::None),
+            Some(own) => own.forward_entry(command, Entry::Plain),
             None => self.submit_alone(command).await?,
         }
         Ok(())
@@ -158,9 +149,6 @@ impl Session {
 
     /// Whether CLIENT REPLY lets the answer to the command at hand be sent; to be asked once for each.
     pub(super) fn may_answer(&mut self) -> bool {
-        if self.own.as_ref().is_some_and(|own| own.talk.is_skipping()) {
-            self.spend_skip();
-        }
         self.own.as_mut().is_none_or(|own| own.talk.may_answer())
     }
 
@@ -193,8 +181,24 @@ impl Session {
         Err(Gone)
     }
 
-    /// Waits until every reply owed so far was delivered.
+    /// Waits until every reply owed so far was delivered, and no frame is half out.
     pub(super) async fn drain(&mut self) -> Result<(), Gone> {
+        while !self.drained().await? {
+            Box::pin(self.answer_due()).await?;
+        }
+        Ok(())
+    }
+
+    /// The same where a reply that is owed may say how the next command is taken.
+    pub(super) async fn be_certain(&mut self) -> Result<(), Gone> {
+        match self.own.as_ref().is_none_or(|own| own.talk.is_certain()) {
+            true => Ok(()),
+            false => self.drain().await,
+        }
+    }
+
+    /// `false` where an answer of Lockgate's own has to be given first.
+    async fn drained(&mut self) -> Result<bool, Gone> {
         let io = self.io.clone();
         let mut closed = pin!(io.closed_by_peer());
         std::future::poll_fn(|cx| {
@@ -209,29 +213,17 @@ impl Session {
                 self.io.wake_when_owed(0);
                 return Poll::Pending;
             }
-            let Some(own) = &self.own else { return Poll::Ready(Ok(())) };
-            if own.talk.is_settled() {
-                return Poll::Ready(Ok(()));
+            let Some(own) = &self.own else { return Poll::Ready(Ok(true)) };
+            if own.talk.due().is_some() {
+                return Poll::Ready(Ok(false));
+            }
+            if own.talk.is_settled() && own.link.scanner.is_at_boundary() {
+                return Poll::Ready(Ok(true));
             }
             if own.talk.is_blocking() && closed.as_mut().poll(cx).is_ready() {
                 return Poll::Ready(Err(Gone));
             }
             Poll::Pending
-        })
-        .await
-    }
-
-    /// Waits until no frame of an uncounted stream (MONITOR) is cut where Lockgate's own answer will stand.
-    async fn at_boundary(&mut self) -> Result<(), Gone> {
-        std::future::poll_fn(|cx| {
-            self.io.poll_flush(cx);
-            if self.io.is_broken() || self.card().wished() == Wish::Kill || self.pump_own(cx).is_err() {
-                return Poll::Ready(Err(Gone));
-            }
-            match self.own.as_ref().is_none_or(|own| own.link.scanner.is_at_boundary()) {
-                true => Poll::Ready(Ok(())),
-                false => Poll::Pending,
-            }
         })
         .await
     }

@@ -225,7 +225,7 @@ impl Server {
         let name = words.first()?.to_ascii_uppercase();
         let known = self.clients.get_mut(&client)?;
         if let Some(queued) = &mut known.queued
-            && !matches!(name.as_slice(), b"EXEC" | b"DISCARD" | b"MULTI" | b"WATCH")
+            && !matches!(name.as_slice(), b"EXEC" | b"DISCARD" | b"MULTI" | b"WATCH" | b"RESET")
         {
             queued.push(words.iter().map(|word| word.to_vec()).collect());
             return Some(Reply::Simple("QUEUED".into()));
@@ -238,6 +238,17 @@ impl Server {
                 Reply::Map(vec![Reply::Bulk(b"server".to_vec()), Reply::Bulk(b"redis".to_vec())])
             }
             (b"AUTH", _) => Reply::ok(),
+            (b"RESET", []) => {
+                *known = Client {
+                    input: std::mem::take(&mut known.input),
+                    output: std::mem::take(&mut known.output),
+                    ..Client::default()
+                };
+                for clients in self.tracked.values_mut() {
+                    clients.remove(&client);
+                }
+                Reply::Simple("RESET".into())
+            }
             (b"SELECT", [db]) => match number(db) {
                 Some(db) if (0..16).contains(&db) => {
                     known.db = db as Db;

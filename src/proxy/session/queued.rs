@@ -1,0 +1,264 @@
+//! What Lockgate answers itself, on an own link whose state it concerns. `HELLO`, `AUTH` and `SELECT` go there and count once they are
+//! accepted. Inside of `MULTI` something with the same rights, arity and errors goes upstream in the place of the others too and is
+//! queued there, and when `EXEC`'s reply shows that it ran, its effect is carried out or its element becomes Lockgate's answer.
+
+use super::handshake::{Hello, canonical_number};
+use super::transaction::{Change, Entry, NOTED_MAX, Replies, SessionChange};
+use super::{Gone, Session};
+use crate::commands::client::ClientCall;
+use crate::commands::{Effect, Here, Plan, Treatment, client_effect, plan};
+use crate::protocol::args::{args, encode_command};
+use crate::protocol::request::RequestFrame;
+use crate::upstream::dial::{Credentials, Identity};
+
+/// A client's number that no server ever gives out.
+const NOBODY: &[u8] = b"9223372036854775807";
+
+/// What goes upstream in a command's place, and what it means once it has run.
+type Queued = (Vec<u8>, Entry);
+
+impl Session {
+    /// Sends what Lockgate would answer itself over the own link, where the upstream has to queue it (`MULTI`) or to refuse it (a
+    /// subscriber under RESP2); `false` where Lockgate answers. Nothing may be owed.
+    pub(super) fn queue_own(&mut self, command: &[u8], frame: &RequestFrame) -> bool {
+        let facts = self.worker.links().facts();
+        let name = &command[frame.name.clone()];
+        let Some(Treatment::Here(here)) = facts.table.find(name).map(|entry| entry.treatment) else { return false };
+        let args: Vec<&[u8]> = args(command).collect();
+        let resp = self.resp();
+        let Some(own) = self.own.as_mut() else { return false };
+        let ends_it = here == Here::Quit || (here == Here::Reset && args.len() == 1);
+        let (is_multi, is_pubsub_only) = (own.talk.is_multi(), own.talk.is_pubsub_only());
+        let is_of_link = matches!(here, Here::Select | Here::Auth | Here::Hello);
+        if ends_it || !(is_multi || is_pubsub_only || is_of_link) {
+            return false;
+        }
+        let (request, entry) = match here {
+            // The upstream does not know the command: it refuses it, and a transaction is aborted by that.
+            Here::Lock => {
+                let says = if is_multi { not_in_multi(name) } else { not_while_subscribed(name) };
+                own.link.push(command);
+                own.talk.sent_replaced(says);
+                return true;
+            }
+            _ if is_pubsub_only => (command.to_vec(), Entry::Plain),
+            _ if own.talk.noted() >= NOTED_MAX => (refused(), Entry::Plain),
+            Here::Client => match self.queued_client(command, &args) {
+                Some(queued) => queued,
+                None => return true,
+            },
+            Here::Select => select(command, &args),
+            Here::Auth => auth(command, &args),
+            Here::Hello => hello(command, &args),
+            Here::Command => match plan(&args, resp) {
+                Plan::Forward => (command.to_vec(), Entry::Plain),
+                Plan::Ask { request, merge } => (request, Entry::Merge(merge)),
+            },
+            Here::Quit | Here::Reset => (command.to_vec(), Entry::Plain),
+        };
+        if let Some(own) = self.own.as_mut() {
+            own.forward_entry(&request, entry);
+        }
+        true
+    }
+
+    /// `CLIENT …` in a transaction; `None` where it was sent already.
+    fn queued_client(&mut self, command: &[u8], args: &[&[u8]]) -> Option<Queued> {
+        let as_it_is = |entry| Some((command.to_vec(), entry));
+        let Some(subcommand) = args.get(1) else { return as_it_is(Entry::Plain) };
+        if let Some(call) = ClientCall::read(args) {
+            return Some((call.stand_in(args), Entry::Answer(args.iter().map(|arg| Box::from(*arg)).collect())));
+        }
+        match (subcommand.to_ascii_lowercase().as_slice(), args.get(2..).unwrap_or_default()) {
+            (b"reply", [mode]) => match reply_mode(mode) {
+                Some(mode) => Some((reply_stand_in(), Entry::Change(Change::Replies(mode)))),
+                None => as_it_is(Entry::Plain),
+            },
+            (b"tracking", _) => {
+                let (request, entry) = self.tracking(command, args);
+                Some((request, entry))
+            }
+            (b"maint_notifications", _) => {
+                // An upstream that took this would push clients past us.
+                let word = subcommand.escape_ascii();
+                let says = format!("-ERR unknown subcommand '{word}'. Try CLIENT HELP.\r\n");
+                if let Some(own) = self.own.as_mut() {
+                    own.link.push(&refused());
+                    own.talk.sent_replaced(says.into_bytes());
+                }
+                None
+            }
+            _ => as_it_is(match client_effect(args) {
+                Effect::Flag => Entry::Change(Change::Flag),
+                Effect::Sticky => Entry::Change(Change::Lasting),
+                _ => Entry::Plain,
+            }),
+        }
+    }
+
+    /// `CLIENT TRACKING …` as the upstream is to get it, with its own number for the client that `REDIRECT` names.
+    fn tracking(&self, command: &[u8], args: &[&[u8]]) -> Queued {
+        let redirected = match self.redirect_target(args) {
+            Ok(redirected) => redirected,
+            // Nobody of ours, or nobody whom the upstream knows.
+            Err(_) => {
+                let at = args.iter().position(|arg| arg.eq_ignore_ascii_case(b"redirect")).map(|at| at + 1);
+                let mut words = args.to_vec();
+                if let Some(id) = at.and_then(|at| words.get_mut(at)) {
+                    *id = NOBODY;
+                }
+                return (encoded(&words), Entry::Plain);
+            }
+        };
+        let (target, request) = match redirected {
+            Some((target, request)) => (Some(target), request),
+            None => (None, command.to_vec()),
+        };
+        (request, tracking_entry(args, target))
+    }
+
+    /// Takes over what the replies on the own link have shown to be changed.
+    pub(super) fn apply_changes(&mut self) {
+        let Some(own) = self.own.as_mut() else { return };
+        let changes = own.talk.take_changes();
+        if changes.is_empty() {
+            return;
+        }
+        let mut key = self.key.clone();
+        for change in changes {
+            match change {
+                SessionChange::Db(db) => key.db = db,
+                SessionChange::Identity(credentials) => key.identity = Identity::Named(credentials.into()),
+                SessionChange::Hello { resp, auth, name } => {
+                    key.resp = resp.unwrap_or(key.resp);
+                    if let Some(credentials) = auth {
+                        key.identity = Identity::Named(credentials.into());
+                    }
+                    if let Some(name) = name {
+                        self.card().profile().name = name;
+                    }
+                }
+            }
+        }
+        if key != self.key {
+            if let Some(own) = self.own.as_mut() {
+                own.rekey(key.clone());
+            }
+            self.set_key(key);
+        }
+    }
+
+    /// `CLIENT REPLY`: the upstream judges it in the form that changes nothing, and goes on answering; what the client does not
+    /// want to hear ends here.
+    pub(super) async fn client_reply(&mut self, command: &[u8], args: &[&[u8]]) -> Result<(), Gone> {
+        let mode = match args {
+            [_, _, mode] => reply_mode(mode),
+            _ => None,
+        };
+        let Some(mode) = mode else { return self.relay_alone(command).await };
+        let reply = match self.own.is_some() {
+            true => self.ask_own(&reply_stand_in()).await?,
+            false => match self.ask(reply_stand_in()).await? {
+                Ok(reply) => reply,
+                Err(error) => return self.has_no_answer(&error).await,
+            },
+        };
+        if reply.first() == Some(&b'-') {
+            self.answer(&reply);
+            return Ok(());
+        }
+        if mode != Replies::On
+            && let Err(error) = self.take_own(crate::commands::Why::ReplyMode).await?
+        {
+            return self.has_no_own(&error).await;
+        }
+        if let Some(own) = self.own.as_mut() {
+            own.talk.switch_replies(mode);
+        }
+        if mode == Replies::On {
+            self.answer(&reply);
+        }
+        Ok(())
+    }
+}
+
+/// What `CLIENT TRACKING …` does once it is accepted; `target` is our number of the client that `REDIRECT` names.
+pub(super) fn tracking_entry(args: &[&[u8]], target: Option<u64>) -> Entry {
+    let has = |word: &[u8]| args.iter().skip(2).any(|arg| arg.eq_ignore_ascii_case(word));
+    match args.get(2).map(|on| on.to_ascii_lowercase()).as_deref() {
+        Some(b"on") => Entry::Change(Change::Tracking { redirect: target, is_noloop: has(b"noloop") }),
+        Some(b"off") => Entry::Change(Change::NoTracking),
+        _ => Entry::Plain,
+    }
+}
+
+/// `CLIENT REPLY` that changes nothing.
+fn reply_stand_in() -> Vec<u8> {
+    encoded(&[b"CLIENT", b"REPLY", b"ON"])
+}
+
+/// A command that is an error everywhere, and nothing else.
+fn refused() -> Vec<u8> {
+    encoded(&[b"CLIENT"])
+}
+
+fn reply_mode(word: &[u8]) -> Option<Replies> {
+    match word.to_ascii_lowercase().as_slice() {
+        b"on" => Some(Replies::On),
+        b"off" => Some(Replies::Off),
+        b"skip" => Some(Replies::Skip),
+        _ => None,
+    }
+}
+
+fn select(command: &[u8], args: &[&[u8]]) -> Queued {
+    let entry = match args {
+        [_, db] => {
+            canonical_number(db).map_or(Entry::Plain, |db| Entry::Change(Change::Session(SessionChange::Db(db))))
+        }
+        _ => Entry::Plain,
+    };
+    (command.to_vec(), entry)
+}
+
+fn auth(command: &[u8], args: &[&[u8]]) -> Queued {
+    let credentials = match args {
+        [_, password] => Some(Credentials { user: None, password: password.to_vec() }),
+        [_, user, password] => Some(Credentials { user: Some(user.to_vec()), password: password.to_vec() }),
+        _ => None,
+    };
+    let entry = credentials
+        .map_or(Entry::Plain, |credentials| Entry::Change(Change::Session(SessionChange::Identity(credentials))));
+    (command.to_vec(), entry)
+}
+
+fn hello(command: &[u8], args: &[&[u8]]) -> Queued {
+    match Hello::parse(args) {
+        Some(hello) => {
+            let request = hello.request();
+            let Hello { resp, auth, name } = hello;
+            let auth = auth.map(|(user, password)| Credentials { user: Some(user), password });
+            (request, Entry::Hello(Change::Session(SessionChange::Hello { resp, auth, name })))
+        }
+        None => (command.to_vec(), Entry::Plain),
+    }
+}
+
+fn not_in_multi(name: &[u8]) -> Vec<u8> {
+    format!("-ERR Command '{}' not allowed in transactions\r\n", name.to_ascii_lowercase().escape_ascii()).into_bytes()
+}
+
+fn not_while_subscribed(name: &[u8]) -> Vec<u8> {
+    format!(
+        "-ERR Can't execute '{}': only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT / RESET are allowed in this \
+         context\r\n",
+        name.to_ascii_lowercase().escape_ascii()
+    )
+    .into_bytes()
+}
+
+fn encoded(words: &[&[u8]]) -> Vec<u8> {
+    let mut out = Vec::new();
+    encode_command(words, &mut out);
+    out
+}
