@@ -12,7 +12,8 @@ local n = (#KEYS - 1) / 2
 local counter, floor = KEYS[#KEYS], tonumber(ARGV[1])
 local owner, lease_ms, tail, bridge = ARGV[2], ARGV[3], ARGV[4], '\31' .. ARGV[5]
 local own_call = tail:match('^\31[0-3]\31%d+\31([^\31]*)\31')
-local mine = {}
+local mine, left_ms = {}, {}
+-- include queue.lua
 for i = 1, n do
   local value = redis.pcall('GET', KEYS[i])
   if type(value) == 'table' then return value end
@@ -23,10 +24,11 @@ for i = 1, n do
       if not holder and ARGV[6 + i] ~= '1' and redis.call('PTTL', KEYS[i]) == -1 then return {'no lock', i} end
       return {'in the way', i, meta == bridge and 1 or 0}
     end
+    left_ms[i] = redis.call('PTTL', KEYS[i])
   else
     local has_queue = redis.pcall('EXISTS', KEYS[n + i])
     if type(has_queue) == 'table' then return has_queue end
-    if has_queue == 1 then return {'in the way', i, 0} end
+    if has_queue == 1 and #waiters_in(KEYS[n + i]) > 0 then return {'in the way', i, 0} end
   end
   mine[i] = value
 end
@@ -35,7 +37,13 @@ local reply = {'granted'}
 -- What the upstream does not let us write after all must not leave a half.
 local function refused(error, count)
   for i = 1, count do
-    if not mine[i] then redis.call('DEL', KEYS[i]) end
+    if not mine[i] then
+      redis.pcall('DEL', KEYS[i])
+    elseif left_ms[i] > 0 then
+      redis.pcall('SET', KEYS[i], mine[i], 'PX', left_ms[i])
+    else
+      redis.pcall('SET', KEYS[i], mine[i])
+    end
   end
   return error
 end

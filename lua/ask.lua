@@ -38,7 +38,7 @@ end
 local function ask_held(value)
   local mine
   if is_waiting then
-    mine = redis.call('HGET', KEYS[3], me) or nil
+    mine = own_registration()
     if goes_before(asker, mine) then
       register(asker, mine)
       mine = asker

@@ -10,6 +10,8 @@
 local lock = KEYS[1]
 local what, expected, confirmed, lease, confirmed_call = ARGV[3], ARGV[4], ARGV[5], ARGV[6], ARGV[7]
 local value = redis.pcall('GET', lock)
+-- include fence.lua
+-- include queue.lua
 -- include turn.lua
 if type(value) == 'table' then
   -- No lock: nobody waits for it any more.
@@ -20,7 +22,7 @@ local first, second = ARGV[8], ARGV[9]
 local mine
 if value then
   -- Where the lock is free `take_turns` looks itself.
-  mine = redis.call('HGET', KEYS[3], me) or nil
+  mine = own_registration()
   first, second = with_newcomer(first, second, mine)
 end
 local kind, time = lease:sub(1, 1), lease:sub(2)
@@ -48,7 +50,7 @@ if value and not (what == 'back' and value == expected) then
   register(first, mine)
   return {'held', value, redis.call('PTTL', lock), call_of(first)}
 end
-local given = take_turns(first, second)
+local given = take_turns(first, second, value and tonumber(value:match('^[^\31]*\31(%d+)\31')))
 if given then
   -- Out of memory, say: what is to be taken back still is.
   if given.err and not value then return given end

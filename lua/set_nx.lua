@@ -30,6 +30,8 @@ if type(value) == 'table' then
 end
 -- An asker who does not wait has nothing behind his rank.
 if value and ARGV[6]:find('^%d*\31%d\31%d+\31%d+$') then return 0 end
+-- include fence.lua
+-- include queue.lua
 -- include turn.lua
 -- include ask.lua
 if not value then return ask_free(take, first, second) end

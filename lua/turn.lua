@@ -1,23 +1,20 @@
--- Included where a script decides whose turn it is. Expects KEYS: lock, fence counter, queue; ARGV: fence floor, context, …
--- The context is, with 0x1F between them: node, when the script was sent (Unix µs of its node), ms to keep a queue, until when the
--- node knew its own tries (like the time it was sent), µs by which fences run ahead of the upstream's clock.
-local me, sent_us, kept_ms, knows_until, ahead_us = ARGV[2]:match('^([^\31]*)\31(%d+)\31(%d+)\31(%d+)\31(%d+)$')
+-- Included, behind fence.lua and queue.lua, where a script decides whose turn it is. Expects KEYS: lock, fence counter, queue; ARGV:
+-- fence floor, context, …
+-- The context is, with 0x1F between them: µs by which fences run ahead of the upstream's clock, node, when the script was sent (Unix µs
+-- of its node), ms to keep a queue, until when the node knew its own tries (like the time it was sent), and a call that was registered
+-- under the node's name and is none of this process's ('' for none): an earlier life of the node has left it.
+local ahead_us, me, sent_us, kept_ms, knows_until, left_over =
+  ARGV[2]:match('^(%d+)\31([^\31]*)\31(%d+)\31(%d+)\31(%d+)\31([^\31]*)$')
 
--- The queue is a hash with one field a node: that node's best waiter. A waiter is one string of fields with 0x1F between them:
---   rank (42 digits that sort as the rank does), when the try was sent that wrote it (0 if its node did), ms of a claim's lease,
---   lease, level, call, length of the owner, owner and meta
--- Its lease begins with L for LOCK.* (ms), and for SET NX with P (ms), A (until, Unix ms) or N (none).
-local RANK = 42
-
--- include fence.lua
-local function next_fence() return fence_after(KEYS[2], tonumber(ARGV[1]), tonumber(ahead_us)) end
+-- `held` is the fence of the hold that ends, if there is one.
+local function next_fence(held) return fence_after(KEYS[2], tonumber(ARGV[1]), tonumber(ahead_us), held) end
 
 -- The best waiter of the other nodes and its node, and what this node has registered; nil where there is none.
 local function registered()
-  local entries = redis.call('HGETALL', KEYS[3])
+  local waiters = waiters_in(KEYS[3])
   local best, best_node, mine
-  for i = 1, #entries, 2 do
-    local node, waiter = entries[i], entries[i + 1]
+  for i = 1, #waiters, 2 do
+    local node, waiter = waiters[i], waiters[i + 1]
     if node == me then
       mine = waiter
     else
@@ -26,6 +23,15 @@ local function registered()
     end
   end
   return best, best_node, mine
+end
+
+-- What this node has registered; nil for nothing.
+local function own_registration()
+  local mine = redis.pcall('HGET', KEYS[3], me)
+  if type(mine) == 'string' and is_waiter(me, mine) then return mine end
+  -- Something else is removed as it is where the whole queue is read.
+  if mine then mine = select(3, registered()) end
+  return mine or nil
 end
 
 local function goes_before(waiter, other)
@@ -53,7 +59,7 @@ end
 -- newcomer), and a SET NX, whose value could not be told from others', gets a claim (`?`) with a short lease, to be confirmed before
 -- anybody is told.
 -- Returns {'handed', fence, call} or {'claimed', value, call, or '' for another node's}, or the upstream's error.
-local function give(waiter, node, is_newcomer)
+local function give(waiter, node, is_newcomer, held)
   local claim_ms, lease, level, call, length, rest =
     waiter:match('^%d+\31%d+\31(%d+)\31(%w+)\31(%d)\31([^\31]*)\31(%d+)\31(.*)$')
   local owner, meta = rest:sub(1, tonumber(length)), rest:sub(tonumber(length) + 1)
@@ -62,7 +68,7 @@ local function give(waiter, node, is_newcomer)
   if is_plain then
     owner = ''
   else
-    fence = next_fence()
+    fence = next_fence(held)
     if type(fence) == 'table' then return fence end
   end
   local is_claim = is_plain or not is_own or is_newcomer
@@ -75,7 +81,7 @@ local function give(waiter, node, is_newcomer)
     -- The waiter's registration goes with it in the caller's next step.
     return {'handed', fence, call}
   end
-  if not is_own then redis.call('HDEL', KEYS[3], node) end
+  if not is_own then redis.pcall('HDEL', KEYS[3], node) end
   return {'claimed', value, is_own and call or ''}
 end
 
@@ -83,17 +89,18 @@ end
 -- when the script was sent: its node did not know of him yet.
 local function with_newcomer(first, second, mine)
   local sent = mine and tonumber(mine:match('^%d+\31(%d+)'))
-  if not sent or sent <= tonumber(knows_until) or call_of(mine) == call_of(first) or call_of(mine) == call_of(second) then
-    return first, second
-  end
+  if not sent or sent <= tonumber(knows_until) then return first, second end
+  local call = call_of(mine)
+  if call == left_over or call == call_of(first) or call == call_of(second) then return first, second end
   if not first or goes_before(mine, first) then return mine, first end
   if not second or goes_before(mine, second) then return first, mine end
   return first, second
 end
 
 -- Gives the free lock to the best of this node's waiters (`first`, then `second`) and the other nodes', and registers who is
--- this node's best afterwards. Returns what `give` returns, with the call that is registered now behind it; nil for nobody.
-local function take_turns(first, second)
+-- this node's best afterwards. `held` is the fence of the hold that ends, if there is one. Returns what `give` returns, with the call
+-- that is registered now behind it; nil for nobody.
+local function take_turns(first, second, held)
   local other, other_node, mine = registered()
   first, second = with_newcomer(first, second, mine)
   if not first and not other then
@@ -102,7 +109,11 @@ local function take_turns(first, second)
   end
   local is_own = first and not (goes_before(other, first) or (other and other:sub(1, RANK) == first:sub(1, RANK) and other_node < me))
   local given
-  if is_own then given = give(first, me, first:match('^%d+\31(%d+)') ~= '0') else given = give(other, other_node) end
+  if is_own then
+    given = give(first, me, first:match('^%d+\31(%d+)') ~= '0', held)
+  else
+    given = give(other, other_node, false, held)
+  end
   if given.err then return given end
   local best = first
   if is_own then best = second end

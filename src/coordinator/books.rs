@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::holds::Holds;
+use super::holds::{Holds, Noted};
 use super::slow_log::{Slow, SlowLog};
 use super::tally::{End, Share, Span, Spread, Sum, Tally};
 use super::{Asker, Coordinator, LockReply, SetNxAnswer, integer};
@@ -20,6 +20,18 @@ pub(super) struct Books {
     pub holds: Holds,
     /// Since when the locks of claims of this node are being handed over; told when the claim is confirmed.
     claimed: Mutex<HashMap<LockKey, Moment>>,
+}
+
+/// What is known of a hold that ends beside what is noted here.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Ended {
+    /// Nothing: it may have ended before.
+    AsNoted,
+    /// The upstream says that it was held until now.
+    Upstream {
+        /// And since when, Unix time in ms, where the value tells.
+        since_ms: Option<u64>,
+    },
 }
 
 /// Claims whose hand-over is measured at a time; the others are left out.
@@ -69,9 +81,9 @@ impl Asking<'_> {
                     // Its end is seldom seen here, and would never be forgotten.
                     PlainLease::Forever => None,
                 };
-                if let (Some(lease_ms), [key]) = (lease_ms, self.keys) {
+                if let [key] = self.keys {
                     // It has no fence; each of them begins a hold.
-                    self.coordinator.books.holds.granted(key, Fence(now.0), lease_ms, now);
+                    self.coordinator.hold_begins(key, Fence(now.0), lease_ms, now);
                 }
                 self.end(End::Granted, now);
             }
@@ -98,7 +110,7 @@ impl Asking<'_> {
     fn is_granted(&mut self, fences: &[i64], lease_ms: u64, now: Moment) {
         for (key, fence) in self.keys.iter().zip(fences) {
             let fence = Fence(u64::try_from(*fence).unwrap_or_default());
-            self.coordinator.books.holds.granted(key, fence, lease_ms, now);
+            self.coordinator.hold_begins(key, fence, Some(lease_ms), now);
         }
         self.end(End::Granted, now);
     }
@@ -164,12 +176,32 @@ impl Coordinator {
         reply
     }
 
-    /// A lock was let go of; of whom is not known where it was forced.
-    pub(super) fn hold_ends(&self, key: &LockKey, owner: Option<&OwnerId>) {
-        if let Some(us) = self.books.holds.ended(key, self.now()) {
-            let owner = owner.map(OwnerId::as_bytes).unwrap_or_default();
-            self.books.tally.took(Span::Hold, us);
-            self.books.slow_log.note(Slow::Hold, us / 1000, key, owner, self.unix_us_at(self.now()) / 1000);
+    /// A lock was granted, or asked for again by its holder; one without a lease is not noted.
+    pub(super) fn hold_begins(&self, key: &LockKey, fence: Fence, lease_ms: Option<u64>, now: Moment) {
+        if lease_ms.is_none_or(|lease_ms| self.books.holds.granted(key, fence, lease_ms, now)) {
+            self.books.tally.held();
+        }
+    }
+
+    /// A lock was let go of. Every end that is counted belongs to a hold that is: one that began elsewhere, or before this node did,
+    /// is counted now.
+    pub(super) fn hold_ends(&self, key: &LockKey, owner: &[u8], ended: Ended) {
+        let (now, tally) = (self.now(), &self.books.tally);
+        let at_ms = self.unix_us_at(now) / 1000;
+        let us = match (self.books.holds.ended(key, now), ended) {
+            (Noted::Held { us }, _) => Some(us),
+            (_, Ended::AsNoted) => return,
+            (noted, Ended::Upstream { since_ms }) => {
+                if noted == Noted::Nothing {
+                    tally.held();
+                }
+                since_ms.map(|since_ms| at_ms.saturating_sub(since_ms).saturating_mul(1000))
+            }
+        };
+        tally.released();
+        if let Some(us) = us {
+            tally.took(Span::Hold, us);
+            self.books.slow_log.note(Slow::Hold, us / 1000, key, owner, at_ms);
         }
     }
 
@@ -244,6 +276,8 @@ impl Coordinator {
             ("cancelled", ends(End::Cancelled)),
             ("failed", ends(End::Failed)),
             ("expired", integer(counts.expired)),
+            ("holds", integer(counts.holds)),
+            ("released", integer(counts.released)),
             ("fallbacks", integer(self.fallback.count())),
             ("deadlocks", integer(self.deadlocks.count())),
             ("queue_depth", integer(self.shards.waiting())),

@@ -8,8 +8,9 @@ use std::task::Waker;
 
 use tokio::sync::oneshot;
 
-use super::Coordinator;
 use super::afloat::Errand;
+use super::books::Ended;
+use super::{Coordinator, holder};
 use crate::commands::lock_args::Bond;
 use crate::domain::{LockKey, Moment, OwnerId};
 use crate::locks::Event;
@@ -61,6 +62,16 @@ impl News {
             task.wake_by_ref();
         }
     }
+}
+
+/// What stands in the key instead of a grant that was to be renewed.
+enum Found {
+    /// The same hold, which another call of its owner has repeated since: its value now.
+    Repeated(Arc<[u8]>),
+    /// Its owner has let go of it, or holds the key anew by another call.
+    Let,
+    /// It was lost, and how.
+    Lost(&'static str),
 }
 
 /// How a tie ends.
@@ -129,16 +140,17 @@ impl BoundLocks {
     }
 
     /// The owner's lock on this key is tied no more. What renews by the value of an older grant would stop by itself.
-    pub(super) fn untie(&self, key: &LockKey, owner: &OwnerId) {
+    /// `false` where it was not.
+    pub(super) fn untie(&self, key: &LockKey, owner: &OwnerId) -> bool {
         let mut ties = self.ties.borrow_mut();
         if ties.is_empty() {
-            return;
+            return false;
         }
-        if let Some(mut tie) = ties.remove(&(key.clone(), owner.clone()))
-            && let Some(ending) = tie.ending.take()
-        {
+        let Some(mut tie) = ties.remove(&(key.clone(), owner.clone())) else { return false };
+        if let Some(ending) = tie.ending.take() {
             let _ = ending.send(Ending::Untied);
         }
+        true
     }
 
     /// The owner's lock on this key has another value now, by a call that lets its tie be. A tie of an older hold, whose end nobody has
@@ -180,7 +192,7 @@ async fn renew<C: Caller>(
     mut ends: oneshot::Receiver<Ending>,
     (ties, news): (Weak<RefCell<Ties>>, Weak<News>),
 ) {
-    let Granted { key, owner, lease_ms, bond, service, .. } = granted;
+    let Granted { key, owner, lease_ms, mut bond, service, .. } = granted;
     let mut pause_ms = (lease_ms / 2).max(1);
     let mut until = coordinator.now().plus_ms(lease_ms);
     loop {
@@ -189,7 +201,7 @@ async fn renew<C: Caller>(
             biased;
             ending = &mut ends => {
                 if let Ok(Ending::Closed(_errand)) = ending && bond == Bond::Ephemeral {
-                    coordinator.hold_ends(&key, Some(&owner));
+                    coordinator.hold_ends(&key, owner.as_bytes(), Ended::AsNoted);
                     let event = Event::GivesBack { value: present.borrow().clone(), lease_ms };
                     let fed = coordinator.shards.feed_always(&key, event, coordinator.now());
                     coordinator.carry_out(fed, &key, &service);
@@ -212,20 +224,27 @@ async fn renew<C: Caller>(
             // Whichever way, this grant is over.
             Ok(false) => {
                 let has_let_go = coordinator.tied.has_let_go(&key, &owner);
-                let loss = match has_let_go {
-                    true => Ok(None),
-                    false => Box::pin(coordinator.why_lost(&service, &key, &owner, until)).await,
+                let found = match has_let_go {
+                    true => Ok(Found::Let),
+                    false => Box::pin(coordinator.found_instead(&service, &key, &owner, &value, until)).await,
                 };
-                let Ok(loss) = loss else {
+                let Ok(found) = found else {
                     pause_ms = (lease_ms / 8).clamp(1, 1000);
                     continue;
                 };
+                if let Found::Repeated(now) = found {
+                    // Another call of the owner's has repeated this hold: it is renewed on, but the end of this connection does not
+                    // touch it any more.
+                    present.replace(now);
+                    (bond, pause_ms) = (Bond::KeepAlive, 1);
+                    continue;
+                }
                 // Untied, closed, or let go of over another connection, while that was found out.
                 if ends.try_recv().is_err()
                     && !coordinator.tied.has_let_go(&key, &owner)
-                    && let Some(reason) = loss
+                    && let Found::Lost(reason) = found
                 {
-                    coordinator.note_loss(&key, reason);
+                    coordinator.note_loss(&key, &owner, &value, reason);
                     if let Some(news) = news.upgrade() {
                         news.add(LostLock { key: key.name.clone(), owner: owner.clone(), reason });
                     }
@@ -247,35 +266,39 @@ async fn renew<C: Caller>(
 }
 
 impl Coordinator {
-    /// How a lock came to be held no more by the grant that was renewed until `until`; `None` where its owner holds it by another
-    /// call of his.
-    async fn why_lost<C: Caller>(
+    /// What has become of the grant `value` that was renewed until `until`.
+    async fn found_instead<C: Caller>(
         &self,
         service: &C,
         key: &LockKey,
         owner: &OwnerId,
+        value: &[u8],
         until: Moment,
-    ) -> Result<Option<&'static str>, StoreError> {
+    ) -> Result<Found, StoreError> {
         let now = self.now();
         let held = match self.store.look(service, key, true).await {
             Ok(held) => held,
-            Err(error) if error.is_wrong_type() => return Ok(Some("taken")),
+            Err(error) if error.is_wrong_type() => return Ok(Found::Lost("taken")),
             Err(error) => return Err(error),
         };
-        let holder = held.as_ref().map(|held| Fields::read(&held.value).map_or(&*held.value, |fields| fields.owner));
-        Ok(match holder {
-            Some(holder) if holder == owner.as_bytes() => None,
-            _ if now >= until => Some("expired"),
-            Some(_) => Some("taken"),
-            None => Some("freed"),
+        let fence = |value: &[u8]| Fields::read(value).filter(|fields| !fields.is_claim).map(|fields| fields.fence);
+        Ok(match held {
+            Some(held) if holder(&held.value) == owner.as_bytes() => match fence(&held.value) == fence(value) {
+                true => Found::Repeated(held.value),
+                false => Found::Let,
+            },
+            _ if now >= until => Found::Lost("expired"),
+            Some(_) => Found::Lost("taken"),
+            None => Found::Lost("freed"),
         })
     }
 
-    fn note_loss(&self, key: &LockKey, reason: &str) {
+    fn note_loss(&self, key: &LockKey, owner: &OwnerId, value: &[u8], reason: &str) {
         self.books.holds.ended(key, self.now());
         if reason == "expired" {
             self.books.tally.expired();
         }
-        tracing::info!(%key, reason, "a renewed lock was lost");
+        let fence = Fields::read(value).map_or(0, |fields| fields.fence.0);
+        tracing::warn!(%key, owner = %owner.as_bytes().escape_ascii(), fence, reason, "a renewed lock was lost");
     }
 }

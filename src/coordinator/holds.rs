@@ -48,6 +48,20 @@ impl Shard {
     }
 }
 
+/// What is known here of a hold that ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Noted {
+    /// For how long it was held, in µs.
+    Held {
+        /// So long.
+        us: u64,
+    },
+    /// One that should have been over by now.
+    Over,
+    /// It did not begin here, or was forgotten.
+    Nothing,
+}
+
 /// All of them.
 #[derive(Debug)]
 pub struct Holds {
@@ -62,14 +76,15 @@ impl Default for Holds {
 }
 
 impl Holds {
-    /// Somebody got the lock, or asked for it again under the fence he has it by.
-    pub fn granted(&self, key: &LockKey, fence: Fence, lease_ms: u64, now: Moment) {
+    /// Somebody got the lock, or asked for it again under the fence he has it by; `true` where a hold begins.
+    pub fn granted(&self, key: &LockKey, fence: Fence, lease_ms: u64, now: Moment) -> bool {
         let (hash, mut shard) = self.shard(key);
         let until = now.plus_ms(lease_ms);
         if let Some(hold) = shard.held.get_mut(&hash) {
-            let since = if hold.fence == fence { hold.since } else { now };
+            let is_new = hold.fence != fence;
+            let since = if is_new { now } else { hold.since };
             *hold = Hold { fence, since, until };
-            return;
+            return is_new;
         }
         let is_full = shard.held.len() >= HOLDS_MAX;
         if shard.held.len() >= shard.sweep_at && (!is_full || now >= shard.rests_until) {
@@ -78,6 +93,7 @@ impl Holds {
         if shard.held.len() < HOLDS_MAX {
             shard.held.insert(hash, Hold { fence, since: now, until });
         }
+        true
     }
 
     /// Its lease was set anew.
@@ -88,10 +104,14 @@ impl Holds {
         }
     }
 
-    /// It is held no more; returns for how long it was, in µs, where that is known.
-    pub fn ended(&self, key: &LockKey, now: Moment) -> Option<u64> {
+    /// It is held no more; what was noted of it.
+    pub fn ended(&self, key: &LockKey, now: Moment) -> Noted {
         let (hash, mut shard) = self.shard(key);
-        shard.held.remove(&hash).filter(|hold| hold.until > now).map(|hold| now.since_us(hold.since))
+        match shard.held.remove(&hash) {
+            Some(hold) if hold.until > now => Noted::Held { us: now.since_us(hold.since) },
+            Some(_) => Noted::Over,
+            None => Noted::Nothing,
+        }
     }
 
     /// How many are held, as far as is known here.
@@ -128,13 +148,13 @@ mod tests {
         holds.granted(&other, Fence(2), 10, at(50));
         assert_eq!(holds.count(at(55)), 2);
         assert_eq!(holds.count(at(60)), 1, "the other has expired");
-        assert_eq!(holds.ended(&key, at(140)), Some(140_000), "a repeat does not begin a new hold");
-        assert_eq!(holds.ended(&key, at(141)), None);
+        assert_eq!(holds.ended(&key, at(140)), Noted::Held { us: 140_000 }, "a repeat does not begin a new hold");
+        assert_eq!(holds.ended(&key, at(141)), Noted::Nothing);
         holds.granted(&key, Fence(3), 100, at(200));
         holds.extended(&key, 500, at(250));
-        assert_eq!(holds.ended(&key, at(700)), Some(500_000));
+        assert_eq!(holds.ended(&key, at(700)), Noted::Held { us: 500_000 });
         holds.granted(&key, Fence(4), 100, at(800));
-        assert_eq!(holds.ended(&key, at(901)), None, "its lease was over");
+        assert_eq!(holds.ended(&key, at(901)), Noted::Over, "its lease was over");
     }
 
     #[test]

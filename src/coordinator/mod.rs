@@ -56,7 +56,7 @@ use crate::store::value::Fields;
 use crate::store::{Freed, Held, Outcome, Store, StoreError, Times, companion};
 use crate::upstream::call::{CallError, Caller};
 use afloat::{Afloat, Errands};
-use books::Books;
+use books::{Books, Ended};
 use deadlock::Deadlocks;
 use desk::Desk;
 use fallback::Fallback;
@@ -274,7 +274,7 @@ impl Coordinator {
         fence: Option<Fence>,
     ) -> LockReply {
         match self.end_hold(asker, &key, Some(owner.clone()), fence).await {
-            Ok(outcome) => {
+            Ok((outcome, _)) => {
                 if outcome == Outcome::Released {
                     asker.bound.untie(&key, &owner);
                     self.tied.lets_go(&key, &owner);
@@ -293,19 +293,26 @@ impl Coordinator {
     /// Takes the lock from whoever holds it, and hands it to the next.
     pub(super) async fn force<C: Caller>(self: &Arc<Self>, asker: &Asker<C>, key: LockKey) -> LockReply {
         match self.end_hold(asker, &key, None, None).await {
-            Ok(outcome) => LockReply::Integer(i64::from(outcome == Outcome::Released)),
+            Ok((outcome, taken)) => {
+                if let Some(value) = taken {
+                    let fence = Fields::read(&value).map_or(0, |fields| fields.fence.0);
+                    let (owner, by, user) = (holder(&value).escape_ascii(), asker.session, asker.user.escape_ascii());
+                    tracing::warn!(%key, %owner, fence, by, %user, "a lock was taken from its holder (LOCK.FORCE)");
+                }
+                LockReply::Integer(i64::from(outcome == Outcome::Released))
+            }
             Err(line) => LockReply::Error(line),
         }
     }
 
-    /// Ends the hold of `owner` (of whoever holds the lock for `None`). The error is a whole error line.
+    /// Ends the hold of `owner` (of whoever holds the lock for `None`, whose value comes back). The error is a whole error line.
     async fn end_hold<C: Caller>(
         self: &Arc<Self>,
         asker: &Asker<C>,
         key: &LockKey,
         owner: Option<OwnerId>,
         fence: Option<Fence>,
-    ) -> Result<Outcome, String> {
+    ) -> Result<(Outcome, Option<Arc<[u8]>>), String> {
         let event = Event::Releases { owner: owner.clone() };
         let turn = self.shards.feed(key, event, None, self.now()).and_then(|mut fed| {
             let turn = fed.release_to.take();
@@ -328,11 +335,7 @@ impl Coordinator {
                 coordinator.handed_over(&key, handed, since);
             }
             // Written down before the next one is told: what begins then is his hold.
-            match freed.as_ref().map(|freed| freed.outcome) {
-                Ok(Outcome::Released) => coordinator.hold_ends(&key, owner.as_ref()),
-                Ok(Outcome::HeldByNobody) => drop(coordinator.books.holds.ended(&key, coordinator.now())),
-                _ => {}
-            }
+            coordinator.note_release(&key, owner.as_ref(), &freed);
             let outcome = match &freed {
                 Ok(freed) if freed.outcome == Outcome::HeldByAnother => Released::Kept,
                 Ok(freed) => Released::Freed { handed: freed.handed.clone(), registered: freed.registered },
@@ -346,7 +349,7 @@ impl Coordinator {
             };
             let ends_calls_of = owner.filter(|_| ends_calls);
             coordinator.fed(&key, Event::Released { ends_calls_of, sent, outcome }, &service);
-            freed.map(|freed| freed.outcome)
+            freed.map(|freed| (freed.outcome, freed.taken))
         };
         Afloat::new(&self.errands, work).await.map_err(|error| match error {
             // Never sent again blindly: between the two somebody else may have become the holder under this name.
@@ -356,6 +359,21 @@ impl Coordinator {
             ),
             error => error.into_line(),
         })
+    }
+
+    /// What a release brought, for the statistics.
+    fn note_release(&self, key: &LockKey, owner: Option<&OwnerId>, freed: &Result<Freed, StoreError>) {
+        let Ok(Freed { outcome, since_ms, taken, .. }) = freed else { return };
+        match outcome {
+            Outcome::Released => {
+                let owner = owner.map(OwnerId::as_bytes).or(taken.as_deref().map(holder)).unwrap_or_default();
+                self.hold_ends(key, owner, Ended::Upstream { since_ms: *since_ms });
+            }
+            Outcome::HeldByNobody => {
+                self.books.holds.ended(key, self.now());
+            }
+            Outcome::HeldByAnother => {}
+        }
     }
 
     async fn extend<C: Caller>(
@@ -421,7 +439,11 @@ impl Coordinator {
     }
 
     fn times(&self, turn: &Turn) -> Times {
-        Times { sent_us: self.unix_us_at(turn.at), knows_us: self.unix_us_at(turn.knows_until) }
+        Times {
+            sent_us: self.unix_us_at(turn.at),
+            knows_us: self.unix_us_at(turn.knows_until),
+            left_over: turn.left_over,
+        }
     }
 
     fn now(&self) -> Moment {
@@ -465,7 +487,8 @@ fn holder(value: &[u8]) -> &[u8] {
 }
 
 fn seen(store: &Store, held: Held) -> Seen {
-    Seen { ours: store.names_call(&held.value), value: held.value, left_ms: held.left_ms }
+    let by = Fields::read(&held.value).filter(|fields| !fields.is_claim).and_then(|fields| OwnerId::new(fields.owner));
+    Seen { ours: store.names_call(&held.value), by, value: held.value, left_ms: held.left_ms }
 }
 
 fn integer(number: u64) -> LockReply {

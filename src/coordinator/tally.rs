@@ -70,6 +70,10 @@ pub struct Counts {
     pub ends: [u64; 5],
     /// Leases that were found to be over.
     pub expired: u64,
+    /// Holds that began on this node, or that it has only heard of at their end.
+    pub holds: u64,
+    /// Those of them that somebody let go of, or gave away.
+    pub released: u64,
 }
 
 /// One worker's page.
@@ -153,6 +157,16 @@ impl Tally {
         self.page().counts.expired += 1;
     }
 
+    /// A hold has begun, or is told of for the first time.
+    pub fn held(&self) {
+        self.page().counts.holds += 1;
+    }
+
+    /// One that was counted was let go of.
+    pub fn released(&self) {
+        self.page().counts.released += 1;
+    }
+
     /// Something took so long.
     pub fn took(&self, span: Span, us: u64) {
         let mut page = self.page();
@@ -168,6 +182,8 @@ impl Tally {
             let page = open(page);
             counts.requests += page.counts.requests;
             counts.expired += page.counts.expired;
+            counts.holds += page.counts.holds;
+            counts.released += page.counts.released;
             for (sum, count) in counts.ends.iter_mut().zip(page.counts.ends) {
                 *sum += count;
             }

@@ -50,6 +50,11 @@ impl Tied {
         }
     }
 
+    /// Whether a connection renews this owner's lock.
+    pub fn is_tied(&self, key: &LockKey, owner: &OwnerId) -> bool {
+        self.count() > 0 && self.ties.contains_key(&(key.clone(), owner.clone()))
+    }
+
     /// Whether the owner let go of the lock himself.
     pub fn has_let_go(&self, key: &LockKey, owner: &OwnerId) -> bool {
         self.ties.get(&(key.clone(), owner.clone())).is_none_or(|tie| tie.has_let_go)

@@ -3,16 +3,14 @@
 use std::sync::Arc;
 
 use super::afloat::Afloat;
+use super::books::Ended;
 use super::{Asker, Coordinator, LockReply, integer};
 use crate::commands::lock_args::TransferArgs;
 use crate::domain::{CallId, LockKey};
 use crate::locks::{Event, Grant};
 use crate::store::value::Fields;
-use crate::store::{StoreError, Transfer};
+use crate::store::{Moved, StoreError, Transfer};
 use crate::upstream::call::{CallError, Caller};
-
-/// What a transfer brought: the new grant and the rest of its lease in ms, or `None` when the giver does not hold the lock.
-type Moved = Option<(Grant, Option<u64>)>;
 
 impl Coordinator {
     /// `LOCK.TRANSFER`
@@ -43,14 +41,20 @@ impl Coordinator {
             moved
         };
         match Afloat::new(&self.errands, work).await {
-            Ok(Some((grant, left_ms))) => {
-                asker.bound.untie(&key, &from);
+            Ok(Some(Moved { grant, left_ms, since_ms })) => {
+                let was_tied_here = asker.bound.untie(&key, &from);
+                if !was_tied_here && self.tied.is_tied(&key, &from) {
+                    // Its holder asked for renewals over another connection, and has to hear of it from somebody.
+                    let (from, to) = (from.as_bytes().escape_ascii(), to.as_bytes().escape_ascii());
+                    let (fence, by, user) = (grant.fence.0, asker.session, asker.user.escape_ascii());
+                    tracing::info!(%key, %from, %to, fence, by, %user, "a kept lock was transferred over another connection");
+                }
                 self.tied.lets_go(&key, &from);
-                self.hold_ends(&key, Some(&from));
+                self.hold_ends(&key, from.as_bytes(), Ended::Upstream { since_ms });
                 self.deadlocks.let_go(&key, &from);
                 if let Some(left_ms) = left_ms {
                     self.deadlocks.granted(&key, &to, left_ms, self.now());
-                    self.books.holds.granted(&key, grant.fence, left_ms, self.now());
+                    self.hold_begins(&key, grant.fence, Some(left_ms), self.now());
                 }
                 integer(grant.fence.0)
             }
@@ -65,10 +69,11 @@ impl Coordinator {
     }
 
     /// The reply was lost: a value that names the call shows that it went through. Anything else shows nothing.
-    async fn moved_after_all<C: Caller>(&self, caller: &C, key: &LockKey, call: CallId) -> Option<Moved> {
+    async fn moved_after_all<C: Caller>(&self, caller: &C, key: &LockKey, call: CallId) -> Option<Option<Moved>> {
         let held = self.store.look(caller, key, true).await.ok()??;
         let fields = Fields::read(&held.value)?;
         let is_ours = fields.call_of(self.store.node()) == Some(call);
-        is_ours.then(|| Some((Grant { fence: fields.fence, value: held.value.clone() }, held.left_ms)))
+        let grant = Grant { fence: fields.fence, value: held.value.clone() };
+        is_ours.then_some(Some(Moved { grant, left_ms: held.left_ms, since_ms: None }))
     }
 }

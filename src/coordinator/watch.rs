@@ -425,6 +425,8 @@ impl<'a> Watch<'a> {
         let registered = match reply {
             Some(Value::Bulk(registered)) => Ok(Some(registered.to_vec())),
             Some(Value::Null) => Ok(None),
+            // Somebody has put something else in its place, which the next script puts right.
+            Some(Value::Error(line)) if line.starts_with(b"WRONGTYPE") => Ok(None),
             other => Err(self.complain_of_look(other)),
         };
         self.looks = self.looks.saturating_sub(1);

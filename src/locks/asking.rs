@@ -7,7 +7,7 @@ use super::claim::{Claim, Entry};
 use super::event::{Action, Actor, Answer, AskedFor, Form, Grant, Named, Released, Seen, Sent, Standing, Tried};
 use super::line::{LOST_TRIES_MAX, Line, pause_ms};
 use super::rank::Place;
-use crate::domain::{CallId, Moment};
+use crate::domain::{CallId, Moment, OwnerId};
 
 impl Line {
     /// A newer call of an owner takes the place of his older ones only when its own try has returned: until then nobody knows
@@ -30,7 +30,8 @@ impl Line {
 
     pub(super) fn tries_again(&mut self, id: CallId, now: Moment, out: &mut Vec<Action>) {
         let Some(call) = self.calls.get(&id) else { return };
-        if !matches!(call.stage, Stage::Asking) || call.is_trying {
+        let is_to_try = matches!(call.stage, Stage::Asking) || (matches!(call.stage, Stage::Waiting) && call.joins);
+        if !is_to_try || call.is_trying {
             return;
         }
         let is_deferred = self.desk_mut(&call.asked.actor.clone()).trying.is_some();
@@ -44,6 +45,7 @@ impl Line {
         let (frees, claim_ms) = (self.frees, self.rules.claim_ms);
         let call = self.call_mut(id);
         call.is_trying = true;
+        call.joins = false;
         call.attempts += 1;
         call.frees_before = frees;
         let waits = call.asked.may_wait || call.asked.ticket_ms > 0;
@@ -163,7 +165,9 @@ impl Line {
             out.push(Action::Answer { call: id, answer: Answer::Granted { grant, is_new } });
             return;
         }
-        if !is_new || matches!(self.calls[&id].asked.form, Form::Plain { .. }) {
+        // A call that waited while its try was under way may have been told by a look at the key.
+        let is_told = matches!(self.calls[&id].stage, Stage::Granted(fence) if fence == grant.fence);
+        if !is_new || is_told || matches!(self.calls[&id].asked.form, Form::Plain { .. }) {
             return;
         }
         // Nobody was told of this grant. The owner's newer call, if one is about to ask, makes it its own; else it goes to the next.
@@ -192,6 +196,10 @@ impl Line {
                 let place = self.take_kept(&actor, now).unwrap_or(own_place);
                 self.keep(actor, place, now);
             }
+            return;
+        }
+        if matches!(call.stage, Stage::Waiting) {
+            self.waits_on(id, now, out);
             return;
         }
         if std::mem::take(&mut call.owner_was_granted) {
@@ -225,6 +233,27 @@ impl Line {
                 None if !may_wait => self.becomes_ticket(id, now, out),
                 None => {}
             }
+        }
+    }
+
+    /// The owner of a waiting call had come to hold the key, and holds it no more: the call stands where it stood.
+    fn waits_on(&mut self, id: CallId, now: Moment, out: &mut Vec<Action>) {
+        let call = self.call_mut(id);
+        let (is_overdue, frees_before) = (call.is_overdue, call.frees_before);
+        self.wants_look |= frees_before != self.frees;
+        if is_overdue && !self.is_being_confirmed(id) {
+            self.end_living(id, Some(Answer::NotGranted), false, now, out);
+        }
+    }
+
+    /// An owner is one actor on all nodes: his call that waits here is answered with the fence that he was told elsewhere.
+    fn owner_holds(&mut self, owner: Option<&OwnerId>, out: &mut Vec<Action>) {
+        let Some(owner) = owner else { return };
+        let Some(call) = self.waiting_call(&Actor::Owner(owner.clone())) else { return };
+        let id = call.asked.call;
+        if matches!(call.stage, Stage::Waiting) && !call.is_trying && !call.joins && !self.is_being_confirmed(id) {
+            self.call_mut(id).joins = true;
+            out.push(Action::GoOn(id));
         }
     }
 
@@ -262,6 +291,12 @@ impl Line {
         call.trouble = Some(why.clone());
         if !call.is_living() {
             self.settle_later(id, now);
+            return;
+        }
+        if matches!(call.stage, Stage::Waiting) {
+            // It stands in line all the same. Whether it has repeated its owner's hold, a look will tell.
+            self.wants_look = true;
+            self.waits_on(id, now, out);
             return;
         }
         // A plain value does not tell whose it is, so that asking again would not tell what came of it.
@@ -309,12 +344,19 @@ impl Line {
     /// A script found the lock held. If by one of our calls, then the reply that would have told was lost or is still on its way.
     pub(super) fn saw(&mut self, seen: &Seen, now: Moment, out: &mut Vec<Action>) {
         self.settle_plain(Some(&seen.value), now, out);
-        let Some(Named { call: id, fence, is_repeat, is_claim }) = seen.ours else { return };
+        let Some(Named { call: id, fence, is_repeat, is_claim }) = seen.ours else {
+            self.owner_holds(seen.by.as_ref(), out);
+            return;
+        };
         if is_claim {
             self.claimed_for(id, seen.value.clone(), now);
             return;
         }
-        let Some(call) = self.calls.get(&id) else { return };
+        let Some(call) = self.calls.get(&id) else {
+            // By LOCK.TRANSFER, say.
+            self.owner_holds(seen.by.as_ref(), out);
+            return;
+        };
         let grant = Grant { fence, value: seen.value.clone() };
         match call.stage {
             Stage::Waiting => {

@@ -56,13 +56,15 @@ pub struct Call {
     pub offers: u32,
     /// A lost reply may have granted to it; the next look at the key will tell.
     pub is_unsettled: bool,
-    /// Its time is up, but the confirmation under way decides.
+    /// Its time is up, but the confirmation, or the try, under way decides.
     pub is_overdue: bool,
     pub attempts: u32,
     /// Why its last try brought nothing.
     pub trouble: Option<Arc<str>>,
     /// An older call of this owner was granted while the own try was under way.
     pub owner_was_granted: bool,
+    /// It waits, and its owner has come to hold the key by another call: it is to ask again, which repeats that hold.
+    pub joins: bool,
     /// The line's count of frees when the try went out.
     pub frees_before: u64,
     /// A grant to this owner's older call, of which nobody was told: this call's repeat makes it its own.
@@ -92,6 +94,7 @@ impl Call {
             attempts: 0,
             trouble: None,
             owner_was_granted: false,
+            joins: false,
             frees_before: 0,
             predecessor: None,
             untold_fence: None,

@@ -33,7 +33,16 @@ impl Line {
             self.entry = if sent.epoch == self.epoch { Entry::Known(registered) } else { Entry::Unsure };
         }
         self.epoch += 1;
+        self.knows_left_over(registered);
         self.entry_awaits_try = !self.tries.is_empty() && self.entry != Entry::Known(self.best());
+    }
+
+    /// A registration of an earlier life of this node may bear a time that is still to come here, and so look like that of a try under
+    /// way. Whose try is under way is known here.
+    fn knows_left_over(&mut self, registered: Registered) {
+        if let Some(call) = registered.filter(|call| !self.calls.contains_key(call)) {
+            self.left_over = Some(call);
+        }
     }
 
     /// What is registered may have changed, and nobody knows how.
@@ -160,6 +169,7 @@ impl Line {
     pub(super) fn observed(&mut self, seen: Option<Seen>, registered: Registered, now: Moment, out: &mut Vec<Action>) {
         self.is_watched = true;
         if self.entry != Entry::Known(registered) {
+            self.knows_left_over(registered);
             // It travels on a link of its own: what it saw may be older than what a script has told since.
             self.unsure_of_entry();
         }

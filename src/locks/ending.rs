@@ -14,7 +14,7 @@ impl Line {
         let is_being_confirmed = self.is_being_confirmed(id) || self.unconfirmed.contains(&id);
         let Some(call) = self.calls.get_mut(&id).filter(|call| call.is_living()) else { return };
         match call.stage {
-            Stage::Waiting if is_being_confirmed => call.is_overdue = true,
+            Stage::Waiting if is_being_confirmed || call.is_trying => call.is_overdue = true,
             Stage::Asking if call.is_trying => self.call_mut(id).asked.may_wait = false,
             Stage::Asking if !call.is_deferred => {
                 let why = call.trouble.clone().unwrap_or_else(|| "it did not answer while the call waited".into());

@@ -136,6 +136,9 @@ pub struct Turn {
     pub knows_until: Moment,
     /// See [`Sent::epoch`].
     pub epoch: u64,
+    /// A call that is registered as this node's and that nobody here knows: an earlier life of the node has left it, whose clock need not
+    /// have been this one's.
+    pub left_over: Option<CallId>,
 }
 
 impl Turn {
@@ -178,6 +181,8 @@ pub struct Seen {
     pub left_ms: Option<u64>,
     /// The call of this node that the value names.
     pub ours: Option<Named>,
+    /// The owner who holds it by `LOCK.*`, and has been told; `None` for a claim, and for what others wrote.
+    pub by: Option<OwnerId>,
 }
 
 /// A call of this node, as the value of a lock names it.

@@ -26,6 +26,7 @@ impl Line {
         self.is_handing = true;
         self.retry_at = None;
         self.wants_look = false;
+        self.look_again_at = None;
         self.grants_before_look = self.grants;
         self.settling = std::mem::take(&mut self.unsettled);
         let task = self.next_confirmation(now);
@@ -55,6 +56,9 @@ impl Line {
         self.is_handing = false;
         let giving_back = self.giving_back.take();
         let confirming = self.confirming.take();
+        let brought_nothing = giving_back.is_none()
+            && confirming.is_none()
+            && matches!(outcome, Handing::Held { .. } | Handing::Free { .. });
         let mut was_lost = false;
         match outcome {
             Handing::To { handed, registered } => {
@@ -126,6 +130,16 @@ impl Line {
             self.withdraw_offer(claim.call);
         }
         self.withdraw(&sent);
+        self.looked_in_vain(brought_nothing, now);
+    }
+
+    /// A look that brought nothing may have left the doubt that it was made for: whatever keeps that alive (somebody else under this
+    /// node's name, say), looks do not follow one another without a pause.
+    fn looked_in_vain(&mut self, brought_nothing: bool, now: Moment) {
+        self.vain_looks = if brought_nothing { self.vain_looks.saturating_add(1) } else { 0 };
+        if let Some(further) = self.vain_looks.checked_sub(VAIN_LOOKS_MAX).filter(|further| *further > 0) {
+            self.look_again_at = Some(now.plus_ms(pause_ms(&self.rules, further, now.0)));
+        }
     }
 
     /// The confirmation did not go out, or changed nothing: the claim may still stand.
@@ -157,6 +171,18 @@ impl Line {
         self.retry_at = Some(now.plus_ms(pause_ms(&self.rules, self.failures, spread)));
         self.wants_look = true;
         self.unsettled.append(&mut self.settling);
+    }
+}
+
+/// So many looks in a row may bring nothing before there is a pause between them.
+const VAIN_LOOKS_MAX: u32 = 3;
+
+/// Events that a client or the upstream is behind, not the line's own work: they ask for a look for a new reason.
+pub(super) fn is_news(event: &Event) -> bool {
+    match event {
+        Event::HandedOver { .. } | Event::Hint | Event::Watched | Event::Unwatched | Event::Tick => false,
+        Event::Observed { seen, .. } => seen.is_none(),
+        _ => true,
     }
 }
 

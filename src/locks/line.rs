@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::call::{Call, Stage};
 use super::claim::{Claim, Entry};
 use super::event::{Action, Actor, Event};
-use super::hand_on::may_send_after;
+use super::hand_on::{is_news, may_send_after};
 use super::rank::{Place, Rank};
 use super::ranking::Ranking;
 use crate::domain::{CallId, Moment, OwnerId};
@@ -107,6 +107,12 @@ pub struct Line {
     /// After a failure: not before then.
     pub(super) retry_at: Option<Moment>,
     pub(super) failures: u32,
+    /// How many looks in a row have brought nothing new.
+    pub(super) vain_looks: u32,
+    /// The next look that nothing but the line's own doubt asks for is not made before then.
+    pub(super) look_again_at: Option<Moment>,
+    /// A call that was registered under this node's name and that nobody here knows.
+    pub(super) left_over: Option<CallId>,
     /// How often the key has come free, or may have.
     pub(super) frees: u64,
     /// How often the key has changed hands, or its lease was set.
@@ -145,6 +151,9 @@ impl Line {
             looked: now,
             retry_at: None,
             failures: 0,
+            vain_looks: 0,
+            look_again_at: None,
+            left_over: None,
             frees: 0,
             grants: 0,
             grants_before_look: 0,
@@ -158,6 +167,9 @@ impl Line {
     pub fn step(&mut self, event: Event, now: Moment) -> Vec<Action> {
         let mut out = Vec::new();
         let may_send = may_send_after(&event);
+        if is_news(&event) {
+            (self.vain_looks, self.look_again_at) = (0, None);
+        }
         match event {
             Event::Asks(asked) => self.asks(asked, now, &mut out),
             Event::TriesAgain(call) => self.tries_again(call, now, &mut out),
@@ -290,23 +302,23 @@ impl Line {
 
     /// When there is something to ask the upstream.
     pub(super) fn work_at(&self) -> Option<Moment> {
-        let is_due = !self.give_backs.is_empty()
-            || !self.unsettled.is_empty()
-            || self.to_confirm.is_some()
-            || self.entry_is_off()
-            || (self.wants_look && !self.queue.is_empty());
-        let at = if is_due {
-            Moment::default()
-        } else if self.queue.is_empty() {
-            return None;
-        } else {
-            // A lease is over once its last millisecond is.
-            let expired_at = self.expires.map(|expires| expires.plus_ms(1));
-            let is_polled = self.rules.look_every_ms > 0 && !self.is_watched;
-            let look_at = is_polled.then(|| self.looked.plus_ms(self.rules.look_every_ms));
-            expired_at.into_iter().chain(look_at).min()?
-        };
+        let has_work = !self.give_backs.is_empty() || self.to_confirm.is_some();
+        let is_in_doubt =
+            !self.unsettled.is_empty() || self.entry_is_off() || (self.wants_look && !self.queue.is_empty());
+        let work_at = has_work.then(Moment::default);
+        let doubt_at = is_in_doubt.then(|| self.look_again_at.unwrap_or_default());
+        let look_at = if self.queue.is_empty() { None } else { self.next_look_at() };
+        let at = work_at.into_iter().chain(doubt_at).chain(look_at).min()?;
         Some(self.retry_at.map_or(at, |retry_at| retry_at.max(at)))
+    }
+
+    /// When a waited-for key is looked at by the clock.
+    fn next_look_at(&self) -> Option<Moment> {
+        // A lease is over once its last millisecond is.
+        let expired_at = self.expires.map(|expires| expires.plus_ms(1));
+        let is_polled = self.rules.look_every_ms > 0 && !self.is_watched;
+        let look_at = is_polled.then(|| self.looked.plus_ms(self.rules.look_every_ms));
+        expired_at.into_iter().chain(look_at).min()
     }
 
     /// The actor's calls that have no answer yet, oldest first.

@@ -93,7 +93,7 @@ mod tests {
         let (may_wait, ticket_ms, queue_max, place) = (true, 0, None, None);
         let asked = AskedFor { call, actor, form, level, may_wait, ticket_ms, queue_max, place, deadline };
         line.step(Event::Asks(asked), now);
-        let seen = Seen { value: b"stranger"[..].into(), left_ms: None, ours: None };
+        let seen = Seen { value: b"stranger"[..].into(), left_ms: None, ours: None, by: None };
         let outcome = Tried::Refused { seen, registered: None, arrival_us: number };
         line.step(Event::Tried { call, sent: Sent::default(), outcome }, now);
     }

@@ -236,7 +236,7 @@ fn released_by(name: &str, sent: Sent, outcome: Released) -> Event {
 }
 
 fn by_stranger() -> Seen {
-    Seen { value: Arc::from(&b"stranger"[..]), left_ms: Some(LEASE_MS), ours: None }
+    Seen { value: Arc::from(&b"stranger"[..]), left_ms: Some(LEASE_MS), ours: None, by: None }
 }
 
 fn named(story: &Story, name: &str, fence: u64) -> Named {
@@ -248,6 +248,7 @@ fn held_by(story: &Story, name: &str, fence: u64) -> Seen {
         value: fence.to_string().into_bytes().into(),
         left_ms: Some(LEASE_MS),
         ours: Some(named(story, name, fence)),
+        by: None,
     }
 }
 
@@ -623,7 +624,8 @@ fn what_a_gone_call_repeated_belongs_to_the_older_call_that_was_just_confirmed()
         assert_eq!(story.tried("ann'", Tried::Repeated { grant, before, was_claim, ours }), ["ann has 7"]);
         let outcome = if was_claim {
             // Where the repeat came first, the confirmation has found another value.
-            let seen = Seen { value: Arc::from(&b"new"[..]), left_ms: None, ours: Some(named(&story, "ann'", 7)) };
+            let seen =
+                Seen { value: Arc::from(&b"new"[..]), left_ms: None, ours: Some(named(&story, "ann'", 7)), by: None };
             Handing::Held { seen, registered: None }
         } else {
             let grant = Grant { fence: Fence(7), value: Arc::from(&b"ann"[..]) };
@@ -719,7 +721,7 @@ fn ten_thousand_waiters_are_served_in_order_quickly() {
 
 fn claim_of(story: &Story, name: &str) -> Seen {
     let ours = Some(Named { is_claim: true, ..named(story, name, 7) });
-    Seen { value: Arc::from(format!("{name}?").into_bytes()), left_ms: Some(1000), ours }
+    Seen { value: Arc::from(format!("{name}?").into_bytes()), left_ms: Some(1000), ours, by: None }
 }
 
 #[test]
@@ -747,7 +749,7 @@ fn a_claim_for_one_who_left_goes_on_and_so_does_one_for_a_call_that_nobody_knows
     let mut story = Story::new();
     story.waits("ann");
     let ours = Some(Named { call: CallId(99), fence: Fence(7), is_repeat: false, is_claim: true });
-    let seen = Some(Seen { value: Arc::from(&b"ghost?"[..]), left_ms: Some(1000), ours });
+    let seen = Some(Seen { value: Arc::from(&b"ghost?"[..]), left_ms: Some(1000), ours, by: None });
     story.step(Event::Observed { seen, registered: Some(story.id("ann")) });
     assert_eq!(story.later(0), ["take back ghost? for ann"]);
 }
@@ -794,6 +796,64 @@ fn replies_that_overtook_one_another_leave_nobody_sure_and_one_look_settles_it()
     assert_eq!(story.tried("bob", refused(bob)), [""; 0]);
     assert_eq!(story.tried("ann", refused(ann)), ["look for ann"]);
     assert_eq!(story.held(by_stranger()), [""; 0]);
+}
+
+#[test]
+fn looks_that_bring_nothing_are_made_again_with_growing_pauses_only() {
+    let mut story = Story::new();
+    story.waits("ann");
+    story.waits("bob");
+    assert_eq!(story.leaves("ann"), ["look for bob"]);
+    // Whatever this node says, another call stays registered under its name.
+    let odd = || Handing::Held { seen: by_stranger(), registered: Some(CallId(999)) };
+    let mut at_once = 0;
+    while story.handed(odd()) == ["look for bob"] {
+        at_once += 1;
+        assert!(at_once <= 3, "it looks without end");
+    }
+    assert_eq!(story.line.left_over, Some(CallId(999)), "nobody here knows that call");
+    let mut pauses = Vec::new();
+    for _ in 0..8 {
+        let at = story.line.wake_at().unwrap();
+        pauses.push(at.since_us(story.now) / 1000);
+        story.now = at;
+        assert_eq!(story.step(Event::Tick), ["look for bob"]);
+        assert_eq!(story.handed(odd()), [""; 0]);
+    }
+    assert!(pauses[0] >= RULES.retry_base_ms && pauses[7] >= RULES.look_every_ms, "{pauses:?}");
+    // The key is seen to be free: that is a new reason.
+    story.step(Event::Observed { seen: None, registered: Some(CallId(999)) });
+    assert_eq!(story.step(Event::Tick), ["look for bob"]);
+    assert_eq!(story.hands_over(), ["bob has 101"]);
+}
+
+#[test]
+fn a_waiting_call_repeats_what_its_owner_came_to_hold_elsewhere() {
+    for is_lost in [false, true] {
+        let mut story = Story::new();
+        story.waits("ann");
+        story.waits("bob");
+        let ann = story.id("ann");
+        let by_ann = || Seen { by: Some(owner("ann")), ..by_stranger() };
+        let observed = || Event::Observed { seen: Some(by_ann()), registered: Some(ann) };
+        assert_eq!(story.step(observed()), ["ann goes on"]);
+        assert_eq!(story.step(observed()), [""; 0], "once");
+        assert_eq!(story.step(Event::TriesAgain(ann)), ["ann tries for bob"]);
+        assert_eq!(story.step(observed()), [""; 0]);
+        if is_lost {
+            // The owner has let go of it before, and the call stands where it stood.
+            assert_eq!(story.refused("ann"), [""; 0]);
+            assert_eq!(story.line.position(b"ann"), Some(1));
+            assert_eq!(story.step(observed()), ["ann goes on"]);
+            assert_eq!(story.step(Event::TriesAgain(ann)), ["ann tries for bob"]);
+            assert_eq!(story.step(Event::TimesOut(ann)), [""; 0], "the try decides");
+            assert_eq!(story.refused("ann")[0], "ann gets nil");
+        } else {
+            let (grant, before) = (story.grant(), by_stranger().value);
+            let outcome = Tried::Repeated { grant, before, was_claim: false, ours: None };
+            assert_eq!(story.tried("ann", outcome)[0], "ann has 101 still");
+        }
+    }
 }
 
 #[test]

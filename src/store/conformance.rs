@@ -203,8 +203,8 @@ impl Pair {
         link.run(&[b"FLUSHALL"]);
         let store = |node: usize| {
             let store = Store::new(node.to_string().into(), WallClock::default(), 600_000);
-            // The counter counts from the start.
-            store.floor.store(1, Ordering::Relaxed);
+            // Fences count from far above the clock: the server's and the model's are the same.
+            store.floor.store(5_000_000_000_000_000, Ordering::Relaxed);
             store
         };
         let stores = (0..NODES).map(store).collect();
@@ -222,14 +222,17 @@ impl Pair {
     }
 
     fn times(&self, turn: &Turn) -> Times {
-        Times { sent_us: turn.at.0, knows_us: turn.knows_until.0 }
+        Times { sent_us: turn.at.0, knows_us: turn.knows_until.0, left_over: turn.left_over }
     }
 
     fn turn(&mut self, node: usize) -> Turn {
         self.waiters[node].sort_by_key(|offer| offer.rank);
         let offers = self.waiters[node].iter().take(self.dice.usize(..3)).cloned().collect();
         let knows_until = if self.dice.u8(..3) == 0 { Moment(self.now.0 - self.dice.u64(1..5000)) } else { self.now };
-        Turn { offers, at: self.now, knows_until, epoch: 0 }
+        // A call that was registered, and is said to be of an earlier life.
+        let mine = self.model.queue.get(&node).map(|entry| entry.offer.call);
+        let left_over = mine.filter(|_| self.dice.u8(..4) == 0);
+        Turn { offers, at: self.now, knows_until, epoch: 0, left_over }
     }
 
     fn form(&mut self) -> Form {

@@ -24,7 +24,7 @@ use reply::Reply;
 use script::Script;
 #[cfg(test)]
 pub use script::released_by;
-pub use transfer::Transfer;
+pub use transfer::{Moved, Transfer};
 use value::{FENCE_MAX, Fields};
 
 /// Why a transition has no outcome.
@@ -48,6 +48,8 @@ pub struct Times {
     pub sent_us: u64,
     /// Until when the node knew what its own tries had come to.
     pub knows_us: u64,
+    /// A call that is registered under the node's name and is none of this process's.
+    pub left_over: Option<CallId>,
 }
 
 /// Who asks for a lock, and for what.
@@ -110,6 +112,10 @@ pub struct Freed {
     pub handed: Option<Handed>,
     /// Which call of this node is registered; `None` where nobody waits anywhere.
     pub registered: Option<Registered>,
+    /// Since when it was held, as the value says: Unix time in ms.
+    pub since_ms: Option<u64>,
+    /// The whole value of a lock that was taken from its holder.
+    pub taken: Option<Arc<[u8]>>,
 }
 
 /// What a hand-over found.
@@ -151,6 +157,9 @@ const AHEAD_MIN_US: u64 = 60_000_000;
 
 /// No fence is lower (September 2001 as Unix time in µs): whoever finds the counter below has found it flushed.
 const FENCE_MIN: u64 = 1_000_000_000_000_000;
+
+/// A fence that is further ahead of the clock has never been given out, see `lua/fence.lua`.
+const FENCE_AHEAD_MAX: u64 = 1 << 52;
 
 /// How far fences jump when a master with another history takes over: an hour of clock difference in µs.
 const OTHER_HISTORY_GAP: u64 = 1 << 32;
@@ -236,8 +245,12 @@ impl Store {
         }
     }
 
-    /// A fence that was given by whichever node: where they run ahead of the clock, this node's do so as well.
+    /// A fence that was given by whichever node: where they run ahead of the clock, this node's do so as well. Anybody can write into
+    /// the counter: what cannot have been given out counts for nothing.
     pub fn met_fence(&self, fence: u64, now_us: u64) {
+        if fence >= now_us.saturating_add(FENCE_AHEAD_MAX) {
+            return;
+        }
         self.fence_max.fetch_max(fence, Ordering::Relaxed);
         let ahead_us = fence.saturating_sub(now_us);
         if (AHEAD_MIN_US..FENCE_MAX / 4).contains(&ahead_us) {
@@ -410,24 +423,30 @@ impl Store {
         let terms = [fence.as_bytes(), flag(is_rule_key), flag(owner.is_none())].join(&FIELD_SEPARATOR);
         args.extend([owner.unwrap_or_default(), &terms]);
         args.extend(texts.iter().map(Vec::as_slice));
-        let parts = match self.run_on(&script::RELEASE, caller, key, &args).await? {
-            Reply::Integer(outcome) => {
-                return Ok(Freed { outcome: outcome_of(outcome)?, handed: None, registered: None });
+        let mut parts = match self.run_on(&script::RELEASE, caller, key, &args).await? {
+            Reply::Integer(number) => {
+                let (outcome, since_ms) = ended(number)?;
+                return Ok(Freed { outcome, handed: None, registered: None, since_ms, taken: None });
             }
             Reply::Array(parts) => parts,
             _ => return Err(odd_reply()),
         };
-        match parts.as_slice() {
-            [Reply::Integer(outcome), Reply::Text(word), Reply::Text(registered)] if word == b"free" => {
-                let registered = Some(registered_call(registered));
-                Ok(Freed { outcome: outcome_of(*outcome)?, handed: None, registered })
-            }
-            [Reply::Integer(outcome), handed @ ..] if !handed.is_empty() => {
+        let Some(Reply::Integer(number)) = parts.first() else { return Err(data_or_odd(key, &parts)) };
+        let (outcome, since_ms) = ended(*number)?;
+        let is_taken = owner.is_none() && outcome == Outcome::Released;
+        let taken = match is_taken.then(|| parts.pop()).flatten() {
+            Some(Reply::Text(value)) => Some(value.into()),
+            Some(_) => return Err(odd_reply()),
+            None => None,
+        };
+        let (handed, registered) = match &parts[1..] {
+            [Reply::Text(word), Reply::Text(registered)] if word == b"free" => (None, registered_call(registered)),
+            handed => {
                 let (handed, registered) = self.handed(handed, offers, times.sent_us).ok_or_else(odd_reply)?;
-                Ok(Freed { outcome: outcome_of(*outcome)?, handed: Some(handed), registered: Some(registered) })
+                (Some(handed), registered)
             }
-            _ => Err(data_or_odd(key, &parts)),
-        }
+        };
+        Ok(Freed { outcome, handed, registered: Some(registered), since_ms, taken })
     }
 
     /// Sets the lease of `owner` on `key` to `lease_ms` from now.
@@ -503,8 +522,10 @@ impl Store {
         }
     }
 
+    /// The lowest fence that may be given: in whichever database, so that none goes back where somebody swaps them.
     fn floor(&self) -> String {
-        self.floor.load(Ordering::Relaxed).to_string()
+        let above_seen = self.fence_max.load(Ordering::Relaxed) + 1;
+        self.floor.load(Ordering::Relaxed).max(above_seen).to_string()
     }
 
     async fn run_on<C: Caller>(
@@ -522,8 +543,9 @@ impl Store {
     /// the context.
     fn head(&self, times: Times) -> [Vec<u8>; 2] {
         let (node, kept_ms, ahead_us) = (&self.node, self.queue_kept_ms.load(Ordering::Relaxed), self.ahead_us());
-        let Times { sent_us, knows_us } = times;
-        let context = format!("{node}\x1f{sent_us}\x1f{kept_ms}\x1f{knows_us}\x1f{ahead_us}");
+        let Times { sent_us, knows_us, left_over } = times;
+        let left_over = left_over.map(|call| call.to_string()).unwrap_or_default();
+        let context = format!("{ahead_us}\x1f{node}\x1f{sent_us}\x1f{kept_ms}\x1f{knows_us}\x1f{left_over}");
         [self.floor().into_bytes(), context.into_bytes()]
     }
 
@@ -625,6 +647,14 @@ fn held(key: &LockKey, value: &[u8], left: i64, is_rule_key: bool) -> Result<Hel
         return Err(StoreError::NotALock(key.clone()));
     }
     Ok(Held { value: value.into(), left_ms })
+}
+
+/// How a RELEASE ended, and since when the lock was held where its value says.
+fn ended(number: i64) -> Result<(Outcome, Option<u64>), StoreError> {
+    match u64::try_from(number) {
+        Ok(since_ms) if since_ms > 1 => Ok((Outcome::Released, Some(since_ms))),
+        _ => Ok((outcome_of(number)?, None)),
+    }
 }
 
 fn outcome_of(number: i64) -> Result<Outcome, StoreError> {

@@ -11,9 +11,10 @@ pub struct Script {
 }
 
 /// What scripts share, by the line in their text that asks for it. What is included may ask for what stands below it.
-const INCLUDES: [(&str, &str); 4] = [
+const INCLUDES: [(&str, &str); 5] = [
     ("-- include ask.lua\n", include_str!("../../lua/ask.lua")),
     ("-- include turn.lua\n", include_str!("../../lua/turn.lua")),
+    ("-- include queue.lua\n", include_str!("../../lua/queue.lua")),
     ("-- include fence.lua\n", include_str!("../../lua/fence.lua")),
     ("-- include holds.lua\n", include_str!("../../lua/holds.lua")),
 ];

@@ -26,16 +26,26 @@ pub struct Transfer<'a> {
     pub now_ms: u64,
 }
 
+/// A lock that has changed hands.
+#[derive(Debug, Clone)]
+pub struct Moved {
+    /// What its new holder has.
+    pub grant: Grant,
+    /// What is left of the lease in ms; `None` for a lock without expiry.
+    pub left_ms: Option<u64>,
+    /// Since when its giver held it, Unix time in ms; `None` where that is not known.
+    pub since_ms: Option<u64>,
+}
+
 impl Store {
-    /// Carries out `transfer`; `None` when its giver does not hold the lock. With the grant comes what is left of the lease in ms,
-    /// `None` for a lock without expiry.
+    /// Carries out `transfer`; `None` when its giver does not hold the lock.
     pub async fn transfer<C: Caller>(
         &self,
         caller: &C,
         key: &LockKey,
         transfer: &Transfer<'_>,
         is_rule_key: bool,
-    ) -> Result<Option<(Grant, Option<u64>)>, StoreError> {
+    ) -> Result<Option<Moved>, StoreError> {
         let Transfer { from, fence, to, lease_ms, call, now_ms } = *transfer;
         self.reach(caller).await?;
         let (floor, ahead) = (self.floor(), self.ahead_us().to_string());
@@ -57,10 +67,14 @@ impl Store {
         match reply {
             Reply::Integer(0) => Ok(None),
             Reply::Array(parts) => match parts.as_slice() {
-                [Reply::Text(word), Reply::Text(value), Reply::Integer(left)] if word == b"moved" => {
+                [Reply::Text(word), Reply::Text(value), Reply::Integer(left), Reply::Integer(since)]
+                    if word == b"moved" =>
+                {
                     let fence = Fields::read(value).ok_or_else(odd_reply)?.fence;
                     self.fence_max.fetch_max(fence.0, Ordering::Relaxed);
-                    Ok(Some((Grant { fence, value: value.as_slice().into() }, u64::try_from(*left).ok())))
+                    let grant = Grant { fence, value: value.as_slice().into() };
+                    let since_ms = u64::try_from(*since).ok().filter(|since_ms| *since_ms > 0);
+                    Ok(Some(Moved { grant, left_ms: u64::try_from(*left).ok(), since_ms }))
                 }
                 _ => Err(data_or_odd(key, &parts)),
             },

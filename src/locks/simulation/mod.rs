@@ -20,6 +20,8 @@ use crate::domain::{CallId, Level, Moment, OwnerId, PlainLease};
 const OWNERS: u64 = 5;
 const BEGINS: Moment = Moment(1_000_000);
 const CLIENTS_ACT_UNTIL: Moment = Moment(20_000_000);
+/// How far the clocks of nodes, and of one node before and after it began anew, are apart.
+const SKEW_MAX_US: u64 = 60_000_000;
 const CLAIM_MS: u64 = 1000;
 /// Two of the longest round trips: so long may a node's registration lag behind what it knows.
 const SETTLES_US: u64 = 320_000;
@@ -183,6 +185,8 @@ struct World {
     waiting: HashMap<u64, (Rank, Option<Moment>)>,
     is_told: bool,
     changes: u64,
+    /// Scripts that were sent only to look.
+    looks: u64,
 }
 
 pub(crate) fn owner_id(owner: u64) -> OwnerId {
@@ -210,7 +214,7 @@ impl World {
         let is_orderly = dice.u8(..2) == 0;
         let crashes = dice.u8(..3) == 0;
         let failovers = dice.u8(..4) == 0;
-        let nodes = (0..dice.usize(1..4)).map(|_| Node::new(rules, 0, BEGINS, dice.u64(..3_000_000))).collect();
+        let nodes = (0..dice.usize(1..4)).map(|_| Node::new(rules, 0, BEGINS, dice.u64(..SKEW_MAX_US))).collect();
         World {
             seed,
             dice,
@@ -236,6 +240,7 @@ impl World {
             waiting: HashMap::new(),
             is_told,
             changes: 0,
+            looks: 0,
         }
     }
 
@@ -267,6 +272,7 @@ impl World {
             self.nobody_sleeps_before_a_free_key();
         }
         self.expire();
+        self.nobody_looks_without_end();
         for (call, client) in &self.calls {
             assert_ne!(client.told, Told::Waiting, "seed {}: call {call} has no answer", self.seed);
         }
@@ -284,6 +290,13 @@ impl World {
             self.seed,
             self.upstream.queue
         );
+    }
+
+    /// A node asks for a reason: that a call has come or gone, that the key has changed, or that time has passed.
+    fn nobody_looks_without_end(&self) {
+        let seconds = self.now.since_us(BEGINS) / 1_000_000 + 1;
+        let most = 20 * (self.last_call + self.upstream.holds + 10) + 4 * seconds * self.nodes.len() as u64;
+        assert!(self.looks <= most, "seed {}: {} looks where {most} would do", self.seed, self.looks);
     }
 
     fn is_of(&self, node: usize, life: u32) -> bool {
@@ -360,8 +373,9 @@ impl World {
                 // counter is lost as well is not played: nobody would know.
                 self.disaster = self.now;
                 let known = self.nodes.iter().map(|node| node.ahead).max().unwrap_or(0);
-                let ahead = known.max(self.upstream.counter.saturating_sub(self.now.0));
-                let skew_us = self.dice.u64(..3_000_000);
+                let ahead = known.max(self.upstream.counter.saturating_sub(self.upstream.time(self.now)));
+                // Its clock may be behind that of its earlier life.
+                let skew_us = self.dice.u64(..SKEW_MAX_US);
                 self.nodes[node] = Node::new(self.rules, life, self.now, skew_us);
                 self.nodes[node].ahead = ahead;
                 self.met_master(node, false);
@@ -531,7 +545,10 @@ impl World {
                 Action::Release(turn) => {
                     self.send(node, Script::Release { owner: releaser, turn }, Tag::Release(releaser));
                 }
-                Action::HandOver { task, turn } => self.send(node, Script::HandOver { task, turn }, Tag::HandOver),
+                Action::HandOver { task, turn } => {
+                    self.looks += u64::from(matches!(task, Task::Look));
+                    self.send(node, Script::HandOver { task, turn }, Tag::HandOver);
+                }
             }
         }
         let Node { line, life, .. } = &self.nodes[node];
@@ -719,6 +736,7 @@ impl World {
             self.upstream.ended.insert(key.hold, "seen by a replica");
         }
         (self.upstream.queue, self.upstream.counter) = (queue, counter);
+        self.upstream.lag_us = self.dice.u64(..upstream::LAG_MAX_US);
         self.upstream.armed.clear();
         for node in 0..self.nodes.len() {
             let state = &mut self.nodes[node];
@@ -744,7 +762,7 @@ impl World {
         let text = String::from_utf8_lossy(value);
         let Some(fence) = text.split(' ').nth(1).and_then(|fence| fence.parse::<u64>().ok()) else { return };
         let state = &mut self.nodes[node];
-        let ahead = fence.saturating_sub(self.now.0);
+        let ahead = fence.saturating_sub(self.upstream.time(self.now));
         if ahead > 60_000_000 && ahead < state.ahead + (2 << 32) + 60_000_000 {
             state.ahead = state.ahead.max(ahead);
         }
@@ -757,7 +775,7 @@ impl World {
         if other_history {
             state.ahead += 1 << 32;
         }
-        state.floor = state.floor.max((self.now.0 + state.ahead).max(state.fence_max + 1));
+        state.floor = state.floor.max((self.upstream.time(self.now) + state.ahead).max(state.fence_max + 1));
     }
 
     fn forget_waits(&mut self, node: usize, is_meant: impl Fn(&Client) -> bool) {

@@ -35,6 +35,9 @@ pub enum Holder {
     },
 }
 
+/// Masters' clocks differ by less than an hour.
+pub const LAG_MAX_US: u64 = 3_600_000_000;
+
 /// The value that all SET NX of the story write.
 pub const PLAIN: &[u8] = b"v";
 
@@ -100,6 +103,8 @@ pub struct Upstream {
     pub floor: u64,
     /// By how much its node lets fences run ahead of the clock.
     pub ahead: u64,
+    /// By how much this master's clock is behind that of the world.
+    pub lag_us: u64,
     /// The highest fence that was ever given: unlike the rest, no failover takes it back.
     pub fence_max: u64,
     /// Nodes that are told of the next change of the key.
@@ -143,10 +148,19 @@ impl Upstream {
         }
     }
 
+    /// What its clock says, in µs.
+    pub fn time(&self, now: Moment) -> u64 {
+        now.0 + LAG_MAX_US - self.lag_us
+    }
+
     pub fn seen(&self, node: usize, now: Moment) -> Option<Seen> {
         let key = self.key.as_ref()?;
         let left_ms = key.until.map(|until| until.since_us(now) / 1000);
-        Some(Seen { value: key.value(), left_ms, ours: key.named(node) })
+        let by = match &key.holder {
+            Holder::Lock { owner, is_claim: false, .. } => Some(super::owner_id(*owner)),
+            _ => None,
+        };
+        Some(Seen { value: key.value(), left_ms, ours: key.named(node), by })
     }
 
     pub fn registered(&self, node: usize) -> Registered {
@@ -157,10 +171,7 @@ impl Upstream {
         self.holds += 1;
         let mut fence = 0;
         if !is_plain {
-            self.counter += 1;
-            if self.counter < self.floor {
-                self.counter = (now.0 + self.ahead).max(self.floor);
-            }
+            self.counter = (self.counter + 1).max(self.time(now) + self.ahead).max(self.floor);
             fence = self.counter;
             assert!(fence > self.fence_max, "the fence {fence} comes after {}", self.fence_max);
             self.fence_max = fence;
@@ -201,6 +212,7 @@ impl Upstream {
         let mut own: Vec<Entry> = turn.offers.iter().map(|offer| Entry { offer: offer.clone(), sent: None }).collect();
         if let Some(mine) = self.queue.get(&node)
             && mine.sent.is_some_and(|sent| sent > turn.knows_until)
+            && turn.left_over != Some(mine.offer.call)
             && own.iter().all(|entry| entry.offer.call != mine.offer.call)
         {
             own.push(mine.clone());
