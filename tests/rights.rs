@@ -438,3 +438,37 @@ fn a_set_nx_whose_user_may_not_queue_passes_and_is_counted() {
         assert_eq!(ann.run("EVAL return(redis.call('DEL',KEYS[1])) 1 lock:1"), Reply::Int(1));
     }
 }
+
+#[test]
+fn invalidations_go_to_the_client_they_are_redirected_to_and_to_nobody_after_it() {
+    for stage in stages() {
+        stage.user("ann", "~* &* +@all -client|tracking");
+        let (mut reader, mut target) = (stage.client(), stage.client3());
+        let id = target.run("CLIENT ID").int();
+        let redirect = format!("CLIENT TRACKING ON REDIRECT {id}");
+        assert!(stage.client().acting_as("ann").run(&redirect).is_error("NOPERM"));
+        assert!(
+            reader
+                .run("CLIENT TRACKING ON REDIRECT 999")
+                .is_error("ERR The client ID you want redirect to does not exist")
+        );
+        assert_eq!(reader.run(&redirect), Reply::Simple("OK".into()), "it has subscribed to nothing, and speaks RESP3");
+        assert_eq!(reader.run("CLIENT GETREDIR"), Reply::Int(id));
+        assert_eq!(reader.run("CLIENT TRACKINGINFO").field("redirect"), Reply::Int(id));
+        assert!(reader.run("CLIENT INFO").text().contains(&format!(" redir={id} ")));
+        let invalidates = |reader: &mut Wire, target: &mut Wire, key: &str| {
+            reader.run(&format!("GET {key}"));
+            stage.client().run(&format!("SET {key} 1"));
+            let told = Reply::Push(vec![Reply::bulk("invalidate"), Reply::Array(vec![Reply::bulk(key)])]);
+            assert_eq!(target.reply(), told);
+        };
+        invalidates(&mut reader, &mut target, "k1");
+        // What would make its link as new, had nobody redirected to it.
+        target.run("MULTI");
+        target.run("EXEC");
+        let mut next = stage.client3();
+        next.run("MULTI");
+        invalidates(&mut reader, &mut target, "k2");
+        assert_eq!(next.run("EXEC"), Reply::Array(vec![]), "and nothing else came to it");
+    }
+}

@@ -7,6 +7,7 @@ use std::task::Waker;
 use std::time::Instant;
 
 use dashmap::DashMap;
+use tokio::sync::Notify;
 
 use crate::commands::Why;
 use crate::domain::{Db, Resp};
@@ -79,6 +80,10 @@ pub struct Card {
     upstream_id: AtomicU64,
     /// How many clients do something upstream to that link, known by its number.
     pins: AtomicU32,
+    /// Another client's invalidations come over it, so that it is kept, and taken where there is none.
+    keeps_link: AtomicBool,
+    /// Rings when it has an own link, or will have none.
+    link_changed: Notify,
     /// A wait of Lockgate's own (LOCK.*) is under way.
     pub waits_for_lock: AtomicBool,
     /// A blocking command runs on its own link.
@@ -165,6 +170,37 @@ impl Card {
     /// Its session has taken an own link, which the upstream knows by that number.
     pub fn takes_link(&self, upstream_id: u64) {
         self.upstream_id.store(upstream_id, Ordering::SeqCst);
+        self.link_changed.notify_waiters();
+    }
+
+    /// Its session can have no own link.
+    pub fn has_no_link(&self) {
+        self.keeps_link.store(false, Ordering::SeqCst);
+        self.link_changed.notify_waiters();
+    }
+
+    /// Its session is to have an own link as long as it lives: what comes over it for another client is for nobody else to read.
+    pub fn keep_link(&self) {
+        self.keeps_link.store(true, Ordering::SeqCst);
+        self.wake();
+    }
+
+    /// See [`Card::keep_link`].
+    pub fn keeps_link(&self) -> bool {
+        self.keeps_link.load(Ordering::SeqCst)
+    }
+
+    /// What the upstream calls its own link, as soon as it has one; 0 where it cannot have one.
+    pub async fn link_comes(&self) -> u64 {
+        loop {
+            let mut changed = std::pin::pin!(self.link_changed.notified());
+            changed.as_mut().enable();
+            let upstream_id = self.upstream_id();
+            if upstream_id != 0 || !self.keeps_link() {
+                return upstream_id;
+            }
+            changed.await;
+        }
     }
 
     /// Its session parts with its own link. `false` where somebody may be about to do something to it under its number, which must not
@@ -173,7 +209,9 @@ impl Card {
     pub fn parts_with_link(&self) -> bool {
         // Whoever pins, and whoever kills, looks at the number afterwards: one of the two sees the other.
         self.upstream_id.store(0, Ordering::SeqCst);
-        self.pins.load(Ordering::SeqCst) == 0 && Wish::from_number(self.wish.load(Ordering::SeqCst)) != Wish::Kill
+        self.pins.load(Ordering::SeqCst) == 0
+            && !self.keeps_link()
+            && Wish::from_number(self.wish.load(Ordering::SeqCst)) != Wish::Kill
     }
 
     /// What the upstream calls its own link at this moment; 0 while it has none. No ground for doing anything to it, see [`Card::pin`].
@@ -262,6 +300,8 @@ impl Registry {
             waker: Mutex::new(None),
             upstream_id: AtomicU64::new(0),
             pins: AtomicU32::new(0),
+            keeps_link: AtomicBool::new(false),
+            link_changed: Notify::new(),
             waits_for_lock: AtomicBool::new(false),
             is_blocked: AtomicBool::new(false),
             subscriptions: AtomicU32::new(0),

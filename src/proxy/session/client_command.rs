@@ -27,6 +27,16 @@ pub(super) struct Answered {
     pub is_last: bool,
 }
 
+/// Whether `CLIENT TRACKING` can go upstream.
+enum Redirect {
+    /// It can: it redirects to nobody, or to a client that the upstream can name.
+    Ready,
+    /// With this answer.
+    Refused(Vec<u8>),
+    /// The upstream is away, and the client has been told.
+    Told,
+}
+
 impl From<Vec<u8>> for Answered {
     fn from(reply: Vec<u8>) -> Self {
         Answered { reply, is_last: false }
@@ -202,6 +212,14 @@ impl Session {
         if self.own.is_none() && changes_nothing {
             return self.relay_alone(command).await;
         }
+        match self.ready_redirect(args).await? {
+            Redirect::Ready => {}
+            Redirect::Refused(reply) => {
+                self.answer(&reply);
+                return Ok(());
+            }
+            Redirect::Told => return Ok(()),
+        }
         let redirected = match self.redirect_target(args) {
             Ok(redirected) => redirected,
             Err(error) => {
@@ -233,6 +251,26 @@ impl Session {
         Ok(())
     }
 
+    /// Sees to it that the client that `CLIENT TRACKING … REDIRECT id` names has a link which the upstream can name, if this client may
+    /// redirect to it; else gives the answer.
+    async fn ready_redirect(&mut self, args: &[&[u8]]) -> Result<Redirect, Gone> {
+        const NOT_THERE: &[u8] = b"-ERR The client ID you want redirect to does not exist";
+        let Some((question, id)) = redirect_stand_in(args) else { return Ok(Redirect::Ready) };
+        let Some(judged) = self.judge(question).await? else { return Ok(Redirect::Told) };
+        if !judged.starts_with(NOT_THERE) {
+            return Ok(Redirect::Refused(judged));
+        }
+        let Some(card) = self.worker.registry().find(id) else { return Ok(Redirect::Refused(judged)) };
+        if card.id == self.card().id && self.take_own(Why::Tracking).await?.is_err() {
+            return Ok(Redirect::Ready);
+        }
+        card.keep_link();
+        let limit = self.worker.links().settings().connect_timeout;
+        // Where none comes in time the answer says so.
+        let _ = self.guard(tokio::time::timeout(limit, card.link_comes())).await?;
+        Ok(Redirect::Ready)
+    }
+
     /// `CLIENT TRACKING … REDIRECT id` names a client of ours: the upstream knows it by another number.
     /// Gives our number of it and the command with the upstream's.
     pub(super) fn redirect_target(&self, args: &[&[u8]]) -> Result<Option<(u64, Vec<u8>)>, String> {
@@ -241,10 +279,13 @@ impl Session {
         let Some(id) = std::str::from_utf8(id).ok().and_then(|id| id.parse().ok()) else { return Ok(None) };
         let missing = "-ERR The client ID you want redirect to does not exist";
         let card = self.worker.registry().find(id).ok_or(missing)?;
+        if card.upstream_id() != 0 {
+            card.keep_link();
+        }
         let upstream = card.upstream_id();
         if upstream == 0 {
-            return Err("-ERR The client you want to redirect to has no upstream connection of its own yet; let it \
-                        SUBSCRIBE to __redis__:invalidate first"
+            return Err("-UNAVAILABLE the client you want to redirect to has no upstream connection of its own; try again, or raise \
+                        links.own_max"
                 .into());
         }
         let upstream = upstream.to_string();
@@ -340,6 +381,18 @@ impl Session {
 
 fn unavailable(error: &CallError) -> String {
     format!("UNAVAILABLE {error}")
+}
+
+/// `CLIENT TRACKING … REDIRECT id` with a number that nobody has, and the number.
+fn redirect_stand_in(args: &[&[u8]]) -> Option<(Vec<u8>, u64)> {
+    let at = args.iter().position(|arg| arg.eq_ignore_ascii_case(b"redirect"))? + 1;
+    let id = u64::try_from(integer(args.get(at)?)?).ok()?;
+    let nobody = i64::MAX.to_string();
+    let mut words = args.to_vec();
+    words[at] = nobody.as_bytes();
+    let mut question = Vec::new();
+    encode_command(&words, &mut question);
+    Some((question, id))
 }
 
 fn client_request(subcommand: &[&[u8]], id: u64, mode: Option<&[u8]>) -> Vec<u8> {

@@ -194,6 +194,9 @@ impl Session {
         if self.own.as_ref().is_some_and(|own| own.talk.due().is_some()) {
             return Poll::Ready(Pause::Due);
         }
+        if self.own.is_none() && self.card().keeps_link() {
+            return Poll::Ready(Pause::NeedsOwn(Why::Tracking));
+        }
         self.tell_lost();
         loop {
             let look = if self.input.is_empty() { Look::Used } else { self.use_input(cx) };

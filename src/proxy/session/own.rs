@@ -73,6 +73,7 @@ impl Session {
         if let Err(error) = self.take_own(why).await? {
             tracing::debug!(client = self.card().id, %error, why = why.name(), "no own link; waits for the client");
             self.big_replies = 0;
+            self.card().has_no_link();
             self.flushed().await?;
         }
         Ok(())
@@ -94,6 +95,7 @@ impl Session {
         let is_done = self.own.as_ref().is_some_and(|own| {
             own.talk.is_default()
                 && own.is_idle()
+                && !self.member.card.keeps_link()
                 && self.big_replies == 0
                 && self.io.client_keeps_up()
                 // An unfinished command may be what the link was taken for.
