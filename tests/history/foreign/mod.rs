@@ -75,7 +75,7 @@ fn actions(operations: &[Timed]) -> Vec<(usize, Action<lock::Operation>)> {
     }
     events.sort_unstable();
     let action = |(_, is_response, process): (u64, bool, usize)| {
-        let operation = operations[process].operation.clone();
+        let operation = operations[process].operation;
         (process, if is_response { Action::Response(operation) } else { Action::Call(operation) })
     };
     events.into_iter().map(action).collect()
