@@ -10,7 +10,7 @@ use common::{Lockgate, PATIENCE, RedisServer, Reply, ServerKind, Wire, command, 
 /// Requests with this in them are kept.
 const WORD: &str = "orders:late";
 /// One worker, so that all clients share its links, and a patience that a test need not wait for.
-const SETTINGS: &str = "workers = 1\n[links]\nreply_timeout = \"1s\"\n";
+const SETTINGS: &str = "workers = 1\n[links]\nreply_timeout = \"1s\"\nconnect_timeout = \"2s\"\n";
 
 struct Scene {
     server: RedisServer,

@@ -411,12 +411,12 @@ fn a_subscriber_whose_link_breaks_is_closed() {
 
 #[test]
 fn a_server_that_hangs_does_not_hang_those_who_ask_for_locks() {
-    let stage = Stage::with("[links]\nreply_timeout = \"500ms\"\n");
+    let stage = Stage::with("[links]\nreply_timeout = \"500ms\"\nconnect_timeout = \"1s\"\n");
     let mut client = stage.client();
     client.run("SET k v");
     stage.server.freeze();
     let begun = Instant::now();
-    // How long a plain command may take is the client's to say; for its own scripts Lockgate has reply_timeout.
+    // How long a plain command may take is the client's to say; for a call of its own Lockgate looks whether anybody is answered.
     client.ask_line("LOCK.ACQUIRE orders:1 ann");
     let outcome = client.try_frame(PATIENCE);
     stage.server.thaw();

@@ -3,13 +3,14 @@
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use crate::config::Config;
+use crate::upstream::pools::Lane;
 
 /// Files beside connections: listeners, logs, the runtime's own.
 const RESERVE: usize = 128;
 
 /// The most links that this configuration can open to its upstream, for one identity and database.
 pub(super) fn upstream_links_max(config: &Config) -> usize {
-    config.links.own_max + config.links.shared * config.worker_count() + RESERVE
+    config.links.own_max + Lane::COUNT * config.links.shared * config.worker_count() + RESERVE
 }
 
 /// Raises the soft limit to the hard one, and says so when that is still too little.

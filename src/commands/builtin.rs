@@ -27,6 +27,10 @@ const fn share(name: &'static str, arity: i32, flags: Flags, keys: [i32; 3]) -> 
     Known { name, treatment: Treatment::Share, effect: Effect::None, arity, flags, keys }
 }
 
+const fn script(name: &'static str, arity: i32, flags: Flags, keys: [i32; 3]) -> Known {
+    Known { name, treatment: Treatment::Script, effect: Effect::None, arity, flags, keys }
+}
+
 /// On a connection in its default state (no transaction, no watches, no `READONLY`) these change nothing: they share a
 /// link there.
 const fn harmless(name: &'static str, effect: Effect, arity: i32) -> Known {
@@ -92,7 +96,7 @@ pub(super) const ON_AN_OWN_LINK: &[Known] = &[
     own("replconf", Why::Replication, Effect::Replication, -1, N, [0, 0, 0]),
     own("replicaof", Why::Admin, Effect::None, 3, N, [0, 0, 0]),
     own("save", Why::Admin, Effect::None, 1, N, [0, 0, 0]),
-    own("shutdown", Why::Admin, Effect::None, -1, N, [0, 0, 0]),
+    own("shutdown", Why::Kill, Effect::None, -1, N, [0, 0, 0]),
     own("slaveof", Why::Admin, Effect::None, 3, N, [0, 0, 0]),
     own("ssubscribe", Why::Subscribe, Effect::Subscribe(Channel::Shard), -2, N, [1, -1, 1]),
     own("subscribe", Why::Subscribe, Effect::Subscribe(Channel::Plain), -2, N, [0, 0, 0]),
@@ -146,16 +150,16 @@ pub(super) const SHARED: &[Known] = &[
     share("digest", 2, R, [1, 1, 1]),
     share("dump", 2, R, [1, 1, 1]),
     share("echo", 2, N, [0, 0, 0]),
-    share("eval", -3, NM, [0, 0, 0]),
-    share("eval_ro", -3, RM, [0, 0, 0]),
-    share("evalsha", -3, NM, [0, 0, 0]),
-    share("evalsha_ro", -3, RM, [0, 0, 0]),
+    script("eval", -3, NM, [0, 0, 0]),
+    script("eval_ro", -3, RM, [0, 0, 0]),
+    script("evalsha", -3, NM, [0, 0, 0]),
+    script("evalsha_ro", -3, RM, [0, 0, 0]),
     share("exists", -2, R, [1, -1, 1]),
     share("expire", -3, W, [1, 1, 1]),
     share("expireat", -3, W, [1, 1, 1]),
     share("expiretime", 2, R, [1, 1, 1]),
-    share("fcall", -3, NM, [0, 0, 0]),
-    share("fcall_ro", -3, RM, [0, 0, 0]),
+    script("fcall", -3, NM, [0, 0, 0]),
+    script("fcall_ro", -3, RM, [0, 0, 0]),
     share("geoadd", -5, W, [1, 1, 1]),
     share("geodist", -4, R, [1, 1, 1]),
     share("geohash", -2, R, [1, 1, 1]),

@@ -5,6 +5,8 @@
 pub enum Treatment {
     /// Leaves nothing on the connection and gives exactly one reply at once: shares a pipelined link.
     Share,
+    /// As [`Treatment::Share`], on links that carry scripts only: one that does not end holds up all that was sent behind it.
+    Script,
     /// The arguments decide: ask [`resolve`](super::resolve).
     Look(Look),
     /// Needs an upstream link of its own, and why.
@@ -39,7 +41,7 @@ pub enum Why {
     Wait,
     /// `SYNC`, `PSYNC`, `REPLCONF`: the connection becomes a replication stream.
     Replication,
-    /// `SCRIPT KILL` and `FUNCTION KILL` must pass by the running script, which holds up its own link.
+    /// `SCRIPT KILL`, `FUNCTION KILL` and `SHUTDOWN` must pass by the running script, which holds up its own link.
     Kill,
     /// Closes connections, stalls the server or waits for replicas: kept away from the links of others.
     Admin,

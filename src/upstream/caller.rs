@@ -1,13 +1,14 @@
 //! One command over a shared link, one whole reply back.
 
 use std::cell::{Cell, RefCell};
+use std::pin::pin;
 use std::rc::Rc;
 use std::task::{Poll, Waker};
-use std::time::Duration;
 
 use super::call::{CallError, Caller};
 use super::link::{Loss, Sink};
-use super::links::{Links, Pool};
+use super::links::Links;
+use super::pools::Pool;
 
 /// Longest reply that is collected, in bytes; the longest that Lockgate asks for is that of `COMMAND DOCS`.
 const REPLY_MAX: usize = 64 << 20;
@@ -17,12 +18,11 @@ const REPLY_MAX: usize = 64 << 20;
 pub struct LinkCaller {
     links: Rc<Links>,
     pool: Rc<Pool>,
-    reply_timeout: Duration,
 }
 
 impl LinkCaller {
-    pub(super) fn new(links: Rc<Links>, pool: Rc<Pool>, reply_timeout: Duration) -> LinkCaller {
-        LinkCaller { links, pool, reply_timeout }
+    pub(super) fn new(links: Rc<Links>, pool: Rc<Pool>) -> LinkCaller {
+        LinkCaller { links, pool }
     }
 }
 
@@ -52,26 +52,20 @@ impl Caller for LinkCaller {
             }
             Err(away) => slot.end(Err(CallError::Unavailable(away.0.to_string()))),
         }
-        let limit = self.reply_timeout;
+        let links = self.links.clone();
         async move {
-            let reply = std::future::poll_fn(|cx| match slot.outcome.take() {
+            let mut reply = pin!(std::future::poll_fn(|cx| match slot.outcome.take() {
                 Some(outcome) => Poll::Ready(outcome),
                 None => {
                     slot.waker.replace(Some(cx.waker().clone()));
                     Poll::Pending
                 }
-            });
-            if limit.is_zero() {
-                return reply.await;
-            }
-            match tokio::time::timeout(limit, reply).await {
-                Ok(outcome) => outcome,
-                Err(_) => {
-                    if let Some((link, heard)) = sent {
-                        link.doubt(heard);
-                    }
-                    Err(CallError::Lost(format!("the upstream did not answer within {limit:?}")))
-                }
+            }));
+            let Some((link, heard)) = sent else { return reply.await };
+            tokio::select! {
+                biased;
+                outcome = &mut reply => outcome,
+                why = links.is_dead(&link, heard) => Err(CallError::Lost(why)),
             }
         }
     }

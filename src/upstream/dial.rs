@@ -77,6 +77,8 @@ pub struct Dialled {
     pub time_us: Option<u64>,
     /// The upstream demands authentication, and this link has none.
     pub needs_auth: bool,
+    /// A script keeps the upstream busy: it answers, and would not say more of this link.
+    pub is_busy: bool,
     /// How it is ended upstream, should it be lost with something unanswered on it.
     pub trail: Option<Rc<Trail>>,
 }
@@ -145,31 +147,40 @@ impl std::fmt::Debug for Connector {
     }
 }
 
-/// Connects and shakes hands within `limit`.
+/// How long a dial may take.
+#[derive(Clone, Copy, Debug)]
+pub struct DialLimits {
+    /// Until the connection stands.
+    pub connect: Duration,
+    /// Until the handshake is through, from the beginning.
+    pub answer: Duration,
+}
+
+/// Connects and shakes hands within `limits`.
 pub async fn dial(
     endpoint: &Endpoint,
     key: &LinkKey,
     connector: &Connector,
-    limit: Duration,
+    limits: DialLimits,
     keepalive: Duration,
 ) -> Result<Dialled, DialError> {
-    match tokio::time::timeout(limit, connect_and_greet(endpoint, key, connector, keepalive)).await {
-        Ok(outcome) => outcome,
-        Err(_) => Err(DialError::Unreachable(format!("no answer from {} within {limit:?}", endpoint.address).into())),
-    }
+    let too_late = |limit: Duration| {
+        DialError::Unreachable(format!("no answer from {} within {limit:?}", endpoint.address).into())
+    };
+    let dialling = async {
+        let connecting = tokio::time::timeout(limits.connect, connector.connect(&endpoint.address));
+        let connected = connecting.await.map_err(|_| too_late(limits.connect))?;
+        let socket = connected.map_err(|error| {
+            DialError::Unreachable(format!("cannot connect to {}: {error}", endpoint.address).into())
+        })?;
+        // A socket option that cannot be set costs speed or a late notice of a dead peer, not correctness.
+        let _ = socket.tune(keepalive);
+        greet(endpoint, key, socket).await
+    };
+    tokio::time::timeout(limits.answer, dialling).await.map_err(|_| too_late(limits.answer))?
 }
 
-async fn connect_and_greet(
-    endpoint: &Endpoint,
-    key: &LinkKey,
-    connector: &Connector,
-    keepalive: Duration,
-) -> Result<Dialled, DialError> {
-    let connected = connector.connect(&endpoint.address).await;
-    let socket = connected
-        .map_err(|error| DialError::Unreachable(format!("cannot connect to {}: {error}", endpoint.address).into()))?;
-    // A socket option that cannot be set costs speed or a late notice of a dead peer, not correctness.
-    let _ = socket.tune(keepalive);
+async fn greet(endpoint: &Endpoint, key: &LinkKey, socket: Socket) -> Result<Dialled, DialError> {
     let (reader, writer) = socket.split();
     let mut greeting = Greeting { reader, writer };
     let mut needs_auth = false;
@@ -193,6 +204,7 @@ async fn connect_and_greet(
     let Greeting { mut reader, writer } = greeting;
     let ask = [command(&[b"CLIENT", b"ID"]), command(&[b"INFO", b"server"])].concat();
     let told = exchange(&mut reader, &writer, &ask, 2).await?;
+    let is_busy = told[0].starts_with(b"-BUSY");
     let upstream_id = match decode(&told[0]) {
         Ok(Value::Integer(id)) => u64::try_from(id).unwrap_or(0),
         _ => 0,
@@ -200,7 +212,7 @@ async fn connect_and_greet(
     let run_id = info_field(&told[1], b"run_id:").map(Rc::from);
     let time_us =
         info_field(&told[1], b"server_time_usec:").and_then(|time| std::str::from_utf8(time).ok()?.parse().ok());
-    Ok(Dialled { reader, writer, upstream_id, run_id, time_us, needs_auth, trail: None })
+    Ok(Dialled { reader, writer, upstream_id, run_id, time_us, needs_auth, is_busy, trail: None })
 }
 
 /// A field of an `INFO`, named with its colon; `None` where it is not there or empty.

@@ -25,16 +25,20 @@ impl Facts {
         Facts { table: CommandTable::builtin(), bulk_max: BULK_MAX, version: (0, 0) }
     }
 
-    /// Asks the upstream. What it refuses to tell keeps its default.
-    pub async fn ask(service: &LinkCaller) -> Result<Facts, CallError> {
+    /// Asks the upstream. What it refuses to tell keeps its default; `None` where a script keeps it busy.
+    pub async fn ask(service: &LinkCaller) -> Result<Option<Facts>, CallError> {
         let server = ask(service, &[b"INFO", b"server"]).await?;
         let limit = ask(service, &[b"CONFIG", b"GET", b"proto-max-bulk-len"]).await?;
         let commands = ask(service, &[b"COMMAND"]).await?;
+        if commands.starts_with(b"-BUSY") {
+            return Ok(None);
+        }
         let table = CommandTable::learn(&commands).unwrap_or_else(|error| {
             tracing::warn!(%error, "the upstream's COMMAND reply is of no use; the built-in table serves");
             CommandTable::builtin()
         });
-        Ok(Facts { table, bulk_max: bulk_max(&limit).unwrap_or(BULK_MAX), version: version(&server).unwrap_or((0, 0)) })
+        let (bulk_max, version) = (bulk_max(&limit).unwrap_or(BULK_MAX), version(&server).unwrap_or((0, 0)));
+        Ok(Some(Facts { table, bulk_max, version }))
     }
 
     /// `CLIENT SETINFO` came with 7.2.

@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use super::dial::{DialError, Dialled};
 use super::lost::Trail;
 use super::socket::{Reader, Writer};
+use super::stuck::{Alarm, Silence};
 use crate::protocol::reply::ReplyScanner;
 
 /// Requests not yet written, in bytes, at which sessions stop adding more to a link.
@@ -77,6 +78,13 @@ pub struct Link {
     /// A reply was begun, and nothing of it has come since.
     stalled_since: Cell<Option<Instant>>,
     given_up: Cell<Option<&'static str>>,
+    /// When the upstream was last found to hold back what is on it.
+    held: Cell<Option<Instant>>,
+    alarm: Rc<Alarm>,
+    silence: Silence,
+    is_stuck: Cell<bool>,
+    /// It was dialled while the upstream would not say how to end it.
+    is_stopgap: Cell<bool>,
     /// How often something was read.
     heard: Cell<u64>,
     trail: RefCell<Option<Rc<Trail>>>,
@@ -89,7 +97,7 @@ pub struct Link {
 
 impl Link {
     /// A link that is being connected; what is sent meanwhile waits in its buffer.
-    pub fn connecting() -> Rc<Link> {
+    pub fn connecting(alarm: &Rc<Alarm>) -> Rc<Link> {
         Rc::new(Link {
             stage: Cell::new(Stage::Connecting),
             retired: Cell::new(false),
@@ -101,7 +109,12 @@ impl Link {
             last_used: Cell::new(Instant::now()),
             stalled_since: Cell::new(None),
             given_up: Cell::new(None),
+            held: Cell::new(None),
             heard: Cell::new(0),
+            alarm: alarm.clone(),
+            silence: Silence::default(),
+            is_stuck: Cell::new(false),
+            is_stopgap: Cell::new(false),
             trail: RefCell::new(None),
             settled: Notify::new(),
             refusal: RefCell::new(None),
@@ -176,11 +189,39 @@ impl Link {
         self.stage.get() == Stage::Open && self.heard.get() == heard
     }
 
-    /// Somebody waits in vain for a reply to what he sent when the link had been read `heard` times. If nothing at all has come
+    /// It owes replies and has brought none for a while: what can takes another one.
+    pub fn is_stuck(&self) -> bool {
+        self.is_stuck.get()
+    }
+
+    /// A look at whether it has become stuck, or is so no more; `true` where it owes anything.
+    pub fn look_for_silence(&self) -> bool {
+        let owes = self.stage.get() == Stage::Open && self.owed_replies.get() > 0;
+        self.is_stuck.set(self.silence.looked_at(owes, self.heard.get()));
+        owes
+    }
+
+    /// Another link takes its place, which the upstream may by now say more about.
+    pub fn retire_if_stopgap(&self) {
+        if self.is_stopgap.take() {
+            self.retire();
+        }
+    }
+
+    /// The upstream holds back what is on this link (CLIENT PAUSE): it is not lost.
+    pub fn is_held_upstream(&self) {
+        self.held.set(Some(Instant::now()));
+    }
+
+    /// Whether that was said since `moment`.
+    pub fn was_held_upstream_since(&self, moment: Instant) -> bool {
+        self.held.get().is_some_and(|said| said >= moment)
+    }
+
+    /// Somebody waits in vain for a reply to what was sent when the link had been read `heard` times. If nothing at all has come
     /// since, the link takes no more requests: what is on it may be lost, or come late. Should it have been slow, all is delivered.
     pub fn doubt(self: &Rc<Self>, heard: u64) {
         if self.is_silent_since(heard)
-            && !self.retired.get()
             && let Some(trail) = self.trail.borrow().as_ref()
         {
             self.retire();
@@ -199,6 +240,9 @@ impl Link {
         match owed.back_mut() {
             Some(last) if Rc::ptr_eq(&last.sink, sink) && last.replies < u32::MAX / 2 => last.replies += replies,
             _ => owed.push_back(Owed { sink: sink.clone(), replies }),
+        }
+        if self.owed_replies.get() == 0 {
+            self.alarm.something_is_owed();
         }
         self.owed_replies.set(self.owed_replies.get() + u64::from(replies));
         if was_empty {
@@ -245,6 +289,7 @@ impl Link {
         self.stage.set(Stage::Open);
         self.settled.notify_waiters();
         self.needs_auth.set(dialled.needs_auth);
+        self.is_stopgap.set(dialled.is_busy);
         self.trail.replace(dialled.trail);
         let mut wire = Wire::new(dialled.reader, dialled.writer);
         let why: Rc<str> = std::future::poll_fn(|cx| self.poll(cx, &mut wire, &scratch)).await;
@@ -287,6 +332,7 @@ impl Link {
                 }
             };
             self.heard.set(self.heard.get() + 1);
+            self.is_stuck.set(false);
             let outcome = self.distribute(wire, &buffer[..n]);
             drop(buffer);
             self.stalled_since.set((!wire.scanner.is_at_boundary()).then(Instant::now));

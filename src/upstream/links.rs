@@ -11,23 +11,21 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use super::alive::LastProof;
 use super::call::Caller;
 use super::caller::LinkCaller;
-use super::dial::{Connector, DialError, Dialled, Identity, LinkKey, dial, service_credentials};
+use super::dial::{Connector, DialError, DialLimits, Dialled, Identity, LinkKey, dial, service_credentials};
 use super::facts::Facts;
 use super::idle::{IdleLinks, OwnPermit, washed};
-use super::link::{BACKLOG_MAX, Link};
+use super::link::Link;
 use super::lost::{LostLinks, Over};
 use super::own::OwnLink;
 use super::peers::Peers;
-use super::reach::Pick;
+use super::pools::{Lane, Pool};
+use super::stuck::{Alarm, watch_silence};
 use super::url::Endpoint;
 use crate::domain::{Db, Resp};
 
-/// Replies owed on a link from which another one is opened or preferred.
-const BUSY_REPLIES: u64 = 1024;
-/// Requests unwritten on a link, in bytes, from which another one is opened or preferred.
-const BUSY_BACKLOG: usize = 16 << 10;
 /// The upstream is tried again at least this often.
 pub(super) const RETRY_AT_LEAST: Duration = Duration::from_secs(1);
 /// How often idle links are looked over.
@@ -40,9 +38,9 @@ pub struct LinkSettings {
     pub shared: usize,
     /// Most own links of the whole process.
     pub own_max: usize,
-    /// Longest connect and handshake.
+    /// Longest connect; together with `reply_timeout` the longest handshake.
     pub connect_timeout: Duration,
-    /// Longest wait for the reply to one of Lockgate's own commands.
+    /// After so long without an answer Lockgate looks whether the upstream is there.
     pub reply_timeout: Duration,
     /// A link unused for so long is closed.
     pub idle_timeout: Duration,
@@ -56,6 +54,14 @@ pub struct LinkSettings {
     pub retry_max: Duration,
     /// What makes sockets.
     pub connector: Connector,
+}
+
+impl LinkSettings {
+    /// An upstream that has said nothing at all for so long, neither on a link nor on a new one, is away. A script may keep a server
+    /// silent for its `busy-reply-threshold` (5 s), so the sum of both is to be more than that.
+    pub fn silence_max(&self) -> Duration {
+        self.reply_timeout + self.connect_timeout
+    }
 }
 
 /// The upstream is away; the text tells what happened and what to do.
@@ -80,24 +86,6 @@ pub enum OwnError {
     Refused(Rc<[u8]>),
 }
 
-/// The shared links of one key.
-pub struct Pool {
-    key: LinkKey,
-    links: RefCell<Vec<Rc<Link>>>,
-}
-
-impl Pool {
-    /// What its links have in common.
-    pub fn key(&self) -> &LinkKey {
-        &self.key
-    }
-
-    /// Whether at least one link stands.
-    pub fn is_open(&self) -> bool {
-        self.links.borrow().iter().any(|link| link.is_open())
-    }
-}
-
 /// Takes the name of a user.
 type TellUser = Box<dyn Fn(&[u8])>;
 /// Takes the upstream's time, Unix time in µs, where it tells one.
@@ -106,10 +94,11 @@ type TellTime = Box<dyn Fn(Option<u64>)>;
 /// All links of one worker.
 pub struct Links {
     endpoint: Endpoint,
-    settings: LinkSettings,
+    pub(super) settings: LinkSettings,
     has_credentials: bool,
     scratch: Rc<RefCell<Box<[u8]>>>,
-    pools: RefCell<HashMap<LinkKey, Rc<Pool>>>,
+    pub(super) pools: RefCell<HashMap<LinkKey, Rc<Pool>>>,
+    pub(super) alarm: Rc<Alarm>,
     idle_own: RefCell<IdleLinks>,
     own_in_use: Arc<AtomicUsize>,
     down: RefCell<Option<Rc<str>>>,
@@ -124,6 +113,7 @@ pub struct Links {
     back: Notify,
     lost: Rc<LostLinks>,
     peers: Rc<Peers>,
+    pub(super) last_proof: LastProof,
     on_revoked: OnceCell<TellUser>,
     on_dialled: OnceCell<TellTime>,
 }
@@ -144,6 +134,7 @@ impl Links {
             settings,
             scratch,
             pools: RefCell::default(),
+            alarm: Rc::default(),
             idle_own: RefCell::default(),
             own_in_use,
             down: RefCell::new(None),
@@ -154,11 +145,13 @@ impl Links {
             reached_when_down: Cell::new(0),
             back: Notify::new(),
             lost: Rc::default(),
+            last_proof: LastProof::default(),
             on_revoked: OnceCell::new(),
             on_dialled: OnceCell::new(),
         });
         tokio::task::spawn_local(links.clone().learn_facts());
         tokio::task::spawn_local(sweep(Rc::downgrade(&links)));
+        tokio::task::spawn_local(watch_silence(Rc::downgrade(&links), links.alarm.clone()));
         tokio::task::spawn_local(end_lost(Rc::downgrade(&links), links.lost.clone()));
         links
     }
@@ -191,7 +184,7 @@ impl Links {
     }
 
     /// Why the upstream cannot be used, if it cannot.
-    fn away(self: &Rc<Self>) -> Option<Rc<str>> {
+    pub(super) fn away(self: &Rc<Self>) -> Option<Rc<str>> {
         let why = self.down.borrow().clone()?;
         if self.reached.load(Ordering::Acquire) != self.reached_when_down.get() {
             self.came_up();
@@ -211,7 +204,7 @@ impl Links {
             key.identity = Identity::Anonymous;
         }
         let mut pools = self.pools.borrow_mut();
-        pools.entry(key.clone()).or_insert_with(|| Rc::new(Pool { key, links: RefCell::default() })).clone()
+        pools.entry(key.clone()).or_insert_with(|| Pool::of(key)).clone()
     }
 
     /// The pool of `key`, if a link of it stands; none is made.
@@ -225,73 +218,11 @@ impl Links {
 
     /// Lockgate's own pool in `db`.
     pub fn service_pool(&self, db: Db) -> Rc<Pool> {
-        self.pool(LinkKey { identity: Identity::Service, db, resp: Resp::V2 })
+        self.pool(LinkKey { identity: Identity::Service, db, resp: Resp::V2 }).lane(Lane::Locks)
     }
 
-    /// A usable link of the pool, the least busy one; opens one where that helps.
-    pub fn pick(self: &Rc<Self>, pool: &Rc<Pool>) -> Result<Rc<Link>, Unavailable> {
-        let mut links = pool.links.borrow_mut();
-        links.retain(|link| link.is_usable());
-        let mut calmest: Option<&Rc<Link>> = None;
-        for link in links.iter() {
-            if link.owed_replies() < BUSY_REPLIES && link.backlog() < BUSY_BACKLOG {
-                return Ok(link.clone());
-            }
-            if calmest.is_none_or(|c| (link.backlog(), link.owed_replies()) < (c.backlog(), c.owed_replies())) {
-                calmest = Some(link);
-            }
-        }
-        if let Some(calmest) = calmest
-            && (links.len() >= self.settings.shared || self.away().is_some())
-        {
-            return Ok(calmest.clone());
-        }
-        if let Some(why) = self.away() {
-            return Err(Unavailable(why));
-        }
-        let link = self.open(pool.key.clone());
-        links.push(link.clone());
-        Ok(link)
-    }
-
-    /// As [`Links::pick`], for those who can wait until a link stands: nothing of theirs is lost with a dial that fails.
-    pub fn pick_open(self: &Rc<Self>, pool: &Rc<Pool>) -> Pick {
-        let mut links = pool.links.borrow_mut();
-        links.retain(|link| link.is_usable());
-        let mut calmest: Option<&Rc<Link>> = None;
-        for link in links.iter().filter(|link| link.is_open()) {
-            if link.owed_replies() < BUSY_REPLIES && link.backlog() < BUSY_BACKLOG {
-                return Pick::Open(link.clone());
-            }
-            if calmest.is_none_or(|c| (link.backlog(), link.owed_replies()) < (c.backlog(), c.owed_replies())) {
-                calmest = Some(link);
-            }
-        }
-        let calmest = calmest.cloned();
-        let dialling = links.iter().find(|link| !link.is_open()).cloned();
-        let away = self.away();
-        let has_room = links.len() < self.settings.shared && away.is_none();
-        match (calmest, dialling) {
-            (Some(calmest), _) => {
-                if has_room {
-                    links.push(self.open(pool.key.clone()));
-                }
-                Pick::Open(calmest)
-            }
-            (None, Some(dialling)) => Pick::Dialling(dialling),
-            (None, None) => match away {
-                Some(why) => Pick::Away(Unavailable(why)),
-                None => {
-                    let link = self.open(pool.key.clone());
-                    links.push(link.clone());
-                    Pick::Dialling(link)
-                }
-            },
-        }
-    }
-
-    fn open(self: &Rc<Self>, key: LinkKey) -> Rc<Link> {
-        let link = Link::connecting();
+    pub(super) fn open(self: &Rc<Self>, key: LinkKey) -> Rc<Link> {
+        let link = Link::connecting(&self.alarm);
         let (table, driven) = (self.clone(), link.clone());
         tokio::task::spawn_local(async move {
             let dialling = table.clone();
@@ -333,7 +264,11 @@ impl Links {
     }
 
     async fn dial(self: &Rc<Self>, key: &LinkKey) -> Result<Dialled, DialError> {
-        let mut outcome = self.dial_once(key).await;
+        self.dial_within(key, self.settings.silence_max()).await
+    }
+
+    pub(super) async fn dial_within(self: &Rc<Self>, key: &LinkKey, limit: Duration) -> Result<Dialled, DialError> {
+        let mut outcome = self.dial_once(key, limit).await;
         if let Ok(dialled) = &mut outcome {
             dialled.trail = self.lost.trail(dialled);
             // Nothing is sent before that, and nobody has been told that the upstream is there.
@@ -355,9 +290,10 @@ impl Links {
         outcome
     }
 
-    async fn dial_once(&self, key: &LinkKey) -> Result<Dialled, DialError> {
+    async fn dial_once(&self, key: &LinkKey, limit: Duration) -> Result<Dialled, DialError> {
         let LinkSettings { connector, connect_timeout, keepalive, .. } = &self.settings;
-        let dialled = dial(&self.endpoint, key, connector, *connect_timeout, *keepalive).await?;
+        let limits = DialLimits { connect: *connect_timeout, answer: limit };
+        let dialled = dial(&self.endpoint, key, connector, limits, *keepalive).await?;
         self.peers.add(&dialled.writer);
         Ok(dialled)
     }
@@ -373,13 +309,17 @@ impl Links {
             key.identity == Identity::Service || (key.identity == Identity::Anonymous && !self.has_credentials);
         let has_service = self.has_credentials || !self.auth_required();
         let over = async {
-            let own = if is_service || !has_service { None } else { Some(self.dial_once(&service).await?) };
+            let own = if is_service || !has_service {
+                None
+            } else {
+                Some(self.dial_once(&service, self.settings.silence_max()).await?)
+            };
             Ok(match own.filter(|own| !own.needs_auth) {
                 Some(own) => Over::Own(Box::new(own)),
                 None => Over::AtHand(dialled),
             })
         };
-        let limit = self.settings.connect_timeout * 2;
+        let limit = self.settings.silence_max();
         match tokio::time::timeout(limit, self.lost.end(over)).await {
             Ok(outcome) => outcome,
             Err(_) => Err(DialError::Unreachable(format!("no answer to CLIENT KILL within {limit:?}").into())),
@@ -388,7 +328,7 @@ impl Links {
 
     /// A connected link for [`super::watch::WatchLink`], under Lockgate's own identity.
     pub async fn dial_watch(self: &Rc<Self>) -> Result<Dialled, DialError> {
-        let key = LinkKey { resp: Resp::V3, ..self.service_pool(self.endpoint.db).key.clone() };
+        let key = LinkKey { resp: Resp::V3, ..self.service_pool(self.endpoint.db).key().clone() };
         self.dial(&key).await
     }
 
@@ -423,7 +363,7 @@ impl Links {
         while self.down.borrow().is_some() {
             // Between half and the whole pause, so that the workers do not knock together.
             tokio::time::sleep(pause.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
-            let key = self.service_pool(self.endpoint.db).key.clone();
+            let key = self.service_pool(self.endpoint.db).key().clone();
             let _ = self.dial(&key).await;
             pause = (pause * 2).min(self.knock_pause_max(gone.elapsed()));
         }
@@ -432,7 +372,15 @@ impl Links {
 
     async fn learn_facts(self: Rc<Self>) {
         let service = self.caller(&self.service_pool(self.endpoint.db));
-        match Facts::ask(&service).await {
+        let asked = loop {
+            match Facts::ask(&service).await {
+                // It has more urgent things to do just now.
+                Ok(None) => tokio::time::sleep(RETRY_AT_LEAST).await,
+                Ok(Some(facts)) => break Ok(facts),
+                Err(why) => break Err(why),
+            }
+        };
+        match asked {
             Ok(facts) => *self.facts.borrow_mut() = Rc::new(facts),
             Err(why) => tracing::warn!(%why, "the upstream does not tell its commands; the built-in table serves"),
         }
@@ -440,7 +388,7 @@ impl Links {
 
     /// Sends single commands over the shared links of `pool`.
     pub fn caller(self: &Rc<Self>, pool: &Rc<Pool>) -> LinkCaller {
-        LinkCaller::new(self.clone(), pool.clone(), self.settings.reply_timeout)
+        LinkCaller::new(self.clone(), pool.clone())
     }
 
     /// Resolves when the upstream answers again.
@@ -500,28 +448,17 @@ impl Links {
         if limit.is_zero() {
             return;
         }
-        for pool in self.pools.borrow().values() {
-            pool.links.borrow().iter().for_each(|link| link.give_up_if_stalled(limit));
-        }
+        self.each_link(|link| link.give_up_if_stalled(limit));
     }
 
     fn close_idle(&self) {
+        self.each_link(Link::retire_if_stopgap);
         let limit = self.settings.idle_timeout;
         if limit.is_zero() {
             return;
         }
         self.idle_own.borrow_mut().close_older_than(limit);
-        self.pools.borrow_mut().retain(|_, pool| {
-            pool.links.borrow_mut().retain(|link| {
-                let is_idle = link.owed_replies() == 0 && link.last_used().elapsed() > limit;
-                if is_idle {
-                    link.retire();
-                }
-                link.is_usable()
-            });
-            // A session that still has the pool's Rc would otherwise go on with a pool that nobody else finds.
-            Rc::strong_count(pool) > 1 || !pool.links.borrow().is_empty()
-        });
+        self.pools.borrow_mut().retain(|_, pool| pool.close_idle(limit));
     }
 }
 
@@ -545,7 +482,7 @@ async fn end_lost(links: std::rc::Weak<Links>, lost: Rc<LostLinks>) {
             if !lost.are_there() {
                 break;
             }
-            let key = links.service_pool(links.endpoint.db).key.clone();
+            let key = links.service_pool(links.endpoint.db).key().clone();
             if links.dial(&key).await.is_ok_and(|dialled| dialled.needs_auth) {
                 // Some client's link has to do it.
                 break;
@@ -555,7 +492,6 @@ async fn end_lost(links: std::rc::Weak<Links>, lost: Rc<LostLinks>) {
     }
 }
 
-const _: () = assert!(BUSY_BACKLOG < BACKLOG_MAX);
 
 /// Asks one command of the service link and gives the raw reply.
 pub async fn ask(caller: &LinkCaller, args: &[&[u8]]) -> Result<Vec<u8>, super::call::CallError> {

@@ -41,7 +41,11 @@ impl Trail {
     /// one shows that the upstream answers.
     pub fn is_doubted(self: &Rc<Self>, link: &Rc<Link>, heard: u64) {
         let Some(lost) = self.lost.upgrade() else { return };
-        lost.doubts.borrow_mut().push(Doubt { trail: self.clone(), link: Rc::downgrade(link), heard });
+        let mut doubts = lost.doubts.borrow_mut();
+        if doubts.iter().any(|doubt| Rc::ptr_eq(&doubt.trail, self)) {
+            return;
+        }
+        doubts.push(Doubt { trail: self.clone(), link: Rc::downgrade(link), heard });
         lost.bell.notify_one();
     }
 }
@@ -114,6 +118,8 @@ impl LostLinks {
         // The numbers begin anew with every life of the server, and each server has its own.
         let same: Vec<&Rc<Trail>> =
             all.iter().copied().filter(|trail| dialled.run_id.as_ref() == Some(&trail.run_id)).collect();
+        let held = held_back(dialled, &silent).await?;
+        let same: Vec<&Rc<Trail>> = same.into_iter().filter(|trail| !held.contains(&trail.upstream_id)).collect();
         let mut request = Vec::new();
         for trail in &same {
             encode_command(&[&b"CLIENT"[..], b"KILL", b"ID", trail.upstream_id.to_string().as_bytes()], &mut request);
@@ -131,11 +137,17 @@ impl LostLinks {
         if dialled.run_id.is_none() {
             self.complain("INFO server tells no run_id");
         }
-        all.iter().for_each(|trail| trail.is_over.set(true));
-        if are_ended {
-            silent.iter().for_each(|(_, link)| link.give_up("the upstream did not answer on this link"));
+        let is_held = |trail: &Rc<Trail>| held.contains(&trail.upstream_id);
+        all.iter().filter(|trail| !is_held(trail)).for_each(|trail| trail.is_over.set(true));
+        for (trail, link) in &silent {
+            match is_held(trail) {
+                true => link.is_held_upstream(),
+                false if are_ended => link.give_up("the upstream did not answer on this link"),
+                false => {}
+            }
         }
         self.forget(|trail| trail.is_over.get());
+        self.doubts.borrow_mut().retain(|doubt| !is_held(&doubt.trail));
         Ok(())
     }
 
@@ -153,6 +165,30 @@ impl LostLinks {
             );
         }
     }
+}
+
+/// Which of the silent connections the upstream itself holds back (CLIENT PAUSE), by its own list: what was sent there has arrived, and
+/// will be answered.
+async fn held_back(dialled: &mut Dialled, silent: &[(Rc<Trail>, Rc<Link>)]) -> Result<Vec<u64>, DialError> {
+    let of_this_server = silent.iter().filter(|(trail, _)| dialled.run_id.as_ref() == Some(&trail.run_id));
+    let ids: Vec<String> = of_this_server.map(|(trail, _)| trail.upstream_id.to_string()).collect();
+    if ids.is_empty() {
+        return Ok(Vec::new());
+    }
+    let words: Vec<&[u8]> =
+        [&b"CLIENT"[..], b"LIST", b"ID"].into_iter().chain(ids.iter().map(String::as_bytes)).collect();
+    let mut request = Vec::new();
+    encode_command(&words, &mut request);
+    let reply = dialled.ask(&request, 1).await?.concat();
+    let list = match decode(&reply) {
+        Ok(value) => value.as_bytes().unwrap_or_default().to_vec(),
+        Err(_) => Vec::new(),
+    };
+    let is_blocked = |line: &&str| {
+        line.split(' ').any(|field| field.strip_prefix("flags=").is_some_and(|flags| flags.contains('b')))
+    };
+    let id = |line: &str| line.split(' ').find_map(|field| field.strip_prefix("id=")?.parse().ok());
+    Ok(String::from_utf8_lossy(&list).lines().filter(is_blocked).filter_map(id).collect())
 }
 
 /// The link over which lost ones are ended.

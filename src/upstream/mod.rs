@@ -1,6 +1,7 @@
 //! The servers behind Lockgate: where they are, the links to them (how these are dialled, shared, lent and lost), and
 //! the server that Lockgate minds itself.
 
+pub mod alive;
 pub mod call;
 pub mod caller;
 pub mod dial;
@@ -15,9 +16,11 @@ pub mod own;
 pub mod peers;
 #[cfg(test)]
 pub mod pipe;
+pub mod pools;
 pub mod reach;
 #[cfg(test)]
 pub mod simulated;
 pub mod socket;
+pub mod stuck;
 pub mod url;
 pub mod watch;

@@ -9,8 +9,9 @@ use std::time::Duration;
 use super::call::{CallError, Caller};
 use super::dial::LinkKey;
 use super::link::Link;
-use super::links::{Links, OwnError, Pool, Unavailable};
+use super::links::{Links, OwnError, Unavailable};
 use super::own::OwnLink;
+use super::pools::Pool;
 
 /// Why nothing can be sent.
 #[derive(Clone, Debug)]

@@ -11,6 +11,7 @@ use crate::protocol::frame;
 use crate::upstream::call::CallError;
 use crate::upstream::link::{Link, Sink};
 use crate::upstream::links::OwnError;
+use crate::upstream::pools::Lane;
 use crate::upstream::reach::{NoLink, Pick};
 
 /// The link for what a session has to send, once there is one.
@@ -32,10 +33,12 @@ impl Session {
     fn poll_link(&mut self, cx: &mut Context<'_>) -> Poll<Result<Rc<Link>, NoLink>> {
         let links = self.worker.links();
         if self.reaching.is_none() {
-            match links.pick_open(&self.pool) {
+            let scripts = self.is_on_scripts.then(|| self.pool.lane(Lane::Scripts));
+            let pool = scripts.as_ref().unwrap_or(&self.pool);
+            match links.pick_open(pool) {
                 Pick::Open(link) => return Poll::Ready(Ok(link)),
                 Pick::Dialling(_) | Pick::Away(_) => {
-                    self.reaching = Some(Box::pin(links.clone().reach(self.pool.clone())));
+                    self.reaching = Some(Box::pin(links.clone().reach(pool.clone())));
                 }
             }
         }

@@ -271,7 +271,7 @@ fn refusal(table: &CommandTable, command: &[Vec<u8>]) -> Option<String> {
         Treatment::Look(look) => resolve(look, &words),
         treatment => (treatment, entry.effect),
     };
-    let leaves_nothing = treatment == Treatment::Share && effect == Effect::None;
+    let leaves_nothing = matches!(treatment, Treatment::Share | Treatment::Script) && effect == Effect::None;
     let is_fit = leaves_nothing && !ABOUT_THE_CONNECTION.contains(&&*entry.name);
     (!is_fit).then(|| {
         format!(

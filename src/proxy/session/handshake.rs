@@ -185,8 +185,13 @@ impl Session {
         if self.own.is_some() {
             return self.relay(command).await;
         }
+        self.relay_over(self.key_for_trying(), command).await
+    }
+
+    /// Passes a command on over a link of its own of kind `key`, which ends with it.
+    pub(super) async fn relay_over(&mut self, key: LinkKey, command: &[u8]) -> Result<(), Gone> {
+        self.drain().await?;
         let links = self.worker.links().clone();
-        let key = self.key_for_trying();
         match self.guard(links.take_own(&key)).await? {
             Err(error) => self.has_no_own(&error).await?,
             Ok(mut link) => match self.guard(link.ask(command)).await? {

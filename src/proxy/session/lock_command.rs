@@ -20,6 +20,7 @@ use crate::proxy::registry::Wish;
 use crate::upstream::caller::LinkCaller;
 use crate::upstream::dial::LinkKey;
 use crate::upstream::link::Sink;
+use crate::upstream::pools::Lane;
 
 /// How a call ended.
 pub(super) enum Ending<T> {
@@ -139,7 +140,7 @@ impl Session {
         let links = self.worker.links();
         let db = self.key.db;
         // The script's replies are read here, so that RESP2 serves whatever the client speaks.
-        let own_kind = links.pool(LinkKey { resp: Resp::V2, ..self.key.clone() });
+        let own_kind = links.pool(LinkKey { resp: Resp::V2, ..self.key.clone() }).lane(Lane::Locks);
         Asker {
             db,
             session: self.card().id,

@@ -43,7 +43,7 @@ use crate::protocol::error::ProtocolError;
 use crate::protocol::request::{RequestFrame, RequestLimits, RequestScanner};
 use crate::upstream::dial::{Identity, LinkKey};
 use crate::upstream::link::{BACKLOG_MAX, Link, Sink};
-use crate::upstream::links::Pool;
+use crate::upstream::pools::Pool;
 use crate::upstream::socket::{Reader, Socket};
 
 /// Most replies owed by shared links before the session reads no further.
@@ -107,6 +107,8 @@ pub struct Session {
     /// The shared link that owes replies; no other is used before they have come.
     link: Option<Rc<Link>>,
     own: Option<Box<OwnMode>>,
+    /// Its commands go over the links for scripts, until it is owed nothing.
+    is_on_scripts: bool,
     /// Something waits for a link.
     reaching: Option<Reaching>,
     /// Replies to come for which it stays on an own link because one was big.
@@ -136,6 +138,7 @@ impl Session {
             key,
             link: None,
             own: None,
+            is_on_scripts: false,
             reaching: None,
             big_replies: 0,
             has_ended: false,
@@ -319,6 +322,15 @@ impl Session {
                     at += frame.len;
                     count += 1;
                 }
+                Treatment::Script if frame.is_multibulk && !frame.has_odd_end && !is_paused => {
+                    if !self.may_go_to_scripts(count) {
+                        self.scanner = RequestScanner::new();
+                        break Look::Wait;
+                    }
+                    name = at + frame.name.start..at + frame.name.end;
+                    at += frame.len;
+                    count += 1;
+                }
                 Treatment::Hang => break Look::Pause(Pause::Close),
                 _ => break Look::Pause(Pause::Step(frame)),
             }
@@ -336,6 +348,7 @@ impl Session {
     fn wait_for_shared(&mut self, cx: &mut Context<'_>) -> Option<Look> {
         if self.io.owed() == 0 {
             self.link = None;
+            self.is_on_scripts = false;
         } else if self.must_tell_lost() {
             self.io.wake_when_owed(0);
             return Some(Look::Wait);
@@ -368,6 +381,16 @@ impl Session {
         None
     }
 
+    /// A script behind plain commands waits for their replies; what follows a script goes the same way, in order.
+    fn may_go_to_scripts(&mut self, run: u32) -> bool {
+        if !self.is_on_scripts && (run > 0 || self.io.owed() > 0) {
+            self.io.wake_when_owed(0);
+            return false;
+        }
+        self.is_on_scripts = true;
+        true
+    }
+
     /// Sends a run of commands, unless it has to wait for a link or nothing is sent any more: then it is read once more, from its
     /// beginning.
     fn hold_back(&mut self, cx: &mut Context<'_>, commands: &[u8], replies: u32) -> Option<Look> {
@@ -385,7 +408,8 @@ impl Session {
         self.own.is_none()
             && self.worker.registry().is_paused()
             && self.worker.links().facts().table.find(&command[frame.name.clone()]).is_some_and(|entry| {
-                matches!(entry.treatment, Treatment::Share | Treatment::Look(_)) && !entry.is_readonly()
+                matches!(entry.treatment, Treatment::Share | Treatment::Script | Treatment::Look(_))
+                    && !entry.is_readonly()
             })
     }
 

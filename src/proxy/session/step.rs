@@ -15,6 +15,7 @@ use crate::protocol::inline;
 use crate::protocol::request::{RequestFrame, RequestScanner};
 use crate::proxy::registry::Wish;
 use crate::upstream::call::CallError;
+use crate::upstream::dial::LinkKey;
 use crate::upstream::link::Sink;
 
 impl Session {
@@ -69,11 +70,21 @@ impl Session {
                 self.answer_here(here, &even, &frame).await
             }
             // An upstream that minds how arguments end closes the connection, and others share theirs.
-            Treatment::Share | Treatment::Look(_) if frame.has_odd_end => {
+            Treatment::Share | Treatment::Script | Treatment::Look(_) if frame.has_odd_end => {
                 self.run_on_own(Why::Unknown, &command, &frame).await
             }
             Treatment::Here(here) => self.answer_here(here, &command, &frame).await,
+            Treatment::Script => {
+                self.drain().await?;
+                (self.link, self.is_on_scripts) = (None, true);
+                self.submit_alone(&command).await
+            }
             Treatment::Share | Treatment::Look(_) => self.submit_alone(&command).await,
+            // They pass by whatever keeps the server busy, and no database is theirs.
+            Treatment::Own(Why::Kill) => {
+                self.worker.registry().took_own_link(Why::Kill);
+                self.relay_over(LinkKey { db: 0, ..self.key.clone() }, &command).await
+            }
             Treatment::Own(why) => self.run_on_own(why, &command, &frame).await,
         }
     }
