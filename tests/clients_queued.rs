@@ -166,3 +166,48 @@ libraries! {
 fn redlock_passes_as_it_is() {
     assert_eq!(tries_to_count(ServerKind::Redis70, QUEUED, "redlock.mjs", "ioredis6"), 0);
 }
+
+/// A waiting call yields, so that the other parts of a program that share its client are not held up.
+#[test]
+fn ioredis_shared_by_a_whole_program_is_not_held_up_by_a_wait() {
+    let server = RedisServer::start();
+    let lockgate = Lockgate::before_with(&server, QUEUED);
+    for library in ["ioredis5", "ioredis6"] {
+        let mut holder = lockgate.wire();
+        assert_eq!(holder.call(&["SET", "lock:queued", "holder", "NX", "PX", "120000"]), b"+OK\r\n");
+        assert_eq!(holder.call(&["SET", "work", "0"]), b"+OK\r\n");
+        let child = start(script("queued-lock.mjs").args([&lockgate.port().to_string(), library, "shared"]));
+        eventually("the program goes on beside the call", || {
+            let done = holder.run("GET work").text().parse::<u32>().unwrap();
+            (done > 100).then_some(())
+        });
+        assert_eq!(holder.run("DEL lock:queued"), Reply::Int(1));
+        let written = ends_well(child);
+        assert!(written.contains("got it"), "{written}");
+    }
+}
+
+/// A node ends while a library waits in its queue: it is told no, reconnects to another node, and gets the lock there.
+#[test]
+fn libraries_that_wait_while_a_node_ends_get_their_lock_from_another_one() {
+    let programs = [
+        (QUEUED_BRIEFLY, "queued_lock.py", ["", ""]),
+        (QUEUED, "queued-lock.mjs", ["ioredis5", "alone"]),
+        (QUEUED, "queued-lock.mjs", ["ioredis6", "alone"]),
+    ];
+    for (config, name, words) in programs {
+        let mut nodes = Nodes::with(ServerKind::Redis70, config);
+        let mut holder = nodes.server.wire();
+        assert_eq!(holder.call(&["SET", "lock:queued", "holder", "PX", "120000"]), b"+OK\r\n");
+        let child = start(script(name).arg(nodes.port()).args(words));
+        eventually("it waits at the first node", || {
+            let mut look = nodes.nodes[0].wire();
+            (look.run("LOCK.INFO lock:queued").field("waiters") == Reply::Int(1)).then_some(())
+        });
+        nodes.nodes[0].terminate();
+        assert_eq!(nodes.nodes[0].exit().code(), Some(0));
+        assert_eq!(holder.run("DEL lock:queued"), Reply::Int(1));
+        let written = ends_well(child);
+        assert!(written.contains("got it"), "{name}: {written}");
+    }
+}

@@ -121,6 +121,7 @@ fn every_key_of_a_whole_file_is_read() {
         poll_ticket = "500ms"
         wait_while_holding = true
         barge = true
+        yield = false
         max_ttl = "1m"
         default_ttl = "30s"
         max_queue = 9
@@ -168,6 +169,7 @@ fn every_key_of_a_whole_file_is_read() {
     let rule = &config.lock_keys[0];
     assert_eq!((rule.percent, rule.mode, rule.max_queue), (50, Mode::Shadow, 9));
     assert_eq!((rule.poll_ticket, rule.wait_while_holding, rule.barge), (Some(Duration::from_millis(500)), true, true));
+    assert!(!rule.yields && config.lock_keys[1].yields);
     let lease = |seconds| Some(Duration::from_secs(seconds));
     assert_eq!((rule.max_ttl, rule.default_ttl), (lease(60), lease(30)));
     assert!(!config.fallback);

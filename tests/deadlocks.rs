@@ -289,7 +289,7 @@ fn calls_of_two_owners_on_one_connection_do_not_wait_for_ever() {
     assert!(shown(&shared.reply()).starts_with("DEADLOCK b -> k -> a"));
     assert_eq!((shared.reply(), shared.reply()), (Reply::Simple("PONG".into()), Reply::Int(1)));
     // A SET NX that waits gets nil.
-    let stage = Stage::with("[[lock_keys]]\nmatch = \"lock:*\"\nwait = \"60s\"\n");
+    let stage = Stage::with("[[lock_keys]]\nmatch = \"lock:*\"\nwait = \"60s\"\nyield = false\n");
     let mut shared = stage.client();
     shared.acquires("lock:k", "a");
     shared.ask_line("SET lock:k v NX PX 1000");

@@ -9,6 +9,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 const QUEUED: &str = "[[lock_keys]]\nmatch = 'lock:*'\nwait = '60s'\n";
+/// A call stays in line although something stands behind it.
+const STUBBORN: &str = "[[lock_keys]]\nmatch = 'lock:*'\nwait = '60s'\nyield = false\n";
 
 fn ok() -> Reply {
     Reply::Simple("OK".into())
@@ -353,7 +355,7 @@ fn client_unblock_ends_the_wait() {
 #[test]
 fn what_is_pipelined_behind_a_wait_comes_after_it_and_nobody_else_is_held_up() {
     // On one worker all share its links.
-    let stage = Stage::with(&format!("workers = 1\n{QUEUED}"));
+    let stage = Stage::with(&format!("workers = 1\n{STUBBORN}"));
     let mut ann = stage.client();
     ann.takes("lock:1", "ann");
     let mut bob = stage.client();
@@ -371,7 +373,7 @@ fn what_is_pipelined_behind_a_wait_comes_after_it_and_nobody_else_is_held_up() {
 
 #[test]
 fn client_reply_silences_the_answer_and_not_the_wait() {
-    let stage = Stage::with(QUEUED);
+    let stage = Stage::with(STUBBORN);
     let mut ann = stage.client();
     ann.takes("lock:1", "ann");
     let mut bob = stage.client();
@@ -393,7 +395,8 @@ fn a_shutdown_tells_those_who_wait() {
     bob.asks_for("lock:1", "bob");
     stage.await_waiters("lock:1", 1);
     stage.lockgate.terminate();
-    assert!(bob.reply().is_error("UNAVAILABLE shutting down"));
+    assert_eq!(bob.reply(), Reply::Nil);
+    assert!(bob.until_closed(PATIENCE).is_ok_and(|rest| rest.is_empty()));
     stage.lockgate.exit();
     assert_eq!(stage.bypass().run("KEYS lockgate:q:*"), Reply::Array(vec![]));
 }
@@ -420,6 +423,75 @@ fn a_waiting_set_nx_is_a_plain_one_to_a_transaction_and_to_get() {
     assert_eq!(bob.frames(3), b"+OK\r\n+QUEUED\r\n*1\r\n$-1\r\n");
     assert_eq!(bob.run("SET lock:1 bob NX GET"), Reply::bulk("ann"));
     assert_eq!(bob.run("SET lock:1 bob NX KEEPTTL"), Reply::Nil);
+}
+
+// ---- the call that yields ----
+
+#[test]
+fn a_waiting_call_yields_to_what_arrives_behind_it() {
+    let stage = Stage::with(QUEUED);
+    stage.client().takes("lock:1", "ann");
+    let mut bob = stage.client();
+    // In one pipeline, and later.
+    bob.send(&[command(&["SET", "lock:1", "bob", "NX"]), command(&["ECHO", "one"])].concat());
+    assert_eq!((bob.reply(), bob.reply()), (Reply::Nil, Reply::bulk("one")));
+    for form in ["SET lock:1 bob NX PX 60000", "SETNX lock:1 bob"] {
+        bob.ask_line(form);
+        stage.await_waiters("lock:1", 1);
+        bob.still_waits();
+        bob.ask_line("ECHO two");
+        let no = if form.starts_with("SETNX") { Reply::Int(0) } else { Reply::Nil };
+        assert_eq!((bob.reply(), bob.reply()), (no, Reply::bulk("two")));
+        stage.await_waiters("lock:1", 0);
+    }
+    // Also to the first byte of something.
+    bob.asks_for("lock:1", "bob");
+    stage.await_waiters("lock:1", 1);
+    bob.send(b"*");
+    assert_eq!(bob.reply(), Reply::Nil);
+    bob.send(b"1\r\n$4\r\nPING\r\n");
+    assert_eq!(bob.reply(), Reply::Simple("PONG".into()));
+}
+
+#[test]
+fn a_call_that_finds_its_lock_free_does_not_yield() {
+    let stage = Stage::with(QUEUED);
+    let mut bob = stage.client();
+    bob.send(&[command(&["SET", "lock:1", "bob", "NX"]), command(&["GET", "lock:1"])].concat());
+    assert_eq!((bob.reply(), bob.reply()), (ok(), Reply::bulk("bob")));
+}
+
+#[test]
+fn a_call_that_yields_with_a_ticket_keeps_its_place() {
+    let stage = Stage::with("[[lock_keys]]\nmatch = 'lock:*'\nwait = '60s'\npoll_ticket = '30s'\n");
+    let mut ann = stage.client();
+    ann.takes("lock:1", "ann");
+    let (mut bob, mut cat) = (stage.client(), stage.client());
+    bob.asks_for("lock:1", "bob");
+    stage.await_waiters("lock:1", 1);
+    cat.asks_for("lock:1", "cat");
+    stage.await_waiters("lock:1", 2);
+    bob.ask_line("PING");
+    assert_eq!((bob.reply(), bob.reply()), (Reply::Nil, Reply::Simple("PONG".into())));
+    ann.run("DEL lock:1");
+    cat.still_waits();
+    bob.takes("lock:1", "bob");
+    bob.run("DEL lock:1");
+    cat.has_it();
+}
+
+#[test]
+fn with_yield_false_a_call_waits_on_and_what_is_behind_it_too() {
+    let stage = Stage::with(STUBBORN);
+    let mut ann = stage.client();
+    ann.takes("lock:1", "ann");
+    let mut bob = stage.client();
+    bob.asks_for("lock:1", "bob");
+    bob.ask_line("GET lock:1");
+    stage.await_waiters("lock:1", 1);
+    bob.still_waits();
+    ann.run("DEL lock:1");
+    assert_eq!((bob.reply(), bob.reply()), (ok(), Reply::bulk("bob")));
 }
 
 // ---- the connection that must not wait ----

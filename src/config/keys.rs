@@ -177,6 +177,7 @@ pub const RULE_KEYS: &[Key<Rule>] = &[
     key!("poll_ticket", poll_ticket, "How long a refused poller's place is kept; 0s is not at all."),
     key!("wait_while_holding", wait_while_holding, "Lets a connection that holds a lock wait for another."),
     key!("barge", barge, "Lets a SET NX pass waiters."),
+    key!("yield", yields, "Ends a waiting SET NX with nil when anything else arrives behind it on its connection."),
     key!("users", users, "Whose calls it is for; empty is everybody's."),
     key!("max_ttl", max_ttl, "Longer leases are cut to this; 0s is the general max_ttl."),
     key!("default_ttl", default_ttl, "The lease of a SET NX without expiry; 0s is none."),

@@ -103,6 +103,8 @@ pub struct Rule {
     pub wait_while_holding: bool,
     /// Lets a `SET NX` pass waiters.
     pub barge: bool,
+    /// A waiting `SET NX` ends when anything else arrives behind it on its connection.
+    pub yields: bool,
     /// Whose calls it is for; empty is everybody's.
     pub users: Vec<String>,
     /// Overrides [`Config::max_ttl`].
@@ -339,6 +341,7 @@ impl Rule {
             poll_ticket: None,
             wait_while_holding: false,
             barge: false,
+            yields: true,
             users: Vec::new(),
             max_ttl: None,
             default_ttl: None,

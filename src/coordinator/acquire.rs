@@ -9,6 +9,7 @@ use tokio::sync::Notify;
 use super::afloat::Afloat;
 use super::bound::Granted;
 use super::deadlock::Waiting;
+use super::hurry::Hurry;
 use super::shards::{Entered, Fed, Next, Word};
 use super::{Asker, Coordinator, LockReply, seen};
 use crate::commands::lock_args::{AcquireArgs, Bond};
@@ -106,7 +107,7 @@ impl Coordinator {
         is_there: impl Fn() -> bool,
     ) -> LockReply {
         let (asked, deadline) = self.asked_for(&args, &key, &asker.user);
-        let (asked, answer) = match self.wait_for(asker, &key, asked, deadline, is_there).await {
+        let (asked, answer) = match self.wait_for(asker, &key, asked, deadline, None, is_there).await {
             Some(answered) => answered,
             None => return LockReply::Nil,
         };
@@ -120,6 +121,7 @@ impl Coordinator {
         key: &LockKey,
         asked: AskedFor,
         mut deadline: Option<Moment>,
+        hurry: Option<&Hurry>,
         is_there: impl Fn() -> bool,
     ) -> Option<(AskedFor, Answer)> {
         let Entered { bell, fed, is_crowded_out } = self.shards.enter(key, asked.clone(), self.now());
@@ -128,6 +130,7 @@ impl Coordinator {
         let mut next = stay.sort_out(fed);
         let mut attempt: Option<Afloat<Came>> = None;
         let mut retry_at: Option<Moment> = None;
+        let mut hurry = hurry;
         let answer = loop {
             match next.take() {
                 Some(Next::Answer(answer)) => break answer,
@@ -155,6 +158,10 @@ impl Coordinator {
                 () = self.sleep_till(retry_at), if retry_at.is_some() => {
                     retry_at = None;
                     next = stay.feed(Event::TriesAgain(stay.asked.call));
+                }
+                () = hurries(hurry), if hurry.is_some() => {
+                    (hurry, deadline) = (None, None);
+                    next = stay.feed(Event::Yields(stay.asked.call));
                 }
                 () = self.sleep_till(deadline), if deadline.is_some() => {
                     deadline = None;
@@ -241,6 +248,13 @@ impl Coordinator {
 
 fn shutting_down() -> LockReply {
     LockReply::Error("UNAVAILABLE shutting down".into())
+}
+
+async fn hurries(hurry: Option<&Hurry>) {
+    match hurry {
+        Some(hurry) => hurry.comes().await,
+        None => pending().await,
+    }
 }
 
 async fn finished(attempt: &mut Option<Afloat<Came>>) -> Came {

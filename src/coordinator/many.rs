@@ -249,7 +249,7 @@ impl Coordinator {
             bond: Bond::None,
         };
         let (asked, deadline) = self.asked_for(&for_one, key, &asker.user);
-        match self.wait_for(asker, key, asked, deadline, is_there).await {
+        match self.wait_for(asker, key, asked, deadline, None, is_there).await {
             None => Err(LockReply::Nil),
             Some((_, Answer::Granted { grant, is_new })) => Ok(is_new.then(|| Bridge {
                 coordinator: self.clone(),

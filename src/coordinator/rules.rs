@@ -33,6 +33,8 @@ pub struct Rule {
     pub wait_while_holding: bool,
     /// `SET NX` is the plain command.
     pub barge: bool,
+    /// A waiting `SET NX` ends when anything arrives behind it.
+    pub yields: bool,
     /// Longer leases are cut to this.
     pub max_ttl_ms: Option<u64>,
     /// The lease where none is given.
@@ -109,6 +111,7 @@ impl Rule {
             ticket_ms: rule.poll_ticket.map_or(0, ms),
             wait_while_holding: rule.wait_while_holding,
             barge: rule.barge,
+            yields: rule.yields,
             max_ttl_ms: rule.max_ttl.map(ms),
             default_ttl_ms: rule.default_ttl.map(ms),
             queue_max: (rule.max_queue > 0).then_some(rule.max_queue as u64),

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::hurry::Hurry;
 use super::{Asker, Coordinator};
 use crate::domain::{Level, LockKey, PlainLease};
 use crate::locks::{Actor, Answer, AskedFor, Form};
@@ -51,13 +52,14 @@ pub enum SetNxAnswer {
 }
 
 impl Coordinator {
-    /// Runs one `SET NX`. Dropping the future means that the client has left, or was unblocked: safe at any moment, nothing leaks.
+    /// Runs one `SET NX`; `hurry` ends its wait early. Dropping the future means that the client has left, or was unblocked: safe at any moment, nothing leaks.
     /// `is_there` is asked at the moment when a grant becomes the answer; a grant that meets nobody goes on to the next. To be
     /// awaited inside a `LocalSet`.
     pub async fn set_nx<C: Caller>(
         self: &Arc<Self>,
         asker: &Asker<C>,
         ask: SetNx,
+        hurry: Option<&Hurry>,
         is_there: impl Fn() -> bool,
     ) -> SetNxAnswer {
         let SetNx { key, value, lease, terms } = ask;
@@ -81,7 +83,7 @@ impl Coordinator {
             place: None,
             deadline,
         };
-        let answer = match self.wait_for(asker, &key, asked, deadline, is_there).await {
+        let answer = match self.wait_for(asker, &key, asked, deadline, hurry, is_there).await {
             Some((_, answer)) => answer,
             None => return SetNxAnswer::NotSet,
         };
@@ -90,9 +92,8 @@ impl Coordinator {
                 self.deadlocks.took(&key, asker.session, &written, lease, self.now(), self.unix_us() / 1000);
                 SetNxAnswer::Set
             }
-            // It could not wait as it wished to.
-            Answer::NotGranted if terms.wait_ms > 0 && self.shards.is_closing() => shutting_down(),
-            Answer::NotGranted => SetNxAnswer::NotSet,
+            // At the end of this node, too: a client that is told no tries again, elsewhere.
+            Answer::NotGranted | Answer::ShuttingDown => SetNxAnswer::NotSet,
             Answer::QueueFull { waiting } => SetNxAnswer::Error(format!(
                 "QUEUEFULL '{key}' already has {waiting} waiters; raise max_queue or lower the load"
             )),
@@ -106,7 +107,6 @@ impl Coordinator {
             Answer::Unavailable(why) => SetNxAnswer::Unknown(format!(
                 "UNAVAILABLE {why}; whether the key was set is unknown, look at its value"
             )),
-            Answer::ShuttingDown => shutting_down(),
         }
     }
 }
@@ -116,10 +116,6 @@ fn is_about_rights(line: &str) -> bool {
     line.starts_with("NOPERM")
         || line.contains("ACL failure in script")
         || line.contains("The user executing the script can't ")
-}
-
-fn shutting_down() -> SetNxAnswer {
-    SetNxAnswer::Error("UNAVAILABLE shutting down".into())
 }
 
 #[cfg(test)]

@@ -25,6 +25,19 @@ impl Line {
         }
     }
 
+    /// As a timeout, but that a poller's place is kept for the next try.
+    pub(super) fn yields(&mut self, id: CallId, now: Moment, out: &mut Vec<Action>) {
+        let is_being_confirmed = self.is_being_confirmed(id) || self.unconfirmed.contains(&id);
+        let call = self.calls.get_mut(&id).filter(|call| call.asked.ticket_ms > 0 && !is_being_confirmed);
+        match call.filter(|call| matches!(call.stage, Stage::Waiting) && call.ticket.is_none()) {
+            Some(call) => {
+                call.asked.may_wait = false;
+                self.becomes_ticket(id, now, out);
+            }
+            None => self.times_out(id, now, out),
+        }
+    }
+
     pub(super) fn is_being_confirmed(&self, id: CallId) -> bool {
         self.confirming.iter().chain(&self.to_confirm).any(|claim| claim.call == id)
     }

@@ -352,6 +352,8 @@ pub enum Event {
     Leaves(CallId),
     /// The call has waited as long as it was willing to.
     TimesOut(CallId),
+    /// It waits no longer, since something stands behind it; with a ticket it keeps its place.
+    Yields(CallId),
     /// The call waits in a deadlock, and is the one that ends it.
     Aborts {
         /// The call.

@@ -176,6 +176,7 @@ impl Line {
             Event::Tried { call, sent, outcome } => self.tried(call, sent, outcome, now, &mut out),
             Event::Leaves(call) => self.end_living(call, None, true, now, &mut out),
             Event::TimesOut(call) => self.times_out(call, now, &mut out),
+            Event::Yields(call) => self.yields(call, now, &mut out),
             Event::Aborts { call, line } => self.aborts(call, line, now, &mut out),
             Event::Cancels(owner) => self.cancels(&owner, now, &mut out),
             Event::Promotes { owner, level } => self.promotes(&owner, level),

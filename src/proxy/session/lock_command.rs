@@ -13,7 +13,7 @@ use super::{Gone, Session};
 use crate::commands::glob;
 use crate::commands::lock_args::{ConfigArgs, LockCommand, LockRequest};
 use crate::commands::lock_rights::needed_for;
-use crate::coordinator::{Asker, LockReply, LostLock};
+use crate::coordinator::{Asker, Hurry, LockReply, LostLock};
 use crate::domain::Resp;
 use crate::protocol::frame;
 use crate::proxy::registry::Wish;
@@ -87,7 +87,7 @@ impl Session {
         let io = self.io.clone();
         // A grant that comes when its client has already left goes on to the next.
         let is_there = move || !(may_wait && io.peer_has_closed());
-        let ending = self.lock_ending(coordinator.run_while(&asker, command, is_there), may_wait).await;
+        let ending = self.lock_ending(coordinator.run_while(&asker, command, is_there), may_wait, None).await;
         self.card().waits_for_lock.store(false, Ordering::Release);
         let mut out = Vec::new();
         match ending? {
@@ -151,17 +151,19 @@ impl Session {
         }
     }
 
-    /// Waits for the answer, for the client to leave, or for somebody to unblock it. Dropping `call` tells the
+    /// Waits for the answer, for the client to leave, or for somebody to unblock it; `hurry` is given when anything arrives behind the
+    /// call. Dropping `call` tells the
     /// coordinator that nobody waits any more.
     pub(super) async fn lock_ending<T>(
         &mut self,
         call: impl Future<Output = T>,
         may_wait: bool,
+        hurry: Option<&Hurry>,
     ) -> Result<Ending<T>, Gone> {
         let io = self.io.clone();
         let mut call = pin!(call);
         let mut closed = pin!(io.closed_by_peer());
-        let mut pipelined = if may_wait { self.looks_behind() } else { None };
+        let mut pipelined = if may_wait && hurry.is_none() { self.looks_behind() } else { None };
         let mut patience = pin!(tokio::time::sleep(LOOK_AFTER));
         std::future::poll_fn(|cx| {
             self.io.poll_flush(cx);
@@ -182,6 +184,12 @@ impl Session {
             }
             if self.io.is_broken() || (may_wait && closed.as_mut().poll(cx).is_ready()) {
                 return Poll::Ready(Err(Gone));
+            }
+            if let Some(hurry) = hurry.filter(|hurry| !hurry.was_given())
+                && self.has_something_behind(cx)?
+            {
+                hurry.give();
+                cx.waker().wake_by_ref();
             }
             if let Some(pipelined) = &mut pipelined
                 && (patience.is_elapsed() || patience.as_mut().poll(cx).is_ready())

@@ -34,6 +34,27 @@ impl Session {
         Some(Pipelined { found, scanner: RequestScanner::new(), at: 0, is_done: false })
     }
 
+    /// Whether the client has sent anything behind the call that it waits for.
+    pub(super) fn has_something_behind(&mut self, cx: &mut Context<'_>) -> Result<bool, Gone> {
+        if !self.input.is_empty() || self.has_ended {
+            return Ok(!self.input.is_empty());
+        }
+        let scratch = self.worker.links().scratch().clone();
+        let mut scratch = scratch.borrow_mut();
+        match self.reader.poll_read(cx, &mut scratch) {
+            Poll::Pending => Ok(false),
+            Poll::Ready(Ok(0)) => {
+                self.has_ended = true;
+                Ok(false)
+            }
+            Poll::Ready(Ok(n)) => {
+                self.input.extend_from_slice(&scratch[..n]);
+                Ok(true)
+            }
+            Poll::Ready(Err(_)) => Err(Gone),
+        }
+    }
+
     /// Takes in what the client has sent behind the waiting call, up to [`LOOK_MAX`], and notes the releases in it.
     pub(super) fn look_behind(&mut self, cx: &mut Context<'_>, pipelined: &mut Pipelined) -> Result<(), Gone> {
         while !pipelined.is_done {

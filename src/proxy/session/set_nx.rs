@@ -11,7 +11,7 @@ use super::lock_command::Ending;
 use super::{Gone, Session};
 use crate::commands::set_nx::{PlainCall, PlainForm};
 use crate::commands::{CommandTable, Look, Treatment};
-use crate::coordinator::{Rule, RuleCounts, Rules, SetNx, SetNxAnswer, Standing, Terms};
+use crate::coordinator::{Hurry, Rule, RuleCounts, Rules, SetNx, SetNxAnswer, Standing, Terms};
 use crate::domain::{LockKey, Resp};
 use crate::protocol::args::args;
 use crate::protocol::frame;
@@ -180,6 +180,8 @@ impl Session {
         let keys = [LockKey { db, name: ask.key.clone() }];
         let asking = coordinator.asks(&keys, &ask.value, &asker.user, ask.terms.wait_ms);
         let gone = RefCell::new(Vec::new());
+        let hurry = (may_wait && rule.yields).then(Hurry::default);
+        let hurry = hurry.as_ref();
         let ending = {
             let links = self.worker.links().clone();
             let identity = self.key.identity.clone();
@@ -193,12 +195,12 @@ impl Session {
                 if !in_the_way.is_empty() {
                     // What comes free at once needs no question; most of those in the way have ended long ago.
                     let terms = Terms { wait_ms: 0, ticket_ms: 0, ..ask.terms };
-                    answer = coordinator.set_nx(&asker, SetNx { terms, ..ask.clone() }, &is_there).await;
+                    answer = coordinator.set_nx(&asker, SetNx { terms, ..ask.clone() }, None, &is_there).await;
                 }
                 if answer == SetNxAnswer::NotSet {
                     answer = tokio::select! {
                         biased;
-                        answer = coordinator.set_nx(&asker, ask.clone(), &is_there) => answer,
+                        answer = coordinator.set_nx(&asker, ask.clone(), hurry, &is_there) => answer,
                         // No release could be sent behind it.
                         () = one_stands(&links, &identity, in_the_way, &gone) => SetNxAnswer::NotSet,
                     };
@@ -211,10 +213,10 @@ impl Session {
                     if !is_unreached || may_wait || !links.is_back(hold.as_mut()).await {
                         return answer;
                     }
-                    answer = coordinator.set_nx(&asker, ask.clone(), &is_there).await;
+                    answer = coordinator.set_nx(&asker, ask.clone(), hurry, &is_there).await;
                 }
             };
-            self.lock_ending(answer, may_wait).await
+            self.lock_ending(answer, may_wait, hurry).await
         };
         self.card().waits_for_lock.store(false, Ordering::Release);
         self.grants.forget(&gone.into_inner());
