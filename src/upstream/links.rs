@@ -492,7 +492,6 @@ async fn end_lost(links: std::rc::Weak<Links>, lost: Rc<LostLinks>) {
     }
 }
 
-
 /// Asks one command of the service link and gives the raw reply.
 pub async fn ask(caller: &LinkCaller, args: &[&[u8]]) -> Result<Vec<u8>, super::call::CallError> {
     let mut request = Vec::new();
