@@ -8,6 +8,7 @@ use super::shards::{Fed, HandOver};
 use super::{Coordinator, seen};
 use crate::domain::LockKey;
 use crate::locks::{Event, Handing};
+use crate::observe::seldom::Seldom;
 use crate::store::{HandedOver, StoreError};
 use crate::upstream::call::{CallError, Caller};
 
@@ -77,7 +78,10 @@ async fn hand_on<C: Caller>(coordinator: Arc<Coordinator>, key: LockKey, first: 
             Err(StoreError::Call(CallError::Lost(_))) => Handing::Lost,
             Err(error) => {
                 let is_final = matches!(&error, StoreError::NotALock(_)) || error.is_wrong_type();
-                tracing::warn!(%key, %error, is_final, "the upstream refused to hand a lock over");
+                static TOLD: Seldom = Seldom::new();
+                if let Some(times) = TOLD.happened() {
+                    tracing::warn!(%key, %error, is_final, times, "the upstream refused to hand a lock over");
+                }
                 Handing::Failed { line: error.to_string().into(), is_final }
             }
         };

@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::nodes::{FORMAT, Load, Peer};
 use super::{Asker, Coordinator, LockReply, integer};
 use crate::domain::{Db, LockKey};
+use crate::observe::seldom::Seldom;
 use crate::store::{StoreError, companion};
 use crate::upstream::call::Caller;
 use crate::upstream::links::Links;
@@ -43,7 +44,10 @@ impl Coordinator {
                         Ok(0) => {}
                         Ok(removed) => tracing::info!(removed, "removed what nodes that are gone had left in queues"),
                         Err(error) => {
-                            tracing::warn!(%error, "could not remove what nodes that are gone have left in queues");
+                            static TOLD: Seldom = Seldom::new();
+                            if let Some(times) = TOLD.happened() {
+                                tracing::warn!(%error, times, "could not remove what nodes that are gone have left in queues");
+                            }
                             coordinator.nodes.must_clean_again();
                         }
                     }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use socket2::{Domain, Protocol, Socket as RawSocket, Type};
 use tokio::net::{TcpListener, UnixListener};
 
+use crate::observe::seldom::Seldom;
 use crate::upstream::socket::Socket;
 use crate::upstream::url::Address;
 
@@ -141,7 +142,14 @@ impl Listening {
             match accepted {
                 Ok(socket) => return socket,
                 Err(error) => {
-                    tracing::warn!(%error, "a client could not be accepted; is the limit of open files too low?");
+                    static TOLD: Seldom = Seldom::new();
+                    if let Some(times) = TOLD.happened() {
+                        tracing::warn!(
+                            %error,
+                            times,
+                            "a client could not be accepted; where files have run out raise `ulimit -n`, or lower limits.connections"
+                        );
+                    }
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             }

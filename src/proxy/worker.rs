@@ -17,6 +17,7 @@ use crate::config::LiveConfig;
 use crate::coordinator::{Coordinator, Rules};
 use crate::domain::Resp;
 use crate::observe::memory;
+use crate::observe::seldom::Seldom;
 use crate::upstream::dial::{Identity, LinkKey};
 use crate::upstream::links::{LinkSettings, Links};
 use crate::upstream::peers::Peers;
@@ -212,7 +213,10 @@ pub fn admit(worker: &Rc<Worker>, socket: Socket) {
             tokio::task::spawn_local(Session::serve(worker.clone(), socket, member));
         }
         None => {
-            tracing::warn!("a client was turned away; raise limits.connections");
+            static TOLD: Seldom = Seldom::new();
+            if let Some(clients) = TOLD.happened() {
+                tracing::warn!(clients, "clients were turned away; raise limits.connections");
+            }
             let (_, writer) = socket.split();
             // A fresh socket takes a line this short, or its peer is gone.
             let _ = writer.try_write(b"-ERR max number of clients reached\r\n");

@@ -25,6 +25,7 @@ use super::pools::{Lane, Pool};
 use super::stuck::{Alarm, watch_silence};
 use super::url::Endpoint;
 use crate::domain::{Db, Resp};
+use crate::observe::seldom::Seldom;
 
 /// The upstream is tried again at least this often.
 pub(super) const RETRY_AT_LEAST: Duration = Duration::from_secs(1);
@@ -382,7 +383,12 @@ impl Links {
         };
         match asked {
             Ok(facts) => *self.facts.borrow_mut() = Rc::new(facts),
-            Err(why) => tracing::warn!(%why, "the upstream does not tell its commands; the built-in table serves"),
+            Err(why) => {
+                static TOLD: Seldom = Seldom::new();
+                if let Some(times) = TOLD.happened() {
+                    tracing::warn!(%why, times, "the upstream does not tell its commands; the built-in table serves");
+                }
+            }
         }
     }
 
