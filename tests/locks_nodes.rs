@@ -5,7 +5,7 @@
 mod common;
 
 use common::node::{field, never_looking, text};
-use common::{Lockgate, Node, RedisServer, Reply, Wire, eventually};
+use common::{Lockgate, Node, RedisServer, Reply, Speaker, Wire, eventually};
 use lockgate::coordinator::{LockReply, LockSettings};
 use nix::sys::signal::Signal;
 use std::time::{Duration, Instant};
@@ -308,11 +308,9 @@ fn a_node_of_another_form_is_complained_about_and_not_asked() {
     let a = node(&server, "a");
     let b = lockgate(&server, "b");
     await_names(&a, &["a", "b"]);
-    let mut side = server.wire();
-    let hello = ["alive", "id", "new", "instance", "1", "format", "2", "reads", "2", "version", "9.0.0"];
-    let hello = common::command(&hello);
+    let mut new = Speaker::named(&server, "new", 2);
     eventually("it is known", || {
-        side.call(&[&b"PUBLISH"[..], b"lockgate:nodes", &hello]);
+        new.speaks();
         names(&a).contains(&"new".to_owned()).then_some(())
     });
     assert!(queue(&a, "k").contains(&("nil".into(), "new".into())));
@@ -327,6 +325,7 @@ fn nonsense_on_the_nodes_channels_changes_nothing() {
     await_names(&a, &["a", "b"]);
     let mut side = server.wire();
     let ask = |words: &[&str]| String::from_utf8(common::command(words)).unwrap();
+    // What a version without MACs would have heeded, and what none would.
     let odd = [
         String::new(),
         "x".into(),
@@ -336,19 +335,166 @@ fn nonsense_on_the_nodes_channels_changes_nothing() {
         ask(&["ask", "1", "a", "queue", "0", "k", "18446744073709551615"]),
         ask(&["ask", "1", "nobody", "cancel", "4294967295", "k", "ann\x1f"]),
         ask(&["answer", "1", "a"]),
+        ask(&["ask", "1", "a", "cancel", "0", "k", "bob"]),
         ask(&["alive", "id"]),
         ask(&["alive", "id", "b", "instance", "99999999999999999999"]),
         ask(&["bye", "id", "b", "instance", "0"]),
     ];
+    hold(&server, "k");
+    let mut bob = waits(&b, &a, "LOCK.ACQUIRE k bob WAIT 60000");
     for message in &odd {
         for channel in ["lockgate:nodes", "lockgate:node:b"] {
             assert!(side.call(&["PUBLISH", channel, message]).starts_with(b":"));
         }
     }
-    hold(&server, "k");
-    let _bob = waits(&b, &a, "LOCK.ACQUIRE k bob WAIT 60000");
     await_queue(&a, "k", &[("bob", "b")]);
     await_names(&a, &["a", "b"]);
+    bob.still_waits();
+    let complaint = "not made with this node's nodes.secret";
+    eventually("the log tells, once", || b.wrote().contains(complaint).then_some(()));
+    assert_eq!(b.wrote().matches(complaint).count(), 1);
+}
+
+#[test]
+fn what_nodes_said_once_does_no_harm_when_it_is_said_again() {
+    let server = RedisServer::start();
+    let (a, b) = (node(&server, "a"), lockgate(&server, "b"));
+    await_names(&a, &["a", "b"]);
+    hold(&server, "k");
+    let mut tape = server.wire();
+    tape.ask_line("SUBSCRIBE lockgate:nodes lockgate:node:a lockgate:node:b");
+    tape.frames(2);
+    let mut bob = waits(&b, &a, "LOCK.ACQUIRE k bob WAIT 60000");
+    assert_eq!(a.run("LOCK.CANCEL k bob"), LockReply::Integer(1));
+    assert_eq!(bob.reply(), Reply::Nil);
+    let c = lockgate(&server, "c");
+    await_names(&a, &["a", "b", "c"]);
+    drop(c);
+    await_names(&a, &["a", "b"]);
+    let mut bob = waits(&b, &a, "LOCK.ACQUIRE k bob WAIT 60000");
+    let mut recorded = Vec::new();
+    while let Ok(frame) = tape.try_frame(Duration::from_millis(10)) {
+        if let [_, Reply::Bulk(channel), Reply::Bulk(message)] = Reply::parse(&frame).items() {
+            recorded.push((channel.clone(), message.clone()));
+        }
+    }
+    assert!(recorded.len() > 10, "{} messages", recorded.len());
+    let mut side = server.wire();
+    for (channel, message) in &recorded {
+        assert!(side.call(&[&b"PUBLISH"[..], channel, message]).starts_with(b":"));
+    }
+    assert_eq!(names(&a), ["a", "b"], "who is gone stays so");
+    await_queue(&a, "k", &[("bob", "b")]);
+    bob.still_waits();
+}
+
+#[test]
+fn nodes_with_different_secrets_are_strangers_and_say_so() {
+    let server = RedisServer::start();
+    let with = |id: &str, secret: &str| {
+        Lockgate::before_with(&server, &format!("{BEATS}id = \"{id}\"\nsecret = \"{secret}\"\n"))
+    };
+    let (a, b, c) = (with("a", "one"), with("b", "one"), with("c", "two"));
+    let seen = |lockgate: &Lockgate| {
+        lockgate.wire().run("LOCK.NODES").items().iter().map(|node| node.field("id").text()).collect::<Vec<_>>()
+    };
+    for lockgate in [&a, &b] {
+        eventually("it knows its like", || (seen(lockgate) == ["a", "b"]).then_some(()));
+        eventually("and that there is another", || lockgate.wrote().contains("nodes.secret").then_some(()));
+    }
+    assert_eq!(seen(&c), ["c"]);
+}
+
+/// What clients of the server send, as MONITOR shows it, one line each, from now on.
+struct Monitor(Wire);
+
+impl Monitor {
+    fn on(server: &RedisServer) -> Self {
+        let mut wire = server.wire();
+        assert_eq!(wire.run("MONITOR"), Reply::Simple("OK".into()));
+        Monitor(wire)
+    }
+
+    /// The next commands that come within so long, without their times and arguments.
+    fn sees_for(&mut self, period: Duration) -> Vec<String> {
+        let until = Instant::now() + period;
+        let mut seen = Vec::new();
+        while let Some(left) = until.checked_duration_since(Instant::now()) {
+            let Ok(frame) = self.0.try_frame(left) else { break };
+            let line = String::from_utf8_lossy(&frame).into_owned();
+            seen.push(line.split('"').nth(1).unwrap_or(&line).to_ascii_uppercase());
+        }
+        seen
+    }
+
+    /// Comes back once nothing but pings has come for longer than a ping takes to come.
+    #[track_caller]
+    fn falls_silent(&mut self) {
+        eventually("nothing but pings comes", || {
+            let seen = self.sees_for(Duration::from_millis(3500));
+            (!seen.is_empty() && seen.iter().all(|command| command == "PING")).then_some(())
+        });
+    }
+}
+
+#[test]
+fn a_node_alone_sends_nothing_but_a_ping_every_few_seconds() {
+    let server = RedisServer::start();
+    let mut monitor = Monitor::on(&server);
+    let a = Lockgate::before(&server);
+    monitor.falls_silent();
+    let seen = monitor.sees_for(Duration::from_secs(10));
+    assert!((2..=4).contains(&seen.len()) && seen.iter().all(|command| command == "PING"), "{seen:?}");
+    // A newcomer is answered, and when it is gone it is quiet again.
+    let mut b = Lockgate::before(&server);
+    let knows_the_other = |lockgate: &Lockgate| {
+        eventually("they know each other", || (lockgate.wire().run("LOCK.NODES").items().len() == 2).then_some(()));
+    };
+    knows_the_other(&a);
+    knows_the_other(&b);
+    assert!(monitor.sees_for(Duration::from_millis(2500)).iter().any(|command| command == "PUBLISH"));
+    b.kill();
+    monitor.falls_silent();
+    // Who is used asks for what it is asked for, and no more.
+    let mut client = a.wire();
+    for _ in 0..3 {
+        client.acquires("k", "ann");
+        client.releases("k", "ann");
+    }
+    let seen = monitor.sees_for(Duration::from_millis(3500));
+    assert!(seen.iter().all(|command| !["PUBLISH", "INFO"].contains(&command.as_str())), "{seen:?}");
+}
+
+#[test]
+fn nodes_find_each_other_however_they_lost_each_other() {
+    let server = RedisServer::start();
+    let (a, mut side) = (lockgate(&server, "a"), server.wire());
+    let await_both = |lockgate: &Lockgate| {
+        eventually("both are there", || (lockgate.wire().run("LOCK.NODES").items().len() == 2).then_some(()));
+    };
+    eventually("it listens", || (side.run("PUBSUB NUMSUB lockgate:nodes").items()[1] == Reply::Int(1)).then_some(()));
+    // The announcement of the second one is lost: the first has no link just then.
+    stop(&a);
+    assert!(side.run("CLIENT KILL TYPE pubsub").int() > 0);
+    let b = lockgate(&server, "b");
+    eventually("it listens", || (side.run("PUBSUB NUMSUB lockgate:node:b").items()[1] == Reply::Int(1)).then_some(()));
+    common::tools::signal(a.pid(), Signal::SIGCONT);
+    await_both(&a);
+    await_both(&b);
+    // Both stand still for longer than the timeout.
+    stop(&a);
+    stop(&b);
+    std::thread::sleep(Duration::from_millis(1500));
+    for lockgate in [&a, &b] {
+        common::tools::signal(lockgate.pid(), Signal::SIGCONT);
+    }
+    await_both(&a);
+    await_both(&b);
+    // The server closes all their links at once.
+    side.run("CLIENT KILL TYPE normal");
+    side.run("CLIENT KILL TYPE pubsub");
+    await_both(&a);
+    await_both(&b);
 }
 
 #[test]

@@ -318,15 +318,13 @@ fn a_waiter_can_be_promoted_and_looked_up_from_any_node() {
 #[test]
 fn a_node_of_another_form_is_reported_and_order_goes_on() {
     let circle = Circle::of(2);
-    let hello = ["alive", "id", "new", "instance", "1", "format", "2", "reads", "2", "version", "9.0.0"];
-    let (hello, is_over) = (common::command(&hello), AtomicBool::new(false));
+    let is_over = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let _over = Over(&is_over);
         scope.spawn(|| {
-            let mut side = circle.server.wire();
+            let mut new = common::Speaker::named(&circle.server, "new", 2);
             while !is_over.load(Ordering::SeqCst) {
-                side.call(&[&b"PUBLISH"[..], b"lockgate:nodes", &hello]);
-                std::thread::sleep(Duration::from_millis(50));
+                new.speaks();
             }
         });
         for node in &circle.nodes {

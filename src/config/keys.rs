@@ -130,6 +130,11 @@ pub const KEYS: &[Key<Config>] = &[
     key!("nodes.id", nodes.id, "This node's name; empty is the host name and a random part."),
     key!("nodes.heartbeat", nodes.heartbeat, MS => DAY, "How often this node shows that it lives."),
     key!("nodes.timeout", nodes.timeout, MS => DAY, "After which silence the others take it for dead."),
+    key!(
+        "nodes.secret",
+        nodes.secret,
+        "What nodes sign their messages with, the same on all of them; empty is made from the upstream's password."
+    ),
     key!("nodes.announce", nodes.announce, "The address that clients are told; empty is the one they connected to."),
     key!(
         "deadlock.mode",

@@ -149,6 +149,8 @@ pub struct Nodes {
     pub heartbeat: Duration,
     /// After which silence the others take it for dead.
     pub timeout: Duration,
+    /// Under which nodes sign what they say to one another; `None` is made from the upstream's password.
+    pub secret: Option<Secret>,
     /// The address that clients are told; `None` is the one they connected to.
     pub announce: Option<String>,
 }
@@ -255,6 +257,16 @@ pub enum LogFormat {
     Json,
 }
 
+/// What is never shown.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(pub String);
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}
+
 /// A number of bytes.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ByteSize(pub usize);
@@ -310,6 +322,7 @@ impl Default for Config {
                 id: None,
                 heartbeat: Duration::from_secs(1),
                 timeout: Duration::from_secs(3),
+                secret: None,
                 announce: None,
             },
             deadlock: Deadlock { mode: DeadlockMode::Detect, victim: VictimPolicy::LowestPriority },

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::tree::Value;
 use super::units::{parse_duration, parse_size, show_duration, show_size};
-use super::{ByteSize, DeadlockMode, LogFormat, LogLevel, Mode, VictimPolicy, WhenAway};
+use super::{ByteSize, DeadlockMode, LogFormat, LogLevel, Mode, Secret, VictimPolicy, WhenAway};
 use crate::domain::Level;
 use crate::upstream::url::{Address, Upstream};
 
@@ -73,6 +73,19 @@ impl Setting for Option<Level> {
     }
     fn show(&self) -> String {
         quoted(self.map_or("", Level::name))
+    }
+}
+
+/// A wrong one is not repeated in the error.
+impl Setting for Option<Secret> {
+    fn read(value: &Value) -> Result<Self, String> {
+        match value {
+            Value::Text(text) => Ok(Some(Secret(text.clone())).filter(|secret| !secret.0.is_empty())),
+            other => Err(format!("is {}; write a text", other.kind())),
+        }
+    }
+    fn show(&self) -> String {
+        quoted(if self.is_some() { "***" } else { "" })
     }
 }
 

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::nodes::{FORMAT, Load, Peer};
+use super::presence::{FORMAT, Load, Peer};
 use super::{Asker, Coordinator, LockReply, integer};
 use crate::domain::{Db, LockKey};
 use crate::observe::seldom::Seldom;

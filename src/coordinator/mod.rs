@@ -23,9 +23,11 @@ mod nodes;
 mod pattern;
 mod peers;
 mod plain;
+mod presence;
 mod queue;
 mod reply;
 mod rules;
+pub mod seal;
 mod set_nx;
 mod settings;
 mod shards;
@@ -123,14 +125,17 @@ impl Coordinator {
             last_call: AtomicU64::new(now_us),
             origin: Instant::now(),
             desk: Desk::new(),
-            nodes: Nodes::new(Me {
-                id: node.as_str().into(),
-                instance: now_us,
-                started_at_ms: now_us / 1000,
-                address: settings.address.as_str().into(),
-                heartbeat_ms: settings.heartbeat_ms.max(1),
-                timeout_ms: settings.node_timeout_ms.max(1),
-            }),
+            nodes: Nodes::new(
+                Me {
+                    id: node.as_str().into(),
+                    instance: now_us,
+                    started_at_ms: now_us / 1000,
+                    address: settings.address.as_str().into(),
+                    heartbeat_ms: settings.heartbeat_ms.max(1),
+                    timeout_ms: settings.node_timeout_ms.max(1),
+                },
+                settings.seal.clone(),
+            ),
             origin_us: now_us,
             settings,
         })
@@ -158,6 +163,7 @@ impl Coordinator {
         if let Some(line) = command.too_long(&limits) {
             return LockReply::Error(line);
         }
+        self.nodes.is_used();
         let at = |name| LockKey { db: asker.db, name };
         match command {
             LockCommand::Acquire(args) => self.acquire_booked(asker, at(args.key.clone()), args, is_there).await,

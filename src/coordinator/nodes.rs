@@ -1,5 +1,9 @@
-//! Which other nodes are there. Each tells of itself on `lockgate:nodes` with every heartbeat; nothing is kept upstream for that.
-//! Whoever has been silent for the node timeout is taken for dead.
+//! Which other nodes are there. A node that has just begun to hear the others announces itself on `lockgate:nodes`, and each that
+//! hears it answers on its own channel. While at least two know of one another each tells with every heartbeat that it lives, and
+//! whoever has been silent for the node timeout is taken for dead. A node alone says nothing. Nothing is kept upstream for all that.
+//!
+//! Another node counts as there only once it has answered to this node's present hearing, and from then on only what it sent later
+//! does: whoever recorded messages cannot bring a dead node back, send a living one away, or ask something twice.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -9,22 +13,19 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{Notify, oneshot};
 
 use super::peers::Talk;
+use super::presence::{Load, Peer, Said, presence};
+use super::seal::{Addressee, Letter, Seal, Unsealed};
 use crate::domain::Moment;
-use crate::protocol::args::{args, encode_command};
 
 /// Where nodes tell of themselves.
 pub const CHANNEL: &[u8] = b"lockgate:nodes";
 
-/// The form of what nodes share upstream and say to one another: what this version writes …
-pub const FORMAT: u64 = 1;
-/// … and the newest that it understands. A version that brings another form first reads it and goes on writing the older one, so
-/// that two successive versions can share an upstream.
-pub const READS: u64 = 1;
-
 /// More nodes on one upstream are not heeded.
 const NODES_MAX: usize = 256;
-/// What a node tells of itself is cut to this, in bytes.
-const TEXT_MAX: usize = 256;
+/// A longer name is no node's.
+const NAME_MAX: usize = 256;
+/// That somebody speaks under another seal is said so often, in ms.
+const STRANGER_SAID_EVERY_MS: u64 = 60_000;
 
 /// This node, as the others know it.
 #[derive(Debug)]
@@ -41,33 +42,6 @@ pub struct Me {
     pub heartbeat_ms: u64,
     /// After which silence a node counts as dead.
     pub timeout_ms: u64,
-}
-
-/// What a node has just now.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Load {
-    /// Waiting calls.
-    pub waiters: u64,
-    /// Locks tied to its clients' connections.
-    pub locks: u64,
-    /// By how many µs its fences run ahead of the upstream's clock.
-    pub ahead_us: u64,
-}
-
-/// Another node.
-#[derive(Debug, Clone)]
-pub struct Peer {
-    pub instance: u64,
-    pub version: Arc<str>,
-    pub format: u64,
-    pub started_at_ms: u64,
-    pub address: Arc<str>,
-    pub load: Load,
-    /// Since when it says that it leads.
-    pub leads_since: Option<Moment>,
-    pub heard: Moment,
-    /// Each of us understands what the other writes.
-    pub is_understood: bool,
 }
 
 /// What there is to do for the one who cleans up.
@@ -88,6 +62,8 @@ pub struct Duty {
 pub struct Nodes {
     pub me: Me,
     circle: Mutex<Circle>,
+    seal: Seal,
+    last_number: AtomicU64,
     /// Questions to the others, and what is to be sent.
     pub talk: Talk,
     /// Rings when the one who cleans up has something to do.
@@ -96,6 +72,7 @@ pub struct Nodes {
     /// Rings when this node is about to leave.
     pub leaves: Notify,
     must_speak: AtomicBool,
+    is_in_use: AtomicBool,
     /// The namesake that was last complained about.
     namesake: AtomicU64,
 }
@@ -103,130 +80,254 @@ pub struct Nodes {
 #[derive(Debug)]
 struct Circle {
     peers: HashMap<Arc<str>, Peer>,
+    /// Those who were there and are so no more, by name and life, with the number of their last message:
+    /// what they sent up to then may have been recorded. When it is full, a new hearing makes all of that void.
+    gone: HashMap<(Arc<str>, u64), u64>,
+    /// Names the present subscription, and only grows: whoever wants to be known has to say it.
+    hearing: u64,
     /// Since when this node hears the others without a gap.
     hears_since: Option<Moment>,
+    /// How often this node has introduced itself to others since.
+    introduced: (Moment, usize),
+    /// When a message under another seal was heard, and when that was said.
+    stranger: Option<(Moment, Moment)>,
     /// When what it said of itself last came back to it.
     echoed: Option<Moment>,
     /// Until when the lock on leading is surely its own, and since when.
     leads: Option<(Moment, Moment)>,
     must_clean: bool,
+    /// What nodes that are long gone may have left has not been looked for yet. That has time until there are others, or somebody
+    /// uses this one.
+    has_to_look_once: bool,
     /// Those who want leftovers removed now.
     clean_ups: Vec<oneshot::Sender<Result<u64, String>>>,
 }
 
-/// What a message of a node changes.
+/// What a message of a node calls for.
 #[derive(Debug, PartialEq, Eq)]
-pub enum News {
+pub enum News<'a> {
     /// Nothing.
     None,
-    /// A node was heard for the first time: it wants to know of us.
-    Joined,
+    /// Its sender is to hear of this node.
+    Introduce(Introduction),
+    /// It is a question or an answer of a node that is there.
+    Talk {
+        /// Who sent it.
+        from: &'a str,
+        /// What it says.
+        body: &'a [u8],
+    },
+}
+
+/// To whom this node introduces itself.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Introduction {
+    /// The other's name.
+    pub to: Arc<str>,
+    /// Its hearing, as it told.
+    hearing: u64,
+    /// This node knows it; if not, it is to introduce itself as well.
+    knows: bool,
 }
 
 impl Nodes {
     /// A node that has not heard of any other.
-    pub fn new(me: Me) -> Self {
+    pub fn new(me: Me, seal: Seal) -> Self {
         let circle = Circle {
             peers: HashMap::new(),
+            gone: HashMap::new(),
+            hearing: me.instance,
             hears_since: None,
+            introduced: (Moment::default(), 0),
+            stranger: None,
             echoed: None,
             leads: None,
-            must_clean: true,
+            must_clean: false,
+            has_to_look_once: true,
             clean_ups: Vec::new(),
         };
         let talk = Talk::new(me.instance);
         Nodes {
             me,
             circle: Mutex::new(circle),
+            seal,
+            last_number: AtomicU64::new(0),
             talk,
             duty: Notify::new(),
             is_leaving: AtomicBool::new(false),
             leaves: Notify::new(),
             must_speak: AtomicBool::new(false),
+            is_in_use: AtomicBool::new(false),
             namesake: AtomicU64::new(0),
         }
     }
 
-    /// What this node says of itself, with `word` being `alive` or `bye`.
+    // ---- What this node says. To be sent in the order in which it was made.
+
+    /// What it tells everybody of itself, with `word` being `alive` or `bye`.
     pub fn presence(&self, word: &str, load: Load, now: Moment) -> Vec<u8> {
-        let leads = if self.lock().leads(now) { "1" } else { "0" };
-        let numbers = [self.me.instance, FORMAT, READS, self.me.started_at_ms, load.waiters, load.locks, load.ahead_us];
-        let [instance, format, reads, started, waiters, locks, ahead] = numbers.map(|number| number.to_string());
-        let mut out = Vec::new();
-        #[rustfmt::skip]
-        encode_command(&[
-            word, "id", &self.me.id, "instance", &instance, "format", &format, "reads", &reads,
-            "version", env!("CARGO_PKG_VERSION"), "started", &started, "address", &self.me.address,
-            "waiters", &waiters, "locks", &locks, "leads", leads, "ahead", &ahead,
-        ], &mut out);
-        out
+        let leads = self.lock().leads(now);
+        self.seal(None, &presence(&self.me, word, load, leads, false))
     }
 
-    /// A node, maybe this one, has said something of itself. Anything that makes no sense is passed over.
-    pub fn heard(&self, message: &[u8], now: Moment) -> News {
-        let mut words = args(message);
-        let word = words.next().unwrap_or_default();
-        let said = Said::read(words);
-        let Some(id) = said.text("id").filter(|id| !id.is_empty()) else { return News::None };
-        if *id == *self.me.id {
-            self.heard_myself(&said, now);
-            return News::None;
-        }
-        let mut circle = self.lock();
-        if word == b"bye" {
-            if let Some(peer) = circle.peers.get(&*id).filter(|peer| peer.instance == said.number("instance")) {
-                tracing::info!(node = %id, "a node has left");
-                // Its waiters were told, and what it had registered for them went with them, unless it could not.
-                circle.must_clean |= peer.load.waiters > 0;
-                circle.peers.remove(&*id);
-                drop(circle);
-                self.duty.notify_one();
+    /// What it tells another node of itself.
+    pub fn introduce(&self, whom: &Introduction, load: Load, now: Moment) -> Vec<u8> {
+        let leads = self.lock().leads(now);
+        let to = Addressee { id: &whom.to, hearing: whom.hearing };
+        self.seal(Some(to), &presence(&self.me, "meet", load, leads, whom.knows))
+    }
+
+    /// A question or an answer to another node; `None` where that one is not there.
+    pub fn tell(&self, to: &str, body: &[u8]) -> Option<Vec<u8>> {
+        let hearing = self.lock().peers.get(to)?.hearing;
+        Some(self.seal(Some(Addressee { id: to, hearing }), body))
+    }
+
+    fn seal(&self, to: Option<Addressee<'_>>, body: &[u8]) -> Vec<u8> {
+        let hearing = self.lock().hearing;
+        let number = self.last_number.fetch_add(1, Ordering::Relaxed) + 1;
+        self.seal.close(&Letter { from: &self.me.id, instance: self.me.instance, hearing, number, to, body })
+    }
+
+    // ---- What it hears.
+
+    /// Something was published where this node hears it.
+    pub fn heard<'a>(&self, message: &'a [u8], now: Moment) -> News<'a> {
+        let letter = match self.seal.open(message) {
+            Ok(letter) => letter,
+            Err(why) => {
+                self.heard_a_stranger(why, now);
+                return News::None;
             }
+        };
+        let is_name = letter.from.len() <= NAME_MAX && !letter.from.contains(char::is_control);
+        let is_for_me = letter.to.is_none_or(|to| *to.id == *self.me.id);
+        if !is_name || !is_for_me {
             return News::None;
         }
-        if word != b"alive" {
+        let said = Said::read(letter.body);
+        if *letter.from == *self.me.id {
+            return self.heard_my_name(&letter, &said, now);
+        }
+        match (letter.to, said.word) {
+            (None, b"alive") => self.heard_that_it_lives(&letter, &said, now),
+            (None, b"bye") => self.heard_that_it_leaves(&letter),
+            (Some(_), b"meet") => self.met(&letter, &said, now),
+            (Some(_), _) => match self.lock().peers.get_mut(letter.from) {
+                Some(peer) if peer.is_next(&letter) => {
+                    peer.has_sent(&letter, now);
+                    News::Talk { from: letter.from, body: letter.body }
+                }
+                // Whoever asks is known, or will be in a moment; a recording of what was asked is not.
+                _ => News::None,
+            },
+            (None, _) => News::None,
+        }
+    }
+
+    fn heard_that_it_lives<'a>(&self, letter: &Letter<'a>, said: &Said<'_>, now: Moment) -> News<'a> {
+        let mut circle = self.lock();
+        let Some(known) = circle.peers.get_mut(letter.from).filter(|peer| peer.instance >= letter.instance) else {
+            return circle.introduces(letter, false, now, &self.me);
+        };
+        if known.is_next(letter) {
+            let hears_anew = known.hearing != letter.hearing;
+            *known = said.peer(letter, now, Some(known));
+            // What it knew of others it has to hear from them again.
+            return if hears_anew { circle.introduces(letter, true, now, &self.me) } else { News::None };
+        }
+        let is_to_be_met = known.instance == letter.instance && known.number < letter.number;
+        if is_to_be_met { circle.introduces(letter, false, now, &self.me) } else { News::None }
+    }
+
+    fn heard_that_it_leaves<'a>(&self, letter: &Letter<'a>) -> News<'a> {
+        let mut circle = self.lock();
+        if let Some(peer) = circle.peers.get(letter.from).filter(|peer| peer.is_next(letter)) {
+            tracing::info!(node = %letter.from, "a node has left");
+            // Its waiters were told, and what it had registered for them went with them, unless it could not.
+            circle.must_clean |= peer.load.waiters > 0;
+            circle.forgets(letter.from);
+            drop(circle);
+            self.duty.notify_one();
+        }
+        News::None
+    }
+
+    /// A node speaks to this one, and to its present hearing: it is there.
+    fn met<'a>(&self, letter: &Letter<'a>, said: &Said<'_>, now: Moment) -> News<'a> {
+        let mut circle = self.lock();
+        if circle.is_recorded(letter) {
             return News::None;
         }
         let is_crowded = circle.peers.len() >= NODES_MAX;
-        match circle.peers.entry(id) {
-            Entry::Occupied(mut known) if known.get().instance <= said.number("instance") => {
-                let is_new = known.get().instance < said.number("instance");
-                known.insert(said.peer(now, Some(known.get()).filter(|_| !is_new)));
-                if is_new { News::Joined } else { News::None }
+        match circle.peers.entry(letter.from.into()) {
+            // An earlier life of it, or a recording.
+            Entry::Occupied(known) if known.get().instance > letter.instance => return News::None,
+            Entry::Occupied(known) if known.get().is_same_life_before(letter) => return News::None,
+            Entry::Occupied(mut known) => {
+                let before = Some(known.get()).filter(|peer| peer.instance == letter.instance);
+                let peer = said.peer(letter, now, before);
+                known.insert(peer);
             }
-            // What an earlier life of it had still to say.
-            Entry::Occupied(_) => News::None,
-            Entry::Vacant(_) if is_crowded => News::None,
+            Entry::Vacant(_) if is_crowded => return News::None,
             Entry::Vacant(place) => {
-                let peer = said.peer(now, None);
-                let (node, address, version) = (place.key().clone(), &peer.address, &peer.version);
-                if peer.is_understood {
-                    tracing::info!(%node, %address, %version, "another node is there");
-                } else {
-                    tracing::error!(
-                        %node, %address, %version, format = peer.format,
-                        "another node shares data on this upstream in a form that one of us does not understand; bring both to \
-                         successive versions of Lockgate"
-                    );
-                }
+                let peer = said.peer(letter, now, None);
+                complain_or_tell(letter.from, &peer);
                 place.insert(peer);
-                drop(circle);
                 self.duty.notify_one();
-                News::Joined
             }
         }
+        if said.knows() { News::None } else { circle.introduces(letter, true, now, &self.me) }
     }
 
-    fn heard_myself(&self, said: &Said<'_>, now: Moment) {
-        let instance = said.number("instance");
-        if instance == self.me.instance {
-            self.lock().echoed = Some(now);
-        } else if self.namesake.swap(instance, Ordering::Relaxed) != instance {
+    fn heard_my_name<'a>(&self, letter: &Letter<'a>, said: &Said<'_>, now: Moment) -> News<'a> {
+        let mut circle = self.lock();
+        if letter.instance == self.me.instance {
+            if letter.hearing == circle.hearing {
+                circle.echoed = Some(now);
+            }
+            return News::None;
+        }
+        if said.word != b"meet" || circle.is_recorded(letter) {
+            // A namesake will answer, a recording of an earlier life will not.
+            return circle.introduces(letter, false, now, &self.me);
+        }
+        if self.namesake.swap(letter.instance, Ordering::Relaxed) != letter.instance {
             tracing::error!(
-                id = %self.me.id, address = %said.text("address").unwrap_or_default(),
+                id = %self.me.id, address = %said.address(),
                 "another node goes by this node's name; give each its own nodes.id, or leave it out"
             );
         }
+        if said.knows() { News::None } else { circle.introduces(letter, true, now, &self.me) }
+    }
+
+    /// Somebody publishes where only nodes should, or a node has another secret. Nothing it says is heeded.
+    fn heard_a_stranger(&self, why: Unsealed, now: Moment) {
+        let mut circle = self.lock();
+        let said = circle.stranger.map(|(_, said)| said);
+        let is_to_be_said = said.is_none_or(|said| said.plus_ms(STRANGER_SAID_EVERY_MS) <= now);
+        circle.stranger = Some((now, said.filter(|_| !is_to_be_said).unwrap_or(now)));
+        drop(circle);
+        match why {
+            _ if !is_to_be_said => {}
+            Unsealed::Forged => tracing::error!(
+                "a message on lockgate:nodes or this node's channel was not made with this node's nodes.secret: it is not heeded. \
+                 Give all nodes of an upstream the same nodes.secret (by default it comes from the upstream's password), and \
+                 no client the right to publish there"
+            ),
+            Unsealed::Newer(form) => tracing::error!(
+                form,
+                "a node of a later version speaks in a form that this one does not read; bring both to successive versions"
+            ),
+        }
+    }
+
+    /// This node is about to subscribe; `now_us` is Unix time in µs. What was meant for it before is not for it any more.
+    pub fn subscribes(&self, now_us: u64) {
+        let mut circle = self.lock();
+        circle.hearing = now_us.max(circle.hearing + 1);
+        circle.echoed = None;
+        circle.peers.values_mut().for_each(Peer::is_to_be_met_again);
     }
 
     /// By how many µs the others' fences run ahead of the upstream's clock, at most.
@@ -248,9 +349,10 @@ impl Nodes {
 
     /// Takes those for dead who were silent for the node timeout when the upstream was asked something, at `asked`, whose answer has
     /// been heard by now: what they had said before that has been heard as well, however long this node itself stood still.
-    pub fn judge(&self, asked: Moment) {
+    /// Whether there were any.
+    pub fn judge(&self, asked: Moment) -> bool {
         let mut circle = self.lock();
-        let Some(since) = circle.hears_since else { return };
+        let Some(since) = circle.hears_since else { return false };
         let timeout_ms = self.me.timeout_ms;
         let dead: Vec<Arc<str>> = circle
             .peers
@@ -260,13 +362,14 @@ impl Nodes {
             .collect();
         for id in &dead {
             tracing::warn!(node = %id, timeout_ms, "a node has been silent for too long and counts as dead");
-            circle.peers.remove(id);
+            circle.forgets(id);
         }
         if !dead.is_empty() {
             circle.must_clean = true;
             drop(circle);
             self.duty.notify_one();
         }
+        !dead.is_empty()
     }
 
     /// When the next node will have been silent for too long, if it stays so.
@@ -301,9 +404,11 @@ impl Nodes {
         *id == *self.me.id || self.lock().peers.contains_key(id)
     }
 
-    /// This node has heard the others for so long that it knows who is there.
+    /// This node has heard the others for so long that it knows who is there, and there is none whom it does not understand.
     pub fn knows_all(&self, now: Moment) -> bool {
-        self.knows_all_at().is_some_and(|at| at <= now) && self.can_talk(now)
+        let stranger = self.lock().stranger;
+        let hears_strangers = stranger.is_some_and(|(heard, _)| now < heard.plus_ms(self.me.timeout_ms));
+        self.knows_all_at().is_some_and(|at| at <= now) && self.can_talk(now) && !hears_strangers
     }
 
     /// When it will, if it goes on hearing them.
@@ -337,12 +442,15 @@ impl Nodes {
         let is_led = circle.peers.values().any(|peer| peer.leads_since.is_some());
         // It is the leader's business, who has seen the same.
         circle.must_clean &= leads || !is_led;
-        Duty { has_peers, is_led, leads, must_clean: circle.must_clean }
+        circle.has_to_look_once &= leads || !is_led;
+        let looks_once = circle.has_to_look_once && (has_peers || self.is_in_use.load(Ordering::Relaxed));
+        Duty { has_peers, is_led, leads, must_clean: circle.must_clean || looks_once }
     }
 
     /// Somebody is about to clean up.
     pub fn begins_to_clean(&self) {
-        self.lock().must_clean = false;
+        let mut circle = self.lock();
+        (circle.must_clean, circle.has_to_look_once) = (false, false);
     }
 
     /// It came to nothing.
@@ -361,6 +469,14 @@ impl Nodes {
     /// Those who have asked for that.
     pub fn take_clean_ups(&self) -> Vec<oneshot::Sender<Result<u64, String>>> {
         std::mem::take(&mut self.lock().clean_ups)
+    }
+
+    /// Somebody uses locks through this node. Until then it has no reason to look for what others have left.
+    pub fn is_used(&self) {
+        if !self.is_in_use.load(Ordering::Relaxed) {
+            self.is_in_use.store(true, Ordering::Relaxed);
+            self.duty.notify_one();
+        }
     }
 
     /// Something about this node has changed that the others should know before the next heartbeat.
@@ -396,143 +512,272 @@ impl Circle {
         self.leads.is_some_and(|(until, _)| now < until)
     }
 
+    /// Who is alone says nothing after its announcement; who is not has a heartbeat.
     fn can_talk(&self, now: Moment, timeout_ms: u64) -> bool {
-        self.hears_since.is_some() && self.echoed.is_some_and(|echoed| now < echoed.plus_ms(timeout_ms))
+        let is_current = |echoed: Moment| self.peers.is_empty() || now < echoed.plus_ms(timeout_ms);
+        self.hears_since.is_some() && self.echoed.is_some_and(is_current)
+    }
+
+    /// It is there no more.
+    fn forgets(&mut self, id: &str) {
+        let Some((id, peer)) = self.peers.remove_entry(id) else { return };
+        if self.gone.len() >= NODES_MAX {
+            self.gone.clear();
+            self.hearing += 1;
+        }
+        self.gone.insert((id, peer.instance), peer.number);
+    }
+
+    /// Whatever it says of itself, it was not sent to this node now: it names another hearing, or its sender was heard further.
+    fn is_recorded(&self, letter: &Letter<'_>) -> bool {
+        let last = self.gone.get(&(letter.from.into(), letter.instance));
+        letter.to.is_none_or(|to| to.hearing != self.hearing) || last.is_some_and(|last| letter.number <= *last)
+    }
+
+    /// `letter` asks for an introduction. There are no more of them in a heartbeat than there can be nodes.
+    fn introduces<'a>(&mut self, letter: &Letter<'a>, knows: bool, now: Moment, me: &Me) -> News<'a> {
+        if self.introduced.0.plus_ms(me.heartbeat_ms) <= now {
+            self.introduced = (now, 0);
+        }
+        self.introduced.1 += 1;
+        match self.introduced.1 <= NODES_MAX {
+            true => News::Introduce(Introduction { to: letter.from.into(), hearing: letter.hearing, knows }),
+            false => News::None,
+        }
     }
 }
 
-/// What a node has said: names and values in turn. Names that are not known belong to later versions.
-struct Said<'a>(HashMap<&'a [u8], &'a [u8]>);
-
-impl<'a> Said<'a> {
-    fn read(mut words: impl Iterator<Item = &'a [u8]>) -> Self {
-        let mut said = HashMap::new();
-        while let (Some(name), Some(value)) = (words.next(), words.next()) {
-            said.insert(name, value);
-        }
-        Said(said)
-    }
-
-    fn text(&self, name: &str) -> Option<Arc<str>> {
-        let bytes = self.0.get(name.as_bytes())?;
-        let text = String::from_utf8_lossy(&bytes[..bytes.len().min(TEXT_MAX)]);
-        Some(text.chars().filter(|letter| !letter.is_control()).collect::<String>().into())
-    }
-
-    fn number(&self, name: &str) -> u64 {
-        let text = self.0.get(name.as_bytes()).and_then(|text| std::str::from_utf8(text).ok());
-        text.and_then(|text| text.parse().ok()).unwrap_or(0)
-    }
-
-    fn peer(&self, now: Moment, before: Option<&Peer>) -> Peer {
-        let format = self.number("format");
-        let leads = self.number("leads") == 1;
-        Peer {
-            instance: self.number("instance"),
-            version: self.text("version").unwrap_or_default(),
-            format,
-            started_at_ms: self.number("started"),
-            address: self.text("address").unwrap_or_default(),
-            load: Load { waiters: self.number("waiters"), locks: self.number("locks"), ahead_us: self.number("ahead") },
-            leads_since: leads.then(|| before.and_then(|before| before.leads_since).unwrap_or(now)),
-            heard: now,
-            is_understood: format <= READS && FORMAT <= self.number("reads"),
-        }
+fn complain_or_tell(node: &str, peer: &Peer) {
+    let Peer { address, version, format, .. } = peer;
+    if peer.is_understood {
+        tracing::info!(%node, %address, %version, "another node is there");
+    } else {
+        tracing::error!(
+            %node, %address, %version, format,
+            "another node shares data on this upstream in a form that one of us does not understand; bring both to successive \
+             versions of Lockgate"
+        );
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::protocol::args::encode_command;
+
+    fn node_under(seal: Seal, id: &str, instance: u64) -> Nodes {
+        let node = Nodes::new(
+            Me {
+                id: id.into(),
+                instance,
+                started_at_ms: 17,
+                address: "127.0.0.1:7379".into(),
+                heartbeat_ms: 1000,
+                timeout_ms: 3000,
+            },
+            seal,
+        );
+        node.subscribes(instance);
+        node.hears(at(0));
+        node
+    }
 
     fn node(id: &str, instance: u64) -> Nodes {
-        Nodes::new(Me {
-            id: id.into(),
-            instance,
-            started_at_ms: 17,
-            address: "127.0.0.1:7379".into(),
-            heartbeat_ms: 1000,
-            timeout_ms: 3000,
-        })
+        node_under(Seal::default(), id, instance)
     }
 
     fn at(ms: u64) -> Moment {
         Moment::default().plus_ms(ms)
     }
 
-    fn says(node: &Nodes, word: &str, now: Moment) -> Vec<u8> {
-        node.presence(word, Load { waiters: 2, locks: 1, ahead_us: 0 }, now)
+    const LOAD: Load = Load { waiters: 2, locks: 1, ahead_us: 0 };
+
+    fn says(node: &Nodes, word: &str) -> Vec<u8> {
+        node.presence(word, LOAD, at(0))
+    }
+
+    /// `hears` what was said, and the two go on until neither has anything more to say. How many introductions that took.
+    fn hear(hears: &Nodes, speaks: &Nodes, message: &[u8], now: Moment) -> usize {
+        match hears.heard(message, now) {
+            News::Introduce(whom) => 1 + hear(speaks, hears, &hears.introduce(&whom, LOAD, now), now),
+            _ => 0,
+        }
     }
 
     fn names(node: &Nodes) -> Vec<String> {
         node.peers().into_iter().map(|(id, _)| id.to_string()).collect()
     }
 
-    #[test]
-    fn nodes_learn_of_one_another_and_tell_news_from_the_known() {
+    /// Two nodes that know each other.
+    fn pair() -> (Nodes, Nodes) {
         let (a, b) = (node("a", 1), node("b", 1));
-        a.hears(at(0));
-        assert_eq!(a.heard(&says(&b, "alive", at(0)), at(5)), News::Joined);
-        assert_eq!(a.heard(&says(&b, "alive", at(0)), at(1005)), News::None);
+        assert_eq!(hear(&a, &b, &says(&b, "alive"), at(0)), 2);
+        (a, b)
+    }
+
+    fn asks(node: &Nodes, to: &str) -> Vec<u8> {
+        node.tell(to, b"*1\r\n$3\r\nask\r\n").expect("it is known")
+    }
+
+    fn is_heeded(news: &News<'_>) -> bool {
+        matches!(news, News::Talk { .. })
+    }
+
+    #[test]
+    fn a_newcomer_announces_itself_and_is_answered() {
+        let (a, b) = pair();
+        assert_eq!((names(&a), names(&b)), (vec!["b".to_owned()], vec!["a".to_owned()]));
+        assert_eq!(hear(&a, &b, &says(&b, "alive"), at(1005)), 0, "who is known needs no answer");
         let (_, peer) = &a.peers()[0];
         assert_eq!((peer.load.waiters, peer.load.locks, peer.started_at_ms), (2, 1, 17));
         assert_eq!((&*peer.address, peer.heard, peer.is_understood), ("127.0.0.1:7379", at(1005), true));
-        assert_eq!(a.heard(&says(&node("b", 2), "alive", at(0)), at(1100)), News::Joined, "it began anew");
-        assert_eq!(a.heard(&says(&b, "alive", at(0)), at(1200)), News::None);
+        let newer = node("b", 2);
+        hear(&a, &newer, &says(&newer, "alive"), at(1100));
+        assert_eq!(a.heard(&says(&b, "alive"), at(1200)), News::None);
         assert_eq!(a.peers()[0].1.instance, 2, "what its earlier life had still to say counts no more");
-        a.heard(&says(&b, "bye", at(0)), at(1300));
+        a.heard(&says(&b, "bye"), at(1300));
         assert_eq!(names(&a), ["b"]);
-        a.heard(&says(&node("b", 2), "bye", at(0)), at(1300));
+        a.heard(&says(&newer, "bye"), at(1300));
         assert!(a.is_alone());
     }
 
     #[test]
-    fn silence_is_death_but_only_as_far_as_it_could_be_heard() {
+    fn two_that_come_at_once_meet() {
         let (a, b) = (node("a", 1), node("b", 1));
-        a.hears(at(0));
-        a.heard(&says(&b, "alive", at(0)), at(100));
+        let (from_a, from_b) = (says(&a, "alive"), says(&b, "alive"));
+        hear(&a, &b, &from_b, at(0));
+        hear(&b, &a, &from_a, at(0));
+        assert_eq!((names(&a).len(), names(&b).len()), (1, 1));
+    }
+
+    #[test]
+    fn whoever_was_taken_for_dead_and_is_heard_again_is_welcome() {
+        let (a, b) = pair();
+        assert!(a.judge(at(3000)) && a.is_alone());
+        assert_eq!(hear(&a, &b, &says(&b, "alive"), at(3500)), 2, "b still knows a, and is asked to say so");
+        assert_eq!(names(&a), ["b"]);
+        assert!(is_heeded(&a.heard(&asks(&b, "a"), at(3600))) && is_heeded(&b.heard(&asks(&a, "b"), at(3600))));
+    }
+
+    #[test]
+    fn a_message_under_another_secret_is_not_heeded() {
+        let (a, b) = (node("a", 1), node_under(Seal::of(b"other"), "b", 1));
+        a.heard(&says(&a, "alive"), at(0));
+        assert_eq!(a.heard(&says(&b, "alive"), at(1000)), News::None);
+        assert!(a.is_alone());
+        assert!(!a.knows_all(at(3000)), "somebody is there whom it does not understand");
+        assert!(a.knows_all(at(4000)));
+    }
+
+    #[test]
+    fn what_was_recorded_does_no_harm_later() {
+        let (a, b) = (node("a", 1), node("b", 1));
+        let News::Introduce(whom) = b.heard(&says(&a, "alive"), at(0)) else { panic!("it answers") };
+        let met = b.introduce(&whom, LOAD, at(0));
+        hear(&a, &b, &met, at(0));
+        let recorded = [says(&b, "alive"), asks(&b, "a"), says(&b, "bye")];
+        assert_eq!(a.heard(&recorded[0], at(10)), News::None);
+        assert!(is_heeded(&a.heard(&recorded[1], at(20))));
+        for message in &recorded[..2] {
+            assert_eq!(a.heard(message, at(500)), News::None, "once is enough");
+        }
+        assert_eq!(a.peers()[0].1.heard, at(20), "and shows no life");
+        a.heard(&recorded[2], at(600));
+        assert!(a.is_alone());
+        // It is gone: nobody answers to what it once said, nor does it count again.
+        for message in recorded.iter().chain([&met]) {
+            assert!(!is_heeded(&a.heard(message, at(700))));
+        }
+        assert!(a.is_alone());
+        // So many come and go that not all can be kept in mind.
+        for number in 0..2 * NODES_MAX {
+            let other = node(&format!("n{number}"), 1);
+            hear(&a, &other, &says(&other, "alive"), at(2000 * number as u64));
+            a.heard(&says(&other, "bye"), at(2000 * number as u64));
+        }
+        assert!(a.lock().gone.len() <= NODES_MAX);
+        a.heard(&met, at(9_000_000));
+        assert!(a.is_alone());
+        // Nor does a node that has just begun under the same name believe it.
+        let later = node("a", 9);
+        for message in &recorded {
+            assert!(!is_heeded(&later.heard(message, at(800))));
+        }
+        assert!(later.is_alone());
+    }
+
+    #[test]
+    fn what_a_node_missed_while_it_was_deaf_cannot_be_played_to_it_later() {
+        let (a, b) = pair();
+        let c = node("c", 1);
+        hear(&c, &b, &says(&b, "alive"), at(0));
+        a.is_deaf();
+        let missed = [says(&b, "alive"), asks(&b, "a"), says(&b, "bye")];
+        a.subscribes(500);
+        a.hears(at(1000));
+        let heard = a.peers()[0].1.heard;
+        for message in &missed {
+            assert!(!is_heeded(&a.heard(message, at(1100))));
+        }
+        assert_eq!((names(&a), a.peers()[0].1.heard), (vec!["b".to_owned()], heard));
+        // To the living one it introduces itself anew, and is answered.
+        let announced = says(&a, "alive");
+        assert_eq!(hear(&b, &a, &announced, at(1200)), 1);
+        assert!(is_heeded(&a.heard(&asks(&b, "a"), at(1300))));
+        // What was meant for one node is not for another.
+        assert_eq!(c.heard(&asks(&b, "a"), at(1300)), News::None);
+    }
+
+    #[test]
+    fn silence_is_death_but_only_as_far_as_it_could_be_heard() {
+        let (a, b) = pair();
+        a.heard(&says(&b, "alive"), at(100));
         assert_eq!(a.judged_at(), Some(at(3100)));
-        a.judge(at(3099));
+        assert!(!a.judge(at(3099)));
         assert_eq!(names(&a), ["b"]);
         // The link was lost, and is back.
         a.is_deaf();
-        a.judge(at(9000));
+        assert!(!a.judge(at(9000)));
         a.hears(at(9000));
-        a.judge(at(11_999));
+        assert!(!a.judge(at(11_999)));
         assert_eq!(names(&a), ["b"]);
+        a.is_used();
         a.begins_to_clean();
-        a.judge(at(12_000));
+        assert!(a.judge(at(12_000)));
         assert!(a.is_alone() && a.duties(at(12_000)).must_clean);
     }
 
     #[test]
     fn the_echo_of_its_own_words_shows_a_node_that_it_can_talk() {
         let (a, namesake) = (node("a", 1), node("a", 2));
-        a.hears(at(0));
         assert!(!a.can_talk(at(0)));
-        a.heard(&says(&namesake, "alive", at(0)), at(1));
+        a.heard(&says(&namesake, "alive"), at(1));
         assert!(!a.can_talk(at(1)), "that was somebody else");
-        a.heard(&says(&a, "alive", at(0)), at(2));
+        a.heard(&says(&a, "alive"), at(2));
         assert!(a.can_talk(at(2)) && !a.knows_all(at(2)) && a.is_alone());
-        a.heard(&says(&a, "alive", at(0)), at(3000));
-        assert!(a.knows_all(at(3000)));
-        assert!(!a.can_talk(at(6000)), "it has fallen silent");
+        assert!(a.knows_all(at(3000)) && a.can_talk(at(60_000)), "who is alone says it once");
+        let b = node("b", 1);
+        hear(&a, &b, &says(&b, "alive"), at(60_000));
+        assert!(!a.can_talk(at(60_000)), "who is not is heard with every heartbeat");
+        a.heard(&says(&a, "alive"), at(60_000));
+        assert!(a.can_talk(at(60_000)) && !a.can_talk(at(63_000)));
+        a.subscribes(99);
+        assert!(!a.can_talk(at(60_001)));
     }
 
     #[test]
     fn one_leads_also_while_two_believe_they_do() {
         let (a, b, c) = (node("a", 1), node("b", 1), node("c", 1));
-        a.hears(at(0));
-        a.heard(&says(&a, "alive", at(0)), at(0));
+        a.heard(&says(&a, "alive"), at(0));
         assert_eq!(a.leader(at(0)).as_deref(), Some("a"), "who is alone leads");
         b.leads_until(Some(at(3000)), at(0));
-        a.heard(&says(&b, "alive", at(10)), at(10));
+        hear(&a, &b, &says(&b, "alive"), at(10));
         assert_eq!(a.leader(at(10)).as_deref(), Some("b"));
         assert!(a.duties(at(10)).is_led && !a.duties(at(10)).must_clean);
         c.leads_until(Some(at(9000)), at(3100));
-        a.heard(&says(&c, "alive", at(3100)), at(3100));
+        hear(&a, &c, &c.presence("alive", LOAD, at(3100)), at(3100));
         assert_eq!(a.leader(at(3100)).as_deref(), Some("c"), "the one who took over last");
-        a.heard(&says(&b, "alive", at(3200)), at(3200));
+        a.heard(&b.presence("alive", LOAD, at(3200)), at(3200));
         assert_eq!(a.leader(at(3200)).as_deref(), Some("c"), "whose lease has ended says so");
         assert!(a.leads_until(Some(at(6000)), at(3300)));
         assert_eq!(a.leader(at(3300)).as_deref(), Some("a"));
@@ -542,26 +787,40 @@ mod tests {
 
     #[test]
     fn a_node_of_a_form_that_one_of_us_does_not_understand_is_known_as_such() {
-        let a = node("a", 1);
-        let mut message = Vec::new();
-        let words = ["alive", "id", "new", "format", "2", "reads", "2", "and", "more", "odd one out"];
-        encode_command(&words, &mut message);
-        assert_eq!(a.heard(&message, at(0)), News::Joined);
+        let (a, seal) = (node("a", 1), Seal::default());
+        let mut body = Vec::new();
+        encode_command(&["meet", "format", "2", "reads", "2", "and", "more", "knows", "1", "odd one out"], &mut body);
+        let hearing = a.lock().hearing;
+        let to = Some(Addressee { id: "a", hearing });
+        let letter = Letter { from: "new", instance: 1, hearing: 1, number: 1, to, body: &body };
+        assert_eq!(a.heard(&seal.close(&letter), at(0)), News::None);
         assert!(!a.peers()[0].1.is_understood);
-        for odd in
-            [&b""[..], b"*1\r\n$5\r\nalive\r\n", b"*9\r\n", b"hello", b"*3\r\n$5\r\nalive\r\n$2\r\nid\r\n$0\r\n\r\n"]
-        {
+        let wrong_hearing = Some(Addressee { id: "a", hearing: hearing + 1 });
+        for odd in [
+            Letter { from: "", ..letter.clone() },
+            Letter { from: "con\ntrol", ..letter.clone() },
+            Letter { from: &"x".repeat(300), ..letter.clone() },
+            Letter { from: "other", to: wrong_hearing, ..letter.clone() },
+            Letter { from: "other", to: None, ..letter.clone() },
+            Letter { from: "other", body: b"", ..letter.clone() },
+        ] {
+            assert_eq!(a.heard(&seal.close(&odd), at(0)), News::None, "{odd:?}");
+        }
+        for odd in [&b""[..], b"*1\r\n$5\r\nalive\r\n", b"*9\r\n", b"hello"] {
             assert_eq!(a.heard(odd, at(0)), News::None);
         }
         assert_eq!(names(&a), ["new"]);
     }
 
     #[test]
-    fn however_many_call_themselves_nodes_memory_stays_bounded() {
+    fn however_many_call_themselves_nodes_memory_and_answers_stay_bounded() {
         let a = node("a", 1);
+        let mut introductions = 0;
         for number in 0..2 * NODES_MAX {
-            a.heard(&says(&node(&format!("n{number}"), 1), "alive", at(0)), at(0));
+            let other = node(&format!("n{number}"), 1);
+            introductions += hear(&a, &other, &says(&other, "alive"), at(0));
         }
         assert_eq!(a.peers().len(), NODES_MAX);
+        assert_eq!(introductions, 2 * NODES_MAX);
     }
 }

@@ -77,9 +77,7 @@ pub enum Message {
     Ask(Asked),
     /// An answer to a question of this node.
     Answer {
-        /// Who answers.
-        from: String,
-        /// Which question.
+        /// To which question.
         number: u64,
         /// What.
         words: Vec<Vec<u8>>,
@@ -110,11 +108,13 @@ struct State {
     open: HashMap<u64, Open>,
 }
 
-/// A message, and on which channel it goes.
+/// What is to be said to another node.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Parcel {
-    pub channel: Vec<u8>,
-    pub message: Vec<u8>,
+    /// Which.
+    pub to: Arc<str>,
+    /// What.
+    pub body: Vec<u8>,
 }
 
 #[derive(Debug)]
@@ -142,8 +142,8 @@ impl Talk {
         Talk { state: Mutex::default(), bell: Notify::new(), last_number: AtomicU64::new(first) }
     }
 
-    /// Asks `nodes` the same question at once, as `me`; resolves when all have answered, or after [`ANSWER_MAX`].
-    pub async fn ask(&self, me: &str, nodes: Vec<Arc<str>>, key: &LockKey, question: &Question) -> Answers {
+    /// Asks `nodes` the same question at once; resolves when all have answered, or after [`ANSWER_MAX`].
+    pub async fn ask(&self, nodes: Vec<Arc<str>>, key: &LockKey, question: &Question) -> Answers {
         let until = Instant::now() + ANSWER_MAX;
         let number = self.last_number.fetch_add(1, Ordering::Relaxed) + 1;
         let bell = Arc::new(Notify::new());
@@ -153,9 +153,9 @@ impl Talk {
             if state.open.len() >= QUESTIONS_MAX || state.outbox.len() + nodes.len() > OUTBOX_MAX {
                 return Answers { came: Vec::new(), silent: nodes };
             }
-            let message = question.encode(me, number, key);
+            let body = question.encode(number, key);
             for node in &nodes {
-                state.outbox.push_back(Parcel { channel: channel_of(node), message: message.clone() });
+                state.outbox.push_back(Parcel { to: node.clone(), body: body.clone() });
             }
             state.open.insert(number, Open { missing: nodes, came: Vec::new(), bell: bell.clone() });
         }
@@ -186,16 +186,16 @@ impl Talk {
         }
     }
 
-    /// Sends `words` to `to` as the answer of `me` to its question.
-    pub fn answer(&self, me: &str, to: &str, number: u64, words: &[Vec<u8>]) {
+    /// Sends `words` to `to` as the answer to its question.
+    pub fn answer(&self, to: &str, number: u64, words: &[Vec<u8>]) {
         let number = number.to_string();
-        let mut all: Vec<&[u8]> = vec![b"answer", number.as_bytes(), me.as_bytes()];
+        let mut all: Vec<&[u8]> = vec![b"answer", number.as_bytes()];
         all.extend(words.iter().map(Vec::as_slice));
-        let mut message = Vec::new();
-        encode_command(&all, &mut message);
+        let mut body = Vec::new();
+        encode_command(&all, &mut body);
         let mut state = self.lock();
         if state.outbox.len() < OUTBOX_MAX {
-            state.outbox.push_back(Parcel { channel: channel_of(to), message });
+            state.outbox.push_back(Parcel { to: to.into(), body });
             drop(state);
             self.bell.notify_one();
         }
@@ -227,7 +227,7 @@ impl Talk {
 }
 
 impl Question {
-    fn encode(&self, me: &str, number: u64, key: &LockKey) -> Vec<u8> {
+    fn encode(&self, number: u64, key: &LockKey) -> Vec<u8> {
         let (number, db) = (number.to_string(), key.db.to_string());
         let (word, words): (&str, Vec<Vec<u8>>) = match self {
             Question::Waiters => ("waiters", vec![]),
@@ -244,24 +244,22 @@ impl Question {
             Question::Waits => ("waits", vec![]),
             Question::Deadlocks(count) => ("deadlocks", vec![count.to_string().into_bytes()]),
         };
-        let mut all: Vec<&[u8]> =
-            vec![b"ask", number.as_bytes(), me.as_bytes(), word.as_bytes(), db.as_bytes(), &key.name];
+        let mut all: Vec<&[u8]> = vec![b"ask", number.as_bytes(), word.as_bytes(), db.as_bytes(), &key.name];
         all.extend(words.iter().map(Vec::as_slice));
-        let mut message = Vec::new();
-        encode_command(&all, &mut message);
-        message
+        let mut body = Vec::new();
+        encode_command(&all, &mut body);
+        body
     }
 }
 
 impl Message {
-    /// `None` where the message makes no sense to this version.
-    pub fn read(message: &[u8]) -> Option<Message> {
-        let mut words = args(message);
+    /// What `from` says; `None` where it makes no sense to this version.
+    pub fn read(from: &str, body: &[u8]) -> Option<Message> {
+        let mut words = args(body);
         let word = words.next()?;
         let number = number(words.next()?)?;
-        let from = std::str::from_utf8(words.next()?).ok()?.to_owned();
         match word {
-            b"answer" => Some(Message::Answer { from, number, words: words.map(<[u8]>::to_vec).collect() }),
+            b"answer" => Some(Message::Answer { number, words: words.map(<[u8]>::to_vec).collect() }),
             b"ask" => {
                 let what = words.next()?;
                 let key = LockKey { db: u32::try_from(self::number(words.next()?)?).ok()?, name: words.next()?.into() };
@@ -279,7 +277,7 @@ impl Message {
                     b"deadlocks" => Question::Deadlocks(usize::try_from(self::number(words.next()?)?).ok()?),
                     _ => return None,
                 };
-                Some(Message::Ask(Asked { from, number, key, question }))
+                Some(Message::Ask(Asked { from: from.to_owned(), number, key, question }))
             }
             _ => None,
         }
@@ -295,7 +293,7 @@ mod tests {
     use super::*;
 
     fn read_ask(parcel: &Parcel) -> Asked {
-        match Message::read(&parcel.message) {
+        match Message::read("a", &parcel.body) {
             Some(Message::Ask(asked)) => asked,
             other => panic!("a question was expected, not {other:?}"),
         }
@@ -311,7 +309,7 @@ mod tests {
             talk.has_mail().await;
             for to in ["b", "c"] {
                 let parcel = talk.take_mail().expect("both are asked");
-                assert_eq!(parcel.channel, channel_of(to));
+                assert_eq!(*parcel.to, *to);
                 let asked = read_ask(&parcel);
                 assert_eq!((asked.from.as_str(), &asked.key, &asked.question), ("a", &key, &question));
                 if to == "b" {
@@ -323,7 +321,7 @@ mod tests {
             }
         };
         let begun = Instant::now();
-        let (answers, ()) = tokio::join!(talk.ask("a", nodes, &key, &question), replies);
+        let (answers, ()) = tokio::join!(talk.ask(nodes, &key, &question), replies);
         assert_eq!(answers.came, [("b".into(), vec![b"yes".to_vec()])]);
         assert_eq!(answers.silent, ["c".into()]);
         assert!(begun.elapsed() >= ANSWER_MAX);
@@ -348,19 +346,19 @@ mod tests {
             Question::Waits,
             Question::Deadlocks(3),
         ] {
-            let parcel = Parcel { channel: vec![], message: question.encode("me", 9, &key) };
-            assert_eq!(read_ask(&parcel), Asked { from: "me".into(), number: 9, key: key.clone(), question });
+            let parcel = Parcel { to: "b".into(), body: question.encode(9, &key) };
+            assert_eq!(read_ask(&parcel), Asked { from: "a".into(), number: 9, key: key.clone(), question });
         }
         let talk = Talk::new(0);
-        talk.answer("b", "a", 9, &[b"x".to_vec(), vec![]]);
+        talk.answer("a", 9, &[b"x".to_vec(), vec![]]);
         let parcel = talk.take_mail().unwrap();
-        assert_eq!(parcel.channel, channel_of("a"));
+        assert_eq!(&*parcel.to, "a");
         let words = vec![b"x".to_vec(), vec![]];
-        assert_eq!(Message::read(&parcel.message), Some(Message::Answer { from: "b".into(), number: 9, words }));
+        assert_eq!(Message::read("b", &parcel.body), Some(Message::Answer { number: 9, words }));
         for odd in
-            [&b""[..], b"PING", b"*3\r\n$3\r\nask\r\n$1\r\n1\r\n$1\r\na\r\n", b"*2\r\n$6\r\nanswer\r\n$1\r\nx\r\n"]
+            [&b""[..], b"PING", b"*3\r\n$3\r\nask\r\n$1\r\n1\r\n$5\r\nplace\r\n", b"*2\r\n$6\r\nanswer\r\n$1\r\nx\r\n"]
         {
-            assert_eq!(Message::read(odd), None);
+            assert_eq!(Message::read("a", odd), None);
         }
     }
 
@@ -368,7 +366,7 @@ mod tests {
     fn mail_is_bounded() {
         let talk = Talk::new(0);
         for _ in 0..2 * OUTBOX_MAX {
-            talk.answer("b", "a", 1, &[]);
+            talk.answer("a", 1, &[]);
         }
         assert_eq!(std::iter::from_fn(|| talk.take_mail()).count(), OUTBOX_MAX);
     }

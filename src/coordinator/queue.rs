@@ -162,7 +162,7 @@ impl Coordinator {
         let names = |nodes: Vec<(Arc<str>, _)>| nodes.into_iter().map(|(id, _)| id).collect::<Vec<_>>();
         let mut answers = match asked.is_empty() {
             true => Answers::default(),
-            false => self.nodes.talk.ask(&self.nodes.me.id, names(asked), key, question).await,
+            false => self.nodes.talk.ask(names(asked), key, question).await,
         };
         answers.silent.extend(names(not_asked));
         answers

@@ -62,6 +62,7 @@ impl Coordinator {
         hurry: Option<&Hurry>,
         is_there: impl Fn() -> bool,
     ) -> SetNxAnswer {
+        self.nodes.is_used();
         let SetNx { key, value, lease, terms } = ask;
         let written = value.clone();
         let key = LockKey { db: asker.db, name: key };

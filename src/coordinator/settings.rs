@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::rules::{LockKeys, Rule};
+use super::seal::Seal;
 use crate::domain::{LockKey, WallClock};
 use crate::locks::LineRules;
 use crate::locks::victim::VictimPolicy;
@@ -59,6 +60,8 @@ pub struct LockSettings {
     pub node_timeout_ms: u64,
     /// Where clients connect to this node, for the others to know.
     pub address: String,
+    /// What shows the others that a message comes from a node.
+    pub seal: Seal,
     /// A `SET NX` whose queue cannot be kept passes as the plain command.
     pub fallback: bool,
     /// What is done about deadlocks.
@@ -91,6 +94,7 @@ impl Default for LockSettings {
             heartbeat_ms: 1000,
             node_timeout_ms: 3000,
             address: String::new(),
+            seal: Seal::default(),
             fallback: true,
             deadlock_mode: DeadlockMode::Detect,
             victim: VictimPolicy::default(),

@@ -8,9 +8,10 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::nodes::{self, News};
+use super::nodes::{self, Introduction, News};
 use super::peers::{Message, channel_of};
-use super::{Coordinator, nodes::Load, seen};
+use super::presence::Load;
+use super::{Coordinator, seen};
 use crate::domain::{Db, LockKey, Moment};
 use crate::locks::Event;
 use crate::protocol::frame::{Value, decode};
@@ -27,6 +28,8 @@ const LOOKS_MAX: usize = 512;
 const HEARD_AT_ONCE: usize = 1024;
 /// The longest pause between two attempts to connect.
 const REDIAL_MAX: Duration = Duration::from_secs(1);
+/// How often the upstream is pinged while this node is alone and nobody waits, in ms; more often only then.
+const QUIET_PING_MS: u64 = 3000;
 /// After how long a refused CLIENT TRACKING or SUBSCRIBE is tried again: an ACL may have changed.
 const REFUSED_FOR_MS: u64 = 60_000;
 
@@ -227,13 +230,17 @@ struct Watch<'a> {
     answered_db: Option<Db>,
     /// Whether changes are told; `None` until the upstream has said so.
     is_tracking: bool,
+    /// Whether other nodes are heard; `None` until the upstream has said so.
+    is_subscribed: bool,
     /// When what was refused is tried again.
     retry_at: Option<Moment>,
     looks: usize,
     look: Option<Look>,
-    next_beat: Moment,
+    last_beat: Moment,
     asked_master: Moment,
     has_met_master: bool,
+    /// It may become another master, and nothing would be told of that: it is asked with every heartbeat.
+    is_master_in_doubt: bool,
 }
 
 impl<'a> Watch<'a> {
@@ -252,12 +259,14 @@ impl<'a> Watch<'a> {
             db,
             answered_db: db,
             is_tracking: false,
+            is_subscribed: false,
             retry_at: None,
             looks: 0,
             look: None,
-            next_beat: coordinator.now(),
+            last_beat: coordinator.now(),
             asked_master: Moment::default(),
             has_met_master: false,
+            is_master_in_doubt: true,
         }
     }
 
@@ -268,15 +277,18 @@ impl<'a> Watch<'a> {
         // Fences that run ahead of the clock are to go on above those that others gave.
         self.link.send(&[b"GET", companion::FENCE_COUNTER], About::Counter);
         self.ask_for_news();
+        self.ask_for_master();
         loop {
             if nodes.is_leaving() {
                 return self.leave().await;
             }
             self.send_looks();
             while let Some(parcel) = nodes.talk.take_mail() {
-                self.link.send(&[b"PUBLISH", &parcel.channel, &parcel.message], About::Published);
+                if let Some(message) = nodes.tell(&parcel.to, &parcel.body) {
+                    self.publish(&channel_of(&parcel.to), &message);
+                }
             }
-            if nodes.take_must_speak() {
+            if nodes.take_must_speak() && !nodes.is_alone() {
                 self.say("alive");
             }
             let now = coordinator.now();
@@ -284,13 +296,14 @@ impl<'a> Watch<'a> {
                 self.retry_at = None;
                 self.ask_for_news();
             }
-            if self.next_beat <= now {
+            let next_beat = self.last_beat.plus_ms(self.beat_every_ms());
+            if next_beat <= now {
                 self.beat();
                 continue;
             }
             // Unless the question is out already whose reply decides it.
             let judged_at = nodes.judged_at().filter(|at| self.asked_master < *at);
-            let wake_at = judged_at.map_or(self.next_beat, |at| at.min(self.next_beat));
+            let wake_at = judged_at.map_or(next_beat, |at| at.min(next_beat));
             tokio::select! {
                 biased;
                 heard = self.link.hear() => {
@@ -303,7 +316,7 @@ impl<'a> Watch<'a> {
                     if self.is_silent() {
                         return End::Lost("the upstream is silent".into());
                     }
-                    if wake_at < self.next_beat {
+                    if wake_at < next_beat {
                         // Somebody may have died: the reply shows that all was heard that he had said.
                         self.ask_for_master();
                     }
@@ -319,13 +332,18 @@ impl<'a> Watch<'a> {
         }
     }
 
-    /// The upstream is to tell of changes, and of what other nodes say.
+    /// The upstream is to tell of changes, and of what other nodes say; these are told that this one is there.
     fn ask_for_news(&mut self) {
-        let own = channel_of(&self.coordinator.nodes.me.id);
+        let coordinator = self.coordinator;
         if !self.is_tracking {
             self.link.send(&[b"CLIENT", b"TRACKING", b"ON"], About::Tracking);
         }
-        self.link.subscribe(&[nodes::CHANNEL, &own], About::Subscription);
+        if !self.is_subscribed {
+            coordinator.nodes.subscribes(coordinator.settings.clock.unix_us());
+            let own = channel_of(&coordinator.nodes.me.id);
+            self.link.subscribe(&[nodes::CHANNEL, &own], About::Subscription);
+            self.say("alive");
+        }
     }
 
     fn is_silent(&self) -> bool {
@@ -335,19 +353,43 @@ impl<'a> Watch<'a> {
         self.link.due_since().is_some_and(|since| since.elapsed() > limit)
     }
 
-    /// The heartbeat: this node says that it lives, and asks the upstream whether it does, and whether it is still the same master.
+    /// A node that is alone, and on which nobody waits for what the upstream may tell, leaves it in peace.
+    fn beat_every_ms(&self) -> u64 {
+        let coordinator = self.coordinator;
+        let heartbeat_ms = coordinator.nodes.me.heartbeat_ms;
+        let is_quiet = coordinator.nodes.is_alone() && !self.is_master_in_doubt && coordinator.shards.waiting() == 0;
+        if is_quiet { heartbeat_ms.max(QUIET_PING_MS) } else { heartbeat_ms }
+    }
+
+    /// The heartbeat: this node tells the others that it lives, and asks the upstream whether it does. Where there are others, their
+    /// fences may be lost with a failover: it asks whether it is still the same master as well.
     fn beat(&mut self) {
-        let nodes = &self.coordinator.nodes;
-        self.next_beat = self.coordinator.now().plus_ms(nodes.me.heartbeat_ms);
-        self.say("alive");
-        self.ask_for_master();
+        self.last_beat = self.coordinator.now();
+        let is_alone = self.coordinator.nodes.is_alone();
+        if !is_alone {
+            self.say("alive");
+        }
+        match is_alone && !self.is_master_in_doubt {
+            true => self.link.send(&[b"PING"], About::Nothing),
+            false => self.ask_for_master(),
+        }
         self.coordinator.desk.beat();
     }
 
     fn say(&mut self, word: &str) {
         let coordinator = self.coordinator;
         let presence = coordinator.nodes.presence(word, coordinator.load(), coordinator.now());
-        self.link.send(&[b"PUBLISH", nodes::CHANNEL, &presence], About::Published);
+        self.publish(nodes::CHANNEL, &presence);
+    }
+
+    fn introduce(&mut self, whom: &Introduction) {
+        let coordinator = self.coordinator;
+        let message = coordinator.nodes.introduce(whom, coordinator.load(), coordinator.now());
+        self.publish(&channel_of(&whom.to), &message);
+    }
+
+    fn publish(&mut self, channel: &[u8], message: &[u8]) {
+        self.link.send(&[b"PUBLISH", channel, message], About::Published);
     }
 
     fn ask_for_master(&mut self) {
@@ -356,7 +398,9 @@ impl<'a> Watch<'a> {
     }
 
     async fn leave(mut self) -> End {
-        self.say("bye");
+        if !self.coordinator.nodes.is_alone() {
+            self.say("bye");
+        }
         // The last word is out when everything was answered.
         while self.link.due_since().is_some() {
             match self.link.hear().await {
@@ -489,29 +533,36 @@ impl<'a> Watch<'a> {
                     }
                 }
             }
-            Heard::AllChanged => desk.all_changed(),
-            Heard::Message { channel, payload } if channel == nodes::CHANNEL => {
-                let news = self.coordinator.nodes.heard(&payload, self.coordinator.now());
-                if news == News::Joined {
-                    // The newcomer has not heard of this node yet.
-                    self.say("alive");
-                }
-                // Who began after a failover, or heard of it later, goes on above what the others gave since.
-                let store = &self.coordinator.store;
-                store.met_ahead(self.coordinator.nodes.ahead_us(), store.upstream_us());
+            Heard::AllChanged => {
+                desk.all_changed();
+                // A flush, or the data of another master.
+                self.ask_for_master();
             }
             Heard::Message { payload, .. } => self.message_came(&payload),
         }
     }
 
+    /// A node has said something.
     fn message_came(&mut self, message: &[u8]) {
+        let coordinator = self.coordinator;
+        match coordinator.nodes.heard(message, coordinator.now()) {
+            News::None => {}
+            News::Introduce(whom) => self.introduce(&whom),
+            News::Talk { from, body } => return self.talk_came(from, body),
+        }
+        // Who began after a failover, or heard of it later, goes on above what the others gave since.
+        let store = &coordinator.store;
+        store.met_ahead(coordinator.nodes.ahead_us(), store.upstream_us());
+    }
+
+    fn talk_came(&mut self, from: &str, body: &[u8]) {
         let (coordinator, talk) = (self.coordinator, &self.coordinator.nodes.talk);
-        match Message::read(message) {
-            Some(Message::Answer { from, number, words }) => talk.answered(&from, number, words),
+        match Message::read(from, body) {
+            Some(Message::Answer { number, words }) => talk.answered(from, number, words),
             Some(Message::Ask(asked)) => {
                 let links = self.links;
                 let words = coordinator.answer(&asked, || links.caller(&links.service_pool(asked.key.db)));
-                talk.answer(&coordinator.nodes.me.id, &asked.from, asked.number, &words);
+                talk.answer(&asked.from, asked.number, &words);
             }
             None => {}
         }
@@ -537,6 +588,7 @@ impl<'a> Watch<'a> {
                 }
             }
             About::Subscription => {
+                self.is_subscribed = refusal.is_none();
                 match refusal {
                     None => self.coordinator.nodes.hears(now),
                     Some(line) => self.complain_of_talk(line),
@@ -600,7 +652,10 @@ impl<'a> Watch<'a> {
 
     /// Doubles as the answer to the ping: all that was published before has been heard by now.
     fn replication_came(&mut self, reply: Option<&Value<'_>>, asked: Moment) {
-        self.coordinator.nodes.judge(asked);
+        if self.coordinator.nodes.judge(asked) && self.coordinator.nodes.is_alone() {
+            // Once more before it falls silent: who only stood still, and takes this node for dead as well, will answer.
+            self.say("alive");
+        }
         let text = reply.and_then(Value::as_bytes);
         if text.is_none() && !std::mem::replace(&mut self.memory.complaints.replication, true) {
             let line = reply.and_then(Value::as_error).unwrap_or_default();
@@ -609,6 +664,11 @@ impl<'a> Watch<'a> {
                 "INFO replication is refused: a failover is noticed only when the link to the old master breaks"
             );
         }
+        // A replica may be promoted behind a standing link; who refuses to tell will not tell later.
+        let is_master =
+            text.is_some_and(|text| text.split(|byte| *byte == b'\n').any(|line| line.starts_with(b"role:master")));
+        let is_refused = reply.and_then(Value::as_error).is_some_and(|line| line.starts_with(b"NOPERM"));
+        self.is_master_in_doubt = !is_master && !is_refused;
         let history = text.and_then(replication_id);
         if !self.has_met_master || !self.coordinator.store.knows_history(history) {
             self.has_met_master = true;

@@ -23,11 +23,12 @@ use self::listener::{Bound, ListenError, bind};
 use self::registry::Registry;
 use self::worker::{Shared, Stop};
 use crate::config::{self, Config, LiveConfig, WhenAway};
+use crate::coordinator::seal::Seal;
 use crate::coordinator::{Coordinator, DeadlockMode, LockKeys, LockLimits, LockSettings, Rules};
 use crate::locks::victim::VictimPolicy;
 use crate::upstream::dial::Connector;
 use crate::upstream::links::LinkSettings;
-use crate::upstream::url::Endpoint;
+use crate::upstream::url::{Endpoint, Upstream};
 
 /// How often the drain looks whether the last client has gone.
 const DRAIN_LOOK: Duration = Duration::from_millis(10);
@@ -202,9 +203,19 @@ fn lock_settings(config: &Config, address: &str) -> LockSettings {
         heartbeat_ms: ms(config.nodes.heartbeat),
         node_timeout_ms: ms(config.nodes.timeout),
         address: config.nodes.announce.clone().unwrap_or_else(|| address.to_owned()),
+        seal: node_secret(config).map_or_else(Seal::default, |secret| Seal::of(secret.as_bytes())),
         node: config.nodes.id.clone().unwrap_or_else(random_node_id),
         ..LockSettings::default()
     }
+}
+
+/// What nodes of one upstream have in common, and others have not.
+fn node_secret(config: &Config) -> Option<&str> {
+    let password = match &config.upstream {
+        Upstream::Standalone(endpoint) => endpoint.password.as_deref(),
+        Upstream::Embedded => None,
+    };
+    config.nodes.secret.as_ref().map(|secret| secret.0.as_str()).or(password).filter(|secret| !secret.is_empty())
 }
 
 /// Host name and a random part, so that nodes of one host differ.

@@ -4,6 +4,7 @@
 use super::server::RedisServer;
 use super::wait::PATIENCE;
 use lockgate::commands::lock_args::LockCommand;
+use lockgate::coordinator::seal::Seal;
 use lockgate::coordinator::{Asker, BoundLocks, Coordinator, LockReply, LockSettings};
 use lockgate::domain::{LockKey, Resp};
 use lockgate::upstream::caller::LinkCaller;
@@ -63,6 +64,8 @@ impl Node {
 
     pub fn at(url: &str, settings: LockSettings) -> Self {
         let Ok(Upstream::Standalone(endpoint)) = Upstream::parse(url) else { panic!("no upstream: {url}") };
+        let seal = endpoint.password.as_ref().map_or_else(Seal::default, |password| Seal::of(password.as_bytes()));
+        let settings = LockSettings { seal, ..settings };
         let (jobs, mut todo) = unbounded_channel::<Job>();
         let thread = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();

@@ -244,7 +244,7 @@ impl Coordinator {
         let call = victim.id.call;
         if victim.id.node != self.nodes.me.id {
             let question = Question::Suspect(Suspect(call));
-            self.nodes.talk.ask(&self.nodes.me.id, vec![victim.id.node.clone()], &nothing(), &question).await;
+            self.nodes.talk.ask(vec![victim.id.node.clone()], &nothing(), &question).await;
             return None;
         }
         let line = cycle.line(&victim.id);
