@@ -1,7 +1,7 @@
 # Two commands are enough: `make run` serves on 127.0.0.1:7379, `make test` runs every test.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help run build test lint bench docker clean
+.PHONY: help run build test test-long lint bench docker clean
 
 # Where rustup puts cargo, for shells that have not heard of it yet.
 export PATH := $(PATH):$(HOME)/.cargo/bin
@@ -10,7 +10,7 @@ CARGO ?= cargo
 LISTEN ?= 127.0.0.1:7379
 
 help: ## Say what there is
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 18
 
 run: ## Install what is missing, build the release, serve with the embedded upstream
 	@scripts/setup-run.sh
@@ -24,6 +24,20 @@ build: ## Build the release
 test: ## Install what the tests need, run all of them
 	@scripts/setup-tests.sh
 	$(CARGO) test --locked
+
+# How much `make test-long` plays.
+DAYS ?= 20000
+LIVES ?= 1000000
+MINUTES ?= 30
+
+test-long: ## The long form: Redis' own suite and redis-py's tests through Lockgate, many lives, days and histories; hours
+	@scripts/setup-tests.sh
+	@scripts/setup-suites.sh
+	$(CARGO) build --release --locked
+	tests/suites/compare.sh target/suites/shared target/release/lockgate
+	LOCKGATE_SEEDS=$(LIVES) $(CARGO) test --release --locked --lib locks::simulation
+	LOCKGATE_DAYS=$(DAYS) $(CARGO) test --release --locked --lib proxy::simulation
+	LOCKGATE_HISTORY_MINUTES=$(MINUTES) $(CARGO) test --release --locked --test histories
 
 lint: ## rustfmt and clippy, warnings as errors
 	@scripts/setup-rust.sh

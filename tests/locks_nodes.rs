@@ -356,6 +356,42 @@ fn nonsense_on_the_nodes_channels_changes_nothing() {
 }
 
 #[test]
+fn no_client_publishes_on_lockgates_own_channels() {
+    let server = RedisServer::start();
+    let lockgate = Lockgate::before(&server);
+    let (mut ear, mut client) = (server.wire(), lockgate.wire());
+    ear.ask_line("PSUBSCRIBE lockgate:x*");
+    ear.frames(1);
+    let refused = |reply: &Reply| reply.is_error("NOPERM channels that begin with 'lockgate:'");
+    for line in ["PUBLISH lockgate:x 1", "SPUBLISH lockgate:x 1", "publish lockgate:xy 1"] {
+        assert!(refused(&client.run(line)), "{line}");
+    }
+    client.send(b"PUBLISH lockgate:x inline\r\n");
+    assert!(refused(&client.reply()));
+    // With a link of its own, and as a subscriber who may publish.
+    client.run("WATCH k");
+    assert!(refused(&client.run("PUBLISH lockgate:x 2")));
+    let mut subscriber = lockgate.wire3();
+    subscriber.ask_line("SUBSCRIBE c");
+    subscriber.frames(1);
+    assert!(refused(&subscriber.run("PUBLISH lockgate:x 2")));
+    // A transaction is aborted by it, and nothing of it runs.
+    assert_eq!(client.run("MULTI"), Reply::Simple("OK".into()));
+    assert_eq!(client.run("SET k v"), Reply::Simple("QUEUED".into()));
+    assert!(refused(&client.run("PUBLISH lockgate:x 3")));
+    assert!(client.run("EXEC").is_error("EXECABORT"));
+    assert_eq!(client.run("GET k"), Reply::Nil);
+    // A message that is longer than what is read at a time; and others' channels are theirs.
+    let long = "x".repeat(200_000);
+    assert!(refused(&Reply::parse(&client.call(&["PUBLISH", "lockgate:x", &long]))));
+    assert_eq!(client.call(&["PUBLISH", "lockgate", &long]), b":0\r\n");
+    assert_eq!(client.run("PUBLISH c lockgate:x"), Reply::Int(1));
+    assert!(client.run("LOCK.GUARD k 1 PUBLISH lockgate:x 4").is_error("ERR"));
+    server.wire().run("PUBLISH lockgate:x last");
+    assert_eq!(Reply::parse(&ear.frame()).items()[3], Reply::bulk("last"), "nothing else came through");
+}
+
+#[test]
 fn what_nodes_said_once_does_no_harm_when_it_is_said_again() {
     let server = RedisServer::start();
     let (a, b) = (node(&server, "a"), lockgate(&server, "b"));

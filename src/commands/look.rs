@@ -1,6 +1,9 @@
 //! Commands whose arguments decide how they are treated.
 
-use super::treatment::{Effect, Look, Treatment, Why};
+use super::treatment::{Effect, Here, Look, Treatment, Why};
+
+/// Channels that begin so are Lockgate's own.
+const OWN_CHANNELS: &[u8] = b"lockgate:";
 
 const SHARE: (Treatment, Effect) = (Treatment::Share, Effect::None);
 
@@ -22,9 +25,18 @@ pub fn resolve(look: Look, args: &[&[u8]]) -> (Treatment, Effect) {
         Look::Cluster => cluster(args),
         // For who knows no rules. Sessions ask theirs first.
         Look::Set | Look::SetNx => SHARE,
+        Look::Publish if args.get(1).is_some_and(|channel| is_own_channel(channel)) => {
+            (Treatment::Here(Here::OwnChannel), Effect::None)
+        }
+        Look::Publish => SHARE,
         Look::Module if subcommand_is(args, &["list", "help"]) => SHARE,
         Look::Module => own(Why::Admin),
     }
+}
+
+/// Whether only Lockgate publishes there.
+pub fn is_own_channel(channel: &[u8]) -> bool {
+    channel.starts_with(OWN_CHANNELS)
 }
 
 /// What `CLIENT …` does to the connection that runs it, for sessions that pass it to an own link.
@@ -164,6 +176,17 @@ mod tests {
         assert_eq!(treated(Look::Cluster, "CLUSTER"), Treatment::Own(Why::Admin));
         assert_eq!(treated(Look::Module, "MODULE LIST"), Treatment::Share);
         assert_eq!(treated(Look::Module, "MODULE LOAD x"), Treatment::Own(Why::Admin));
+    }
+
+    #[test]
+    fn lockgates_own_channels_are_nobody_elses_to_publish_on() {
+        let refused = Treatment::Here(Here::OwnChannel);
+        for line in ["PUBLISH lockgate:nodes x", "SPUBLISH lockgate: x", "PUBLISH lockgate:events x"] {
+            assert_eq!(treated(Look::Publish, line), refused, "{line}");
+        }
+        for line in ["PUBLISH lockgate x", "PUBLISH a:lockgate: lockgate:", "PUBLISH Lockgate:nodes x", "PUBLISH"] {
+            assert_eq!(treated(Look::Publish, line), Treatment::Share, "{line}");
+        }
     }
 
     #[test]

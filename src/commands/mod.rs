@@ -17,7 +17,7 @@ mod wire;
 
 pub use introspect::{Merge, Plan, plan};
 pub use lock_spec::{Keys, LOCK_COMMANDS, LockSpec, lock_command};
-pub use look::{client_effect, resolve};
+pub use look::{client_effect, is_own_channel, resolve};
 pub use table::{CommandTable, Entry, Flags, LearnError};
 pub use treatment::{Channel, Effect, Here, Look, Treatment, Why};
 pub use wire::Malformed;

@@ -127,6 +127,8 @@ pub enum Here {
     Command,
     /// Any `LOCK.*` command.
     Lock,
+    /// `PUBLISH` and `SPUBLISH` where only Lockgate publishes: refused.
+    OwnChannel,
 }
 
 /// Whose arguments decide. A word for each family that [`resolve`](super::resolve) can read.
@@ -148,6 +150,8 @@ pub enum Look {
     Set,
     /// `SETNX`: on a lock key it queues.
     SetNx,
+    /// `PUBLISH`, `SPUBLISH`: Lockgate's own channels are nobody else's to publish on.
+    Publish,
 }
 
 /// What a command does to the state of the connection that runs it, for the session's bookkeeping on an own link.

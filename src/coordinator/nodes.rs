@@ -443,7 +443,7 @@ impl Nodes {
         // It is the leader's business, who has seen the same.
         circle.must_clean &= leads || !is_led;
         circle.has_to_look_once &= leads || !is_led;
-        let looks_once = circle.has_to_look_once && (has_peers || self.is_in_use.load(Ordering::Relaxed));
+        let looks_once = circle.has_to_look_once && (has_peers || self.is_in_use());
         Duty { has_peers, is_led, leads, must_clean: circle.must_clean || looks_once }
     }
 
@@ -476,7 +476,13 @@ impl Nodes {
         if !self.is_in_use.load(Ordering::Relaxed) {
             self.is_in_use.store(true, Ordering::Relaxed);
             self.duty.notify_one();
+            self.talk.ring();
         }
+    }
+
+    /// Whether somebody has used locks through this node.
+    pub fn is_in_use(&self) -> bool {
+        self.is_in_use.load(Ordering::Relaxed)
     }
 
     /// Something about this node has changed that the others should know before the next heartbeat.

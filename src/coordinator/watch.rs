@@ -230,6 +230,8 @@ struct Watch<'a> {
     answered_db: Option<Db>,
     /// Whether changes are told; `None` until the upstream has said so.
     is_tracking: bool,
+    /// They are told only where somebody may wait for them.
+    has_asked_for_changes: bool,
     /// Whether other nodes are heard; `None` until the upstream has said so.
     is_subscribed: bool,
     /// When what was refused is tried again.
@@ -259,6 +261,7 @@ impl<'a> Watch<'a> {
             db,
             answered_db: db,
             is_tracking: false,
+            has_asked_for_changes: false,
             is_subscribed: false,
             retry_at: None,
             looks: 0,
@@ -281,6 +284,9 @@ impl<'a> Watch<'a> {
         loop {
             if nodes.is_leaving() {
                 return self.leave().await;
+            }
+            if nodes.is_in_use() && !self.has_asked_for_changes {
+                self.ask_for_changes();
             }
             self.send_looks();
             while let Some(parcel) = nodes.talk.take_mail() {
@@ -332,12 +338,17 @@ impl<'a> Watch<'a> {
         }
     }
 
-    /// The upstream is to tell of changes, and of what other nodes say; these are told that this one is there.
+    /// The upstream is to tell of changes. What happened before would not have been told: it may be another master by now.
+    fn ask_for_changes(&mut self) {
+        self.has_asked_for_changes = true;
+        self.link.send(&[b"CLIENT", b"TRACKING", b"ON"], About::Tracking);
+        self.ask_for_master();
+    }
+
+    /// The upstream is to tell what other nodes say; these are told that this one is there. What was refused is asked for again.
     fn ask_for_news(&mut self) {
         let coordinator = self.coordinator;
-        if !self.is_tracking {
-            self.link.send(&[b"CLIENT", b"TRACKING", b"ON"], About::Tracking);
-        }
+        self.has_asked_for_changes = self.is_tracking;
         if !self.is_subscribed {
             coordinator.nodes.subscribes(coordinator.settings.clock.unix_us());
             let own = channel_of(&coordinator.nodes.me.id);

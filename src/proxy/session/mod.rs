@@ -487,6 +487,11 @@ fn treatment(table: &CommandTable, gate: &Gate, command: &[u8], frame: &RequestF
                 Verdict::Shadow | Verdict::Take => look,
             }
         }
+        // Often used, so looked at without a list of all arguments.
+        Some(Treatment::Look(commands::Look::Publish)) => match args(command).nth(1) {
+            Some(channel) if commands::is_own_channel(channel) => Treatment::Here(commands::Here::OwnChannel),
+            _ => Treatment::Share,
+        },
         Some(Treatment::Look(look)) => resolve(look, &args(command).collect::<Vec<_>>()).0,
         Some(treatment) => treatment,
     }

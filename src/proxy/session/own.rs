@@ -186,7 +186,8 @@ impl Session {
                             // Whether NX follows is told behind the value.
                             break Look::Used;
                         }
-                        let plan = plan(&facts.table, name, &[]);
+                        let seen: Vec<&[u8]> = args(rest).collect();
+                        let plan = plan(&facts.table, name, &seen);
                         if plan.is_held_whole() {
                             break if rest.len() > HELD_REQUEST_MAX { Look::Pause(Pause::TooLong) } else { Look::Used };
                         }

@@ -2,11 +2,12 @@
 //! accepted. Inside of `MULTI` something with the same rights, arity and errors goes upstream in the place of the others too and is
 //! queued there, and when `EXEC`'s reply shows that it ran, its effect is carried out or its element becomes Lockgate's answer.
 
+use super::step::OWN_CHANNEL;
 use super::handshake::{Hello, canonical_number};
 use super::transaction::{Change, Entry, NOTED_MAX, Replies, SessionChange};
 use super::{Gone, Session};
 use crate::commands::client::ClientCall;
-use crate::commands::{Effect, Here, Plan, Treatment, client_effect, plan};
+use crate::commands::{Effect, Here, Plan, Treatment, client_effect, plan, resolve};
 use crate::protocol::args::{args, encode_command};
 use crate::protocol::request::RequestFrame;
 use crate::upstream::dial::{Credentials, Identity};
@@ -23,8 +24,15 @@ impl Session {
     pub(super) fn queue_own(&mut self, command: &[u8], frame: &RequestFrame) -> bool {
         let facts = self.worker.links().facts();
         let name = &command[frame.name.clone()];
-        let Some(Treatment::Here(here)) = facts.table.find(name).map(|entry| entry.treatment) else { return false };
         let args: Vec<&[u8]> = args(command).collect();
+        let here = match facts.table.find(name).map(|entry| entry.treatment) {
+            Some(Treatment::Here(here)) => here,
+            Some(Treatment::Look(look)) => match resolve(look, &args).0 {
+                Treatment::Here(here) => here,
+                _ => return false,
+            },
+            _ => return false,
+        };
         let resp = self.resp();
         let Some(own) = self.own.as_mut() else { return false };
         let ends_it = here == Here::Quit || (here == Here::Reset && args.len() == 1);
@@ -38,6 +46,13 @@ impl Session {
             Here::Lock => {
                 let says = if is_multi { not_in_multi(name) } else { not_while_subscribed(name) };
                 own.link.push(command);
+                own.talk.sent_replaced(says);
+                return true;
+            }
+            // Nor this one, which goes in its place.
+            Here::OwnChannel => {
+                let says = if is_multi { format!("-{OWN_CHANNEL}\r\n").into_bytes() } else { not_while_subscribed(name) };
+                own.link.push(&refused());
                 own.talk.sent_replaced(says);
                 return true;
             }

@@ -18,6 +18,10 @@ use crate::upstream::call::CallError;
 use crate::upstream::dial::LinkKey;
 use crate::upstream::link::Sink;
 
+/// What is said to whoever publishes where only Lockgate does.
+pub(super) const OWN_CHANNEL: &str =
+    "NOPERM channels that begin with 'lockgate:' carry Lockgate's own messages; publish on another one";
+
 impl Session {
     /// Runs the command at the front of the input.
     pub(super) async fn step(&mut self, frame: RequestFrame) -> Result<(), Gone> {
@@ -118,6 +122,11 @@ impl Session {
             Here::Client => self.client_command(command, frame, &args).await,
             Here::Command => self.command_command(command, &args).await,
             Here::Lock => self.lock_command(&args).await,
+            Here::OwnChannel => {
+                let line = if self.must_authenticate() { "NOAUTH Authentication required." } else { OWN_CHANNEL };
+                self.answer_line(&format!("-{line}"));
+                Ok(())
+            }
         }
     }
 
