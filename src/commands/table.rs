@@ -37,6 +37,8 @@ impl Flags {
     pub const MODULE: Flags = Flags(1 << 9);
     /// Constant or logarithmic time.
     pub const FAST: Flags = Flags(1 << 10);
+    /// It may have to be told to replicas, though it only reads: `CLIENT PAUSE … WRITE` holds it up.
+    pub const MAY_REPLICATE: Flags = Flags(1 << 11);
 
     /// `true` if all of `other` are among these.
     pub const fn has(self, other: Flags) -> bool {
@@ -67,6 +69,7 @@ impl Flags {
             b"no_auth" => Flags::NO_AUTH,
             b"module" => Flags::MODULE,
             b"fast" => Flags::FAST,
+            b"may_replicate" => Flags::MAY_REPLICATE,
             _ => Flags::NONE,
         }
     }
@@ -105,9 +108,9 @@ impl Entry {
         self.flags.has(Flags::WRITE)
     }
 
-    /// It reads data and changes none.
+    /// It reads data and changes none, here and on replicas.
     pub fn is_readonly(&self) -> bool {
-        self.flags.has(Flags::READONLY)
+        self.flags.has(Flags::READONLY) && !self.flags.has(Flags::MAY_REPLICATE)
     }
 
     /// `false` if Redis would refuse that many arguments (the name included).
