@@ -157,6 +157,7 @@ fn flags(card: &Card) -> String {
     let is = |flag: &AtomicBool| flag.load(Ordering::Relaxed);
     let all = [
         (is(&card.is_monitor), 'O'),
+        (kind(card) == Kind::Replica, 'S'),
         (kind(card) == Kind::PubSub, 'P'),
         (card.multi.load(Ordering::Relaxed) >= 0, 'x'),
         (is(&card.is_blocked) || is(&card.waits_for_lock), 'b'),
@@ -171,15 +172,19 @@ fn flags(card: &Card) -> String {
 enum Kind {
     Normal,
     PubSub,
-    /// Replicas and masters do not connect here.
-    Other,
+    /// Its connection has become a replication stream.
+    Replica,
 }
 
 fn kind(card: &Card) -> Kind {
     let counts = [&card.subscriptions, &card.patterns, &card.shard_subscriptions];
-    match counts.iter().any(|n| n.load(Ordering::Relaxed) > 0) {
-        true => Kind::PubSub,
-        false => Kind::Normal,
+    // What follows these is no commands any more.
+    if [&b"sync"[..], b"psync", b"replconf"].contains(&card.last_command().as_slice()) {
+        Kind::Replica
+    } else if counts.iter().any(|n| n.load(Ordering::Relaxed) > 0) {
+        Kind::PubSub
+    } else {
+        Kind::Normal
     }
 }
 
@@ -261,7 +266,9 @@ fn is(card: &Card, name: &str, value: &[u8]) -> bool {
         "type" => match value.to_ascii_lowercase().as_slice() {
             b"normal" => kind(card) == Kind::Normal,
             b"pubsub" => kind(card) == Kind::PubSub,
-            _ => kind(card) == Kind::Other,
+            b"replica" | b"slave" => kind(card) == Kind::Replica,
+            // Masters do not connect here.
+            _ => false,
         },
         "addr" => card.peer.as_bytes() == value,
         "laddr" => card.local.as_bytes() == value,
