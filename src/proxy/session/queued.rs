@@ -2,8 +2,8 @@
 //! accepted. Inside of `MULTI` something with the same rights, arity and errors goes upstream in the place of the others too and is
 //! queued there, and when `EXEC`'s reply shows that it ran, its effect is carried out or its element becomes Lockgate's answer.
 
-use super::step::OWN_CHANNEL;
 use super::handshake::{Hello, canonical_number};
+use super::step::OWN_CHANNEL;
 use super::transaction::{Change, Entry, NOTED_MAX, Replies, SessionChange};
 use super::{Gone, Session};
 use crate::commands::client::ClientCall;
@@ -51,7 +51,8 @@ impl Session {
             }
             // Nor this one, which goes in its place.
             Here::OwnChannel => {
-                let says = if is_multi { format!("-{OWN_CHANNEL}\r\n").into_bytes() } else { not_while_subscribed(name) };
+                let says =
+                    if is_multi { format!("-{OWN_CHANNEL}\r\n").into_bytes() } else { not_while_subscribed(name) };
                 own.link.push(&refused());
                 own.talk.sent_replaced(says);
                 return true;
