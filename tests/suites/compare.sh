@@ -3,6 +3,7 @@
 # usage: compare.sh OUT BINARY [lockgate arguments]
 #        DIRECT=folder: the results of an earlier run without Lockgate
 . "$(dirname "$0")/lib.sh"
+export LC_ALL=C.UTF-8
 [ $# -ge 2 ] || { echo "usage: $0 OUT BINARY [lockgate arguments]" >&2; exit 2; }
 OUT=$1 BINARY=$2; shift 2
 mkdir -p "$OUT"
