@@ -314,7 +314,10 @@ fn a_node_of_another_form_is_complained_about_and_not_asked() {
         names(&a).contains(&"new".to_owned()).then_some(())
     });
     assert!(queue(&a, "k").contains(&("nil".into(), "new".into())));
-    eventually("and the log tells", || b.wrote().contains("does not understand").then_some(()));
+    eventually("and the log tells", || {
+        new.speaks();
+        b.wrote().contains("does not understand").then_some(())
+    });
     await_names(&a, &["a", "b"]);
 }
 
