@@ -1,6 +1,7 @@
--- Included, behind turn.lua, by the scripts that ask for a lock. ARGV 6 tells the asker as a waiter: arrival in µs ('' for now), his
--- rank's tier, the µs that he is ahead, the rest of his rank, and if he waits, what follows in a waiter behind its second field.
-local arrived, tier, ahead, rest, waiting = ARGV[6]:match('^(%d*)\31(%d)\31(%d+)\31(%d+)(.*)$')
+-- Included, behind turn.lua, by the scripts that ask for a lock. ARGV 6 tells the asker as a waiter: arrival in µs ('' for now), '1'
+-- where a rule takes the key for a lock, his rank's tier, the µs that he is ahead, the rest of his rank, and if he waits, what follows
+-- in a waiter behind its second field.
+local arrived, is_rule_key, tier, ahead, rest, waiting = ARGV[6]:match('^(%d*)\31([01])\31(%d)\31(%d+)\31(%d+)(.*)$')
 local is_waiting = waiting ~= ''
 local time = redis.call('TIME')
 local arrival = arrived == '' and time[1] * 1000000 + time[2] or tonumber(arrived)
@@ -37,12 +38,15 @@ end
 -- Another holds the lock.
 local function ask_held(value)
   local mine
-  if is_waiting then
+  local left = redis.call('PTTL', KEYS[1])
+  local is_data = left == -1 and is_rule_key == '0' and not value:find('^[^\31]*\31%d+\31[0-3]\31%d+\31[^\31]*\31')
+  -- Nobody waits for data.
+  if is_waiting and not is_data then
     mine = own_registration()
     if goes_before(asker, mine) then
       register(asker, mine)
       mine = asker
     end
   end
-  return {'held', value, redis.call('PTTL', KEYS[1]), call_of(mine), time[1], time[2]}
+  return {'held', value, left, call_of(mine), time[1], time[2]}
 end

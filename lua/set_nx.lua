@@ -29,7 +29,7 @@ if type(value) == 'table' then
   return value
 end
 -- An asker who does not wait has nothing behind his rank.
-if value and ARGV[6]:find('^%d*\31%d\31%d+\31%d+$') then return 0 end
+if value and ARGV[6]:find('^%d*\31%d\31%d\31%d+\31%d+$') then return 0 end
 -- include fence.lua
 -- include queue.lua
 -- include turn.lua

@@ -23,7 +23,7 @@ pub use acquire_all::{AllAcquired, AllAsked, BRIDGE, Taken};
 use reply::Reply;
 use script::Script;
 #[cfg(test)]
-pub use script::released_by;
+pub use script::{is_renewal, is_transfer, released_by};
 pub use transfer::{Moved, Transfer};
 use value::{FENCE_MAX, Fields};
 
@@ -304,7 +304,9 @@ impl Store {
         };
         let (tier, ahead, rest) = crate::locks::rank::parts(ask.level, standing.first_call, standing.promote_after_us);
         let arrival = standing.arrival_us.map(|us| us.to_string()).unwrap_or_default();
-        let asker = format!("{arrival}\x1f{tier}\x1f{ahead}\x1f{rest}").into_bytes();
+        let is_plain = matches!(ask.form, Form::Plain { .. });
+        let is_lock = u8::from(is_rule_key || is_plain);
+        let asker = format!("{arrival}\x1f{is_lock}\x1f{tier}\x1f{ahead}\x1f{rest}").into_bytes();
         let (asker, head, offers) = ([asker, waiting_part].concat(), self.head(times), offers_text(others));
         let mut args: Vec<&[u8]> = head.iter().map(Vec::as_slice).collect();
         args.extend([first, second.as_bytes(), &tail, &asker]);
@@ -320,7 +322,6 @@ impl Store {
                 Form::Plain { value, .. } => Grant { fence: Fence(0), value: value.clone() },
             })
         };
-        let is_plain = matches!(ask.form, Form::Plain { .. });
         let parts = match &reply {
             Reply::Integer(0) if is_plain => return Ok(Acquired::NotSet),
             Reply::Integer(fence) => return Ok(Acquired::Granted(granted(*fence)?, None)),

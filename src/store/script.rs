@@ -11,17 +11,34 @@ pub struct Script {
 }
 
 /// What scripts share, by the line in their text that asks for it. What is included may ask for what stands below it.
-const INCLUDES: [(&str, &str); 5] = [
-    ("-- include ask.lua\n", include_str!("../../lua/ask.lua")),
-    ("-- include turn.lua\n", include_str!("../../lua/turn.lua")),
-    ("-- include queue.lua\n", include_str!("../../lua/queue.lua")),
-    ("-- include fence.lua\n", include_str!("../../lua/fence.lua")),
-    ("-- include holds.lua\n", include_str!("../../lua/holds.lua")),
+const INCLUDES: [(&str, &str, &str); 5] = [
+    ("-- include ask.lua\n", "ask.lua", include_str!("../../lua/ask.lua")),
+    ("-- include turn.lua\n", "turn.lua", include_str!("../../lua/turn.lua")),
+    ("-- include queue.lua\n", "queue.lua", include_str!("../../lua/queue.lua")),
+    ("-- include fence.lua\n", "fence.lua", include_str!("../../lua/fence.lua")),
+    ("-- include holds.lua\n", "holds.lua", include_str!("../../lua/holds.lua")),
 ];
 
+/// The text of a file of `lua/`, as it was built in.
+#[cfg(not(test))]
+fn text_of(_name: &str, built_in: &str) -> String {
+    built_in.to_owned()
+}
+
+/// The same; tests take it from the folder that `LOCKGATE_LUA` names, so that many changed scripts are tried by one build.
+#[cfg(test)]
+fn text_of(name: &str, built_in: &str) -> String {
+    let Some(folder) = std::env::var_os("LOCKGATE_LUA") else { return built_in.to_owned() };
+    std::fs::read_to_string(std::path::Path::new(&folder).join(name)).expect("LOCKGATE_LUA has every script")
+}
+
 impl Script {
-    fn new(file: &str) -> Self {
-        let text = INCLUDES.iter().fold(file.to_owned(), |text, (line, include)| text.replace(line, include));
+    fn new(name: &str, built_in: &str) -> Self {
+        let include = |text: String, (line, name, built_in): &(&str, &str, &str)| match text.contains(line) {
+            true => text.replace(line, &text_of(name, built_in)),
+            false => text,
+        };
+        let text = INCLUDES.iter().fold(text_of(name, built_in), include);
         let digest = sha1_smol::Sha1::from(&text).digest().to_string();
         Script { text, digest }
     }
@@ -61,7 +78,8 @@ fn push_length(out: &mut Vec<u8>, kind: u8, length: usize) {
 macro_rules! script {
     ($doc:literal, $name:ident, $file:literal) => {
         #[doc = $doc]
-        pub static $name: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!(concat!("../../lua/", $file))));
+        pub static $name: LazyLock<Script> =
+            LazyLock::new(|| Script::new($file, include_str!(concat!("../../lua/", $file))));
     };
 }
 
@@ -86,6 +104,18 @@ pub fn released_by<'a>(words: &[&'a [u8]]) -> Option<(Option<&'a [u8]>, Option<u
     let mut terms = std::str::from_utf8(terms).ok().filter(|_| is_release)?.split('\x1f');
     let (fence, is_forced) = (terms.next()?.parse().ok(), terms.nth(1)? == "1");
     Some(((!is_forced).then_some(*owner), fence))
+}
+
+/// Whether these words ask for a renewal.
+#[cfg(test)]
+pub fn is_renewal(words: &[&[u8]]) -> bool {
+    words.get(1).is_some_and(|script| *script == RENEW.digest.as_bytes() || *script == RENEW.text.as_bytes())
+}
+
+/// Whether they give a lock to another owner.
+#[cfg(test)]
+pub fn is_transfer(words: &[&[u8]]) -> bool {
+    words.get(1).is_some_and(|script| *script == TRANSFER.digest.as_bytes() || *script == TRANSFER.text.as_bytes())
 }
 
 #[cfg(test)]

@@ -27,9 +27,10 @@ use tokio::time::Instant;
 use self::client::{Said, Wire};
 use self::faults::Faults;
 use self::judge::{Counts, Judge};
-use self::people::{Client, SET_NX_WAIT_MS};
+use self::people::{Client, Past, SET_NX_WAIT_MS};
 use self::process::Process;
 use crate::config::{Config, DeadlockMode, Rule, VictimPolicy};
+use crate::domain::Level;
 use crate::protocol::args::encode_command;
 use crate::upstream::simulated::net::Net;
 use crate::upstream::simulated::server::Cause;
@@ -40,6 +41,25 @@ const BEGINS_US: u64 = 1_763_740_000_000_000;
 const LOOKS_EVERY: Duration = Duration::from_millis(100);
 /// After the last person has gone, all leases, places and registrations are over within this.
 const ENDS_WITHIN: Duration = Duration::from_secs(20);
+
+/// The lease where none is asked for, and the longest.
+const DEFAULT_TTL_MS: u64 = 1700;
+const MAX_TTL_MS: u64 = 8000;
+
+/// What a rule says about one key.
+struct KeyRule {
+    key: &'static str,
+    max_ttl_ms: Option<u64>,
+    default_ttl_ms: Option<u64>,
+    queue_max: usize,
+    level: Option<Level>,
+}
+
+/// The rules of days that have some: every other key has none.
+const RULES: [KeyRule; 2] = [
+    KeyRule { key: "lock:b", max_ttl_ms: Some(900), default_ttl_ms: Some(600), queue_max: 0, level: Some(Level::High) },
+    KeyRule { key: "lock:d", max_ttl_ms: None, default_ttl_ms: Some(3000), queue_max: 2, level: None },
+];
 
 /// What kind of day it is.
 #[derive(Debug, Clone)]
@@ -55,6 +75,8 @@ pub struct Plan {
     is_rough: bool,
     /// A refused poller's place is kept, in place of waiting.
     tickets: bool,
+    /// Rules cut leases, give defaults and levels, and make queues narrow.
+    has_rules: bool,
     /// Some go around Lockgate.
     bypasses: bool,
     day_ms: u64,
@@ -79,6 +101,7 @@ impl Plan {
             is_rough: dice.u8(..4) == 0,
             tickets: dice.u8(..6) == 0,
             bypasses: dice.u8(..3) == 0,
+            has_rules: dice.bool(),
             day_ms: dice.u64(6000..20_000),
             longest_way_ms: [0, 3, 20, 120][dice.usize(..4)],
             deadlocks: if dice.u8(..4) == 0 { DeadlockMode::Prevent } else { DeadlockMode::Detect },
@@ -90,6 +113,34 @@ impl Plan {
         Plan { has_family: plan.has_family && plan.keys.len() > 1, ..plan }
     }
 
+    fn rule(&self, key: &[u8]) -> Option<&'static KeyRule> {
+        RULES.iter().find(|rule| self.has_rules && rule.key.as_bytes() == key)
+    }
+
+    /// The lease that LOCK.* gets who asks for so many ms, or for none.
+    fn lease_ms(&self, key: &[u8], ttl_ms: Option<u64>) -> u64 {
+        let rule = self.rule(key);
+        let default_ms = rule.and_then(|rule| rule.default_ttl_ms).unwrap_or(DEFAULT_TTL_MS);
+        let max_ms = rule.and_then(|rule| rule.max_ttl_ms).unwrap_or(MAX_TTL_MS);
+        ttl_ms.unwrap_or(default_ms).min(max_ms)
+    }
+
+    /// The lease of a `SET NX`, which is cut by its rule alone.
+    fn plain_lease_ms(&self, key: &[u8], ttl_ms: u64) -> u64 {
+        let max_ms = self.rule(key).filter(|_| key.starts_with(b"lock:")).and_then(|rule| rule.max_ttl_ms);
+        max_ms.map_or(ttl_ms, |max_ms| max_ms.min(ttl_ms))
+    }
+
+    fn narrow(&self) -> Vec<Vec<u8>> {
+        let narrow = RULES.iter().filter(|rule| self.has_rules && rule.queue_max > 0);
+        narrow.map(|rule| rule.key.as_bytes().to_vec()).collect()
+    }
+
+    /// The level of a call that names none.
+    fn level(&self, key: &[u8]) -> u8 {
+        self.rule(key).and_then(|rule| rule.level).unwrap_or(Level::Normal).number()
+    }
+
     fn config(&self, name: String) -> Config {
         let mut config = Config::default();
         config.nodes.id = Some(name);
@@ -98,10 +149,21 @@ impl Plan {
         config.promote_after = (self.promote_after_ms > 0).then(|| Duration::from_millis(self.promote_after_ms));
         let wait = Some(Duration::from_millis(SET_NX_WAIT_MS));
         let rule = Rule { wait_while_holding: true, ..Rule::matching("lock:*") };
-        config.lock_keys = vec![match self.tickets {
+        let rule = match self.tickets {
             true => Rule { poll_ticket: Some(Duration::from_millis(400)), ..rule },
             false => Rule { wait, ..rule },
-        }];
+        };
+        (config.default_ttl, config.max_ttl) =
+            (Duration::from_millis(DEFAULT_TTL_MS), Duration::from_millis(MAX_TTL_MS));
+        let own = RULES.iter().filter(|_| self.has_rules).map(|own| Rule {
+            pattern: own.key.into(),
+            max_ttl: own.max_ttl_ms.map(Duration::from_millis),
+            default_ttl: own.default_ttl_ms.map(Duration::from_millis),
+            max_queue: own.queue_max,
+            priority: own.level,
+            ..rule.clone()
+        });
+        config.lock_keys = own.chain([rule.clone()]).collect();
         config
     }
 }
@@ -114,6 +176,8 @@ pub struct World {
     tasks: Rc<LocalSet>,
     judge: RefCell<Judge>,
     processes: RefCell<Vec<Option<Process>>>,
+    /// Holds that were let go of.
+    past: RefCell<Vec<Past>>,
     /// One for each person: rings when the upstream has given him what he waits for, before he can know.
     bells: Vec<Notify>,
     /// The connection of those who go around Lockgate.
@@ -132,8 +196,8 @@ impl World {
         let net = Net::install(tasks.clone(), seed ^ 0x5eed, BEGINS_US);
         let mut judge = Judge::new(seed, tells);
         judge.owners_differ = plan.owners == 0;
-        judge.order_matters =
-            plan.owners == 0 && plan.promote_after_ms == 0 && !plan.has_family && !plan.is_rough && !plan.tickets;
+        judge.order_matters = plan.owners == 0 && plan.promote_after_ms == 0 && !plan.is_rough && !plan.tickets;
+        judge.narrow = plan.narrow();
         judge.say(|| format!("{plan:?}"));
         let world = Rc::new(World {
             seed,
@@ -141,6 +205,7 @@ impl World {
             tasks,
             judge: RefCell::new(judge),
             processes: RefCell::default(),
+            past: RefCell::default(),
             bells: (0..plan.people).map(|_| Notify::new()).collect(),
             side: Cell::new(net.serve(|server| server.connects())),
             is_over: Cell::new(false),

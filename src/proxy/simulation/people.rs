@@ -32,6 +32,13 @@ pub struct Client {
     mine: Vec<Mine>,
 }
 
+/// A hold that its owner has let go of, or lost.
+pub struct Past {
+    key: Vec<u8>,
+    owner: Vec<u8>,
+    fence: u64,
+}
+
 impl Client {
     /// Person `number` of `world`.
     pub fn new(world: Rc<World>, number: Person, seed: u64) -> Self {
@@ -54,7 +61,8 @@ impl Client {
                 60..63 if self.world.plan.is_rough => self.forces().await,
                 63..68 if self.world.plan.has_family => self.meddles_with_waiters().await,
                 68..74 => self.looks().await,
-                74..78 => self.hangs_up(),
+                74..76 => self.hangs_up(),
+                76..78 => self.acts_on_the_past().await,
                 78..84 if self.world.plan.has_family => self.acquires_all().await,
                 84..95 if self.mine.len() < 3 => self.sets().await,
                 _ if self.mine.len() < 3 => self.acquires().await,
@@ -199,22 +207,42 @@ impl Client {
 
     async fn acquires(&mut self) {
         let (key, owner, (ttl_ms, wait_ms)) = (self.key(), self.owner(), self.times());
-        let level = if self.dice.bool() { 1 } else { self.dice.u8(..4) };
+        let plan = &self.world.plan;
+        let ttl_ms = (self.dice.u8(..6) > 0).then_some(ttl_ms);
+        let level = match self.dice.u8(..4) {
+            0 | 1 => None,
+            _ => Some(self.dice.u8(..4)),
+        };
+        let (lease_ms, meant) = (plan.lease_ms(&key, ttl_ms), level.unwrap_or(plan.level(&key)));
+        let meta: &[u8] = if self.dice.u8(..4) == 0 { b"note\x1f?" } else { b"" };
         let bond: &[&[u8]] = match self.dice.u8(..8) {
             0 => &[b"KEEPALIVE"],
             1 => &[b"EPHEMERAL"],
             _ => &[],
         };
-        let (ttl, wait, priority) = (ttl_ms.to_string(), wait_ms.to_string(), level.to_string());
-        let mut words: Vec<&[u8]> = vec![b"LOCK.ACQUIRE", &key, &owner, b"TTL", ttl.as_bytes()];
-        words.extend([&b"WAIT"[..], wait.as_bytes(), b"PRIORITY", priority.as_bytes()]);
+        let (ttl, wait) = (ttl_ms.unwrap_or(0).to_string(), wait_ms.to_string());
+        let priority = meant.to_string();
+        let mut words: Vec<&[u8]> = match level {
+            Some(_) if self.dice.u8(..4) == 0 => vec![b"LOCK.PRIORITY", &key, &owner, priority.as_bytes()],
+            Some(_) => vec![b"LOCK.ACQUIRE", &key, &owner, b"PRIORITY", priority.as_bytes()],
+            None => vec![b"LOCK.ACQUIRE", &key, &owner],
+        };
+        if ttl_ms.is_some() {
+            words.extend([&b"TTL"[..], ttl.as_bytes()]);
+        }
+        words.extend([&b"WAIT"[..], wait.as_bytes()]);
+        if !meta.is_empty() {
+            words.extend([&b"META"[..], meta]);
+        }
         words.extend(bond);
-        let asked = self.asked(vec![key.clone()], owner.clone(), level, wait_ms);
+        let mut asked = self.asked(vec![key.clone()], owner.clone(), meant, wait_ms);
+        (asked.lease_ms, asked.meta) = (lease_ms, meta.to_vec());
         self.asks_for(asked, &words, bond == [b"EPHEMERAL"]).await;
     }
 
     fn asked(&self, keys: Vec<Vec<u8>>, owner: Vec<u8>, level: u8, wait_ms: u64) -> Asked {
-        Asked { person: self.number, keys, owner, value: None, level, wait_us: wait_ms * 1000 }
+        let wait_us = wait_ms * 1000;
+        Asked { person: self.number, keys, owner, value: None, level, lease_ms: 0, meta: Vec::new(), wait_us }
     }
 
     async fn acquires_all(&mut self) {
@@ -225,17 +253,23 @@ impl Client {
         let mut words: Vec<&[u8]> = vec![b"LOCK.ACQUIREALL", count.as_bytes()];
         words.extend(keys.iter().map(Vec::as_slice));
         words.extend([&owner[..], b"TTL", ttl.as_bytes(), b"WAIT", wait.as_bytes()]);
-        let asked = self.asked(keys.clone(), owner.clone(), 1, wait_ms);
+        let mut asked = self.asked(keys.clone(), owner.clone(), 1, wait_ms);
+        // The strictest of the rules counts for all of them.
+        let leases = keys.iter().map(|key| self.world.plan.lease_ms(key, Some(ttl_ms)));
+        asked.lease_ms = leases.min().unwrap_or(ttl_ms);
         self.asks_for(asked, &words, false).await;
     }
 
     async fn sets(&mut self) {
         let key = self.key();
-        let ttl = self.dice.u64(100..3000).to_string();
+        let ttl_ms = self.dice.u64(100..3000);
+        let (ttl, lease_ms) = (ttl_ms.to_string(), self.world.plan.plain_lease_ms(&key, ttl_ms));
         self.values += 1;
         let value = format!("p{}.{}.{}", self.number, self.connection, self.values).into_bytes();
         let words: [&[u8]; 6] = [b"SET", &key, &value, b"NX", b"PX", ttl.as_bytes()];
-        let mut asked = self.asked(vec![key.clone()], format!("p{}", self.number).into_bytes(), 1, SET_NX_WAIT_MS);
+        let level = self.world.plan.level(&key);
+        let mut asked = self.asked(vec![key.clone()], format!("p{}", self.number).into_bytes(), level, SET_NX_WAIT_MS);
+        asked.lease_ms = lease_ms;
         asked.value = Some(value.clone());
         if self.world.plan.tickets || !key.starts_with(b"lock:") || self.mine.iter().any(|mine| mine.key == key) {
             // A poller's, no lock key by any rule, or his own: answered at once.
@@ -253,7 +287,10 @@ impl Client {
         let said = match &mine.mark {
             Mark::Fenced(_, fence) => {
                 let is_exact = self.dice.bool();
-                let wish = self.world.judge(|judge| judge.wishes(key, &owner, is_exact.then_some(*fence)));
+                let named = is_exact.then_some(*fence);
+                let wish = self.world.judge(|judge| judge.wishes(key, &owner, named));
+                let sent_us = self.world.net.unix_us();
+                self.world.past.borrow_mut().push(Past { key: key.clone(), owner: owner.clone(), fence: *fence });
                 let fence_text = fence.to_string();
                 let mut words: Vec<&[u8]> = vec![b"LOCK.RELEASE", key, &owner];
                 if is_exact {
@@ -264,6 +301,9 @@ impl Client {
                     Some(Said::Number(1)) => self.world.judge(|judge| judge.released(key, &owner, *fence)),
                     Some(Said::Number(_)) => self.world.judge(|judge| judge.told_to_hold_nothing(key, &owner, *fence)),
                     _ => {}
+                }
+                if let Some(Said::Number(said)) = &said {
+                    self.world.judge(|judge| judge.is_released(key, (&owner, named), sent_us, *said));
                 }
                 said.map(|said| (said, wish))
             }
@@ -293,10 +333,60 @@ impl Client {
         let at = self.dice.usize(..self.mine.len());
         let (key, mark) = (self.mine[at].key.clone(), self.mine[at].mark.clone());
         let Mark::Fenced(owner, fence) = mark else { return };
-        let ttl = self.dice.u64(200..3000).to_string();
-        if let Some(Said::Number(0)) = self.asks(&[b"LOCK.EXTEND", &key, &owner, ttl.as_bytes()]).await {
+        // Up and down, and beside renewals.
+        let ttl_ms = if self.dice.bool() { self.dice.u64(200..3000) } else { self.dice.u64(3000..12_000) };
+        let (ttl, lease_ms) = (ttl_ms.to_string(), self.world.plan.lease_ms(&key, Some(ttl_ms)));
+        let (fence_text, named) = (fence.to_string(), self.dice.bool().then_some(fence));
+        let mut words: Vec<&[u8]> = vec![b"LOCK.EXTEND", &key, &owner, ttl.as_bytes()];
+        if named.is_some() {
+            words.extend([&b"FENCE"[..], fence_text.as_bytes()]);
+        }
+        let sent_us = self.world.net.unix_us();
+        let Some(Said::Number(said)) = self.asks(&words).await else { return };
+        self.world.judge(|judge| judge.extended(&key, (&owner, named), lease_ms, sent_us, said == 1));
+        if said == 0 {
             self.world.judge(|judge| judge.told_to_hold_nothing(&key, &owner, fence));
             self.mine.retain(|mine| mine.key != key);
+        }
+    }
+
+    /// Somebody who was asleep since then goes on with a hold that is over, his own or another's, under its fence: it changes nothing.
+    async fn acts_on_the_past(&mut self) {
+        let Some((key, owner, fence)) = ({
+            let past = self.world.past.borrow();
+            let at = self.dice.usize(..past.len().max(1));
+            past.get(at).map(|past| (past.key.clone(), past.owner.clone(), past.fence))
+        }) else {
+            return;
+        };
+        let (fence_text, sent_us) = (fence.to_string(), self.world.net.unix_us());
+        let fenced = [&b"FENCE"[..], fence_text.as_bytes()];
+        match self.dice.u8(..3) {
+            0 => {
+                let words = [&[&b"LOCK.EXTEND"[..], &key, &owner, b"2000"], &fenced[..]].concat();
+                if let Some(Said::Number(said)) = self.asks(&words).await {
+                    let lease_ms = self.world.plan.lease_ms(&key, Some(2000));
+                    self.world.judge(|judge| judge.extended(&key, (&owner, Some(fence)), lease_ms, sent_us, said == 1));
+                }
+            }
+            1 => {
+                let words = [&[&b"LOCK.TRANSFER"[..], &key, &owner, b"thief"], &fenced[..]].concat();
+                if let Some(Said::Number(given)) = self.asks(&words).await {
+                    panic!("a fence of the past gave a lock away, under {given}");
+                }
+            }
+            _ => {
+                // It may still be under way to be released: then this is no more than that.
+                let words = [&[&b"LOCK.RELEASE"[..], &key, &owner], &fenced[..]].concat();
+                let wish = self.world.judge(|judge| judge.wishes_of_the_past(&key, &owner, fence));
+                if let Some(Said::Number(said)) = self.asks(&words).await {
+                    let by = (&owner[..], Some(fence));
+                    self.world.judge(|judge| judge.is_released(&key, by, sent_us, said));
+                    if let Some(wish) = wish {
+                        self.world.judge(|judge| judge.wish_is_over(wish, said == 1));
+                    }
+                }
+            }
         }
     }
 
@@ -327,6 +417,7 @@ impl Client {
             return;
         }
         let wish = self.world.judge(|judge| judge.wishes(&key, &from, None));
+        let sent_us = self.world.net.unix_us();
         let said = self.asks(&[b"LOCK.TRANSFER", &key, &from, &to, b"TTL", b"1500"]).await;
         match said {
             Some(Said::Number(fence)) => {
@@ -334,7 +425,10 @@ impl Client {
                 self.world.judge(|judge| judge.is_told(&key, &mark));
                 self.mine.retain(|mine| mine.key != key);
             }
-            Some(Said::Nil) => return self.world.judge(|judge| judge.wish_is_over(wish, false)),
+            Some(Said::Nil) => {
+                self.world.judge(|judge| judge.is_not_transferred(&key, &from, sent_us));
+                return self.world.judge(|judge| judge.wish_is_over(wish, false));
+            }
             _ => return self.world.judge(|judge| judge.knows_nothing_of(&key, &to)),
         }
         self.world.judge(|judge| judge.wish_is_over(wish, true));
@@ -354,23 +448,61 @@ impl Client {
     /// Cancels or promotes somebody's call.
     async fn meddles_with_waiters(&mut self) {
         let (key, owner) = (self.key(), format!("p{}", self.dice.usize(..self.world.plan.people)).into_bytes());
-        match self.dice.bool() {
-            true => self.asks(&[b"LOCK.CANCEL", &key, &owner]).await,
-            false => self.asks(&[b"LOCK.PROMOTE", &key, &owner, b"critical"]).await,
+        let sent_us = self.world.net.unix_us();
+        if self.dice.u8(..3) == 0 {
+            let which = self.world.judge(|judge| judge.meddles(&key, &owner, None));
+            let said = self.asks(&[b"LOCK.CANCEL", &key, &owner]).await;
+            if said.is_some() {
+                self.world.judge(|judge| judge.meddled(which));
+            }
+            if said == Some(Said::Number(0)) {
+                self.world.judge(|judge| judge.is_placed(&key, &owner, sent_us, (None, false)));
+            }
+            return;
+        }
+        let level = self.dice.u8(..4);
+        let which = self.world.judge(|judge| judge.meddles(&key, &owner, Some(level)));
+        let said = self.asks(&[b"LOCK.PROMOTE", &key, &owner, level.to_string().as_bytes()]).await;
+        if said.is_some() {
+            self.world.judge(|judge| judge.meddled(which));
+        }
+        self.placed(&key, &owner, sent_us, said, false);
+    }
+
+    fn placed(&mut self, key: &[u8], owner: &[u8], sent_us: u64, said: Option<Said>, may_hold: bool) {
+        let place = match said {
+            Some(Said::Number(place)) => Some(place),
+            Some(Said::Nil) => None,
+            _ => return,
         };
+        self.world.judge(|judge| judge.is_placed(key, owner, sent_us, (place, may_hold)));
     }
 
     async fn looks(&mut self) {
-        let (key, owner) = (self.key(), self.owner());
-        let words: &[&[u8]] = match self.dice.u8(..7) {
-            0 => &[b"LOCK.INFO", &key],
-            1 => &[b"LOCK.QUEUE", &key],
-            2 => &[b"LOCK.POSITION", &key, &owner],
-            3 => &[b"LOCK.GRAPH"],
-            4 => &[b"LOCK.LIST", b"0"],
-            5 => &[b"GET", &key],
+        let (key, owner, sent_us) = (self.key(), self.somebody(), self.world.net.unix_us());
+        let words: &[&[u8]] = match self.dice.u8(..8) {
+            0 | 1 => {
+                if let Some(Said::List(said)) = self.asks(&[b"LOCK.INFO", &key]).await {
+                    self.world.judge(|judge| judge.is_informed(&key, sent_us, &said));
+                }
+                return;
+            }
+            2 | 3 => {
+                let said = self.asks(&[b"LOCK.POSITION", &key, &owner]).await;
+                return self.placed(&key, &owner, sent_us, said, true);
+            }
+            4 => &[b"LOCK.QUEUE", &key],
+            5 => &[b"LOCK.GRAPH"],
+            6 => &[b"LOCK.LIST", b"0"],
             _ => &[b"LOCK.STATS"],
         };
         self.asks(words).await;
+    }
+
+    fn somebody(&mut self) -> Vec<u8> {
+        match self.world.plan.owners {
+            0 => format!("p{}", self.dice.usize(..self.world.plan.people)).into_bytes(),
+            _ => self.owner(),
+        }
     }
 }

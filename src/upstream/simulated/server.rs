@@ -37,6 +37,8 @@ pub struct Change {
     pub before: Option<Vec<u8>>,
     /// What it holds.
     pub after: Option<Vec<u8>>,
+    /// Until when it holds that, Unix ms; `None` for ever.
+    pub until_ms: Option<u64>,
     /// Why.
     pub cause: Cause,
     /// The command that did it, if one did.
@@ -404,9 +406,10 @@ impl Server {
             }
             (b"PEXPIRE", [key, ms]) => {
                 let until = now_us / 1000 + number(ms).unwrap_or(0).max(0) as u64;
+                let before = data.get(key).cloned();
                 let is_there = data.set_until(key, Some(until));
                 if is_there {
-                    self.touch(db, key);
+                    self.changed(db, key, before, cause);
                 }
                 Reply::Integer(i64::from(is_there))
             }
@@ -592,6 +595,7 @@ impl Server {
                 key: key.to_vec(),
                 before,
                 after,
+                until_ms: self.databases.get(&db).and_then(|data| data.until_ms(key)).flatten(),
                 cause,
                 request: self.request.clone(),
             });

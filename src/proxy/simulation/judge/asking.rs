@@ -28,12 +28,16 @@ impl Judge {
             let (person, level, ms) = (asked.person, asked.level, asked.wait_us / 1000);
             format!("person {person} asks for {:?} at level {level}, waits {ms} ms{kind}", show(&asked.keys))
         });
+        self.may_end(&asked.keys, &asked.owner);
         let ended = self.ended.get(&(asked.keys.clone(), asked.owner.clone())).filter(|_| asked.value.is_none());
         let is_kept = |ended: &&Ended| ended.keeps_place && self.now_us < ended.at_us + PLACE_KEPT_US;
         let kept = ended.into_iter().flatten().filter(is_kept).map(|ended| ended.place_us).min();
+        let (levels, may_end) = self.meets_meddlers(&asked);
         let call = Call {
             since_us: self.now_us,
             place_us: kept.unwrap_or(self.now_us),
+            levels,
+            may_end,
             asked,
             last_in_cycle_us: None,
             is_in_cycle: false,
@@ -54,8 +58,16 @@ impl Judge {
     pub fn wishes(&mut self, key: &[u8], owner: &[u8], fence: Option<u64>) -> u64 {
         self.last_call += 1;
         self.say(|| format!("{} wishes to end its hold of {} ({fence:?})", owner.escape_ascii(), key.escape_ascii()));
+        self.may_end(&[key.to_vec()], owner);
         self.wishes.push(Wish { key: key.to_vec(), owner: owner.to_vec(), by: self.last_call, fence, is_tie: false });
         self.last_call
+    }
+
+    /// Somebody goes on with a hold of the past: where it stands after all, its end was wished before.
+    pub fn wishes_of_the_past(&mut self, key: &[u8], owner: &[u8], fence: u64) -> Option<u64> {
+        let mark = Mark::Fenced(owner.to_vec(), fence);
+        let stands = self.locks.get(key).and_then(|lock| lock.hold.as_ref()).is_some_and(|hold| hold.mark == mark);
+        stands.then(|| self.wishes(key, owner, Some(fence)))
     }
 
     /// What he wished has been done or not: it ends nothing any more.
@@ -74,8 +86,10 @@ impl Judge {
 
     /// A call was granted, under these fences in the order of its keys (0 for SET NX).
     pub fn granted(&mut self, call: u64, fences: &[u64]) {
-        let Some(Call { asked, since_us, .. }) = self.calls.remove(&call) else { return };
+        let Some(call) = self.calls.remove(&call) else { return };
         self.counts.grants += 1;
+        self.is_written_as_asked(&call, fences);
+        let Call { asked, since_us, .. } = call;
         self.counts.waits += u64::from(self.now_us > since_us + 30_000 && asked.wait_us > 0);
         for (key, fence) in asked.keys.iter().zip(fences) {
             let mark = match &asked.value {
@@ -115,7 +129,7 @@ impl Judge {
     pub fn refused(&mut self, call: u64, how: &str) {
         let Some(call) = self.calls.remove(&call) else { return };
         self.ends_without(&call, false);
-        let Call { asked, last_in_cycle_us, is_in_cycle, since_us, .. } = call;
+        let Call { asked, last_in_cycle_us, is_in_cycle, since_us, may_end, .. } = call;
         self.say(|| format!("person {} is refused: {how}", asked.person));
         if how.starts_with("DEADLOCK") {
             self.counts.victims += 1;
@@ -127,6 +141,7 @@ impl Judge {
         if how.starts_with("UNAVAILABLE") {
             self.is_unknown(&asked);
         }
+        self.is_due(&asked, since_us, how, last_in_cycle_us.is_some() || is_in_cycle || may_end);
         self.cycles();
     }
 

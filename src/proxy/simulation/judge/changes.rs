@@ -1,10 +1,10 @@
 //! What happens upstream, and whether it may.
 
-use super::mark::{Hold, Lock, Mark};
+use super::mark::{Held, Hold, Lock, Mark};
 use super::{Judge, Wish};
 use crate::protocol::args::args;
 use crate::store::value::Fields;
-use crate::store::{BRIDGE, released_by};
+use crate::store::{BRIDGE, is_renewal, is_transfer, released_by};
 use crate::upstream::simulated::server::{Cause, Change};
 
 impl Judge {
@@ -30,6 +30,8 @@ impl Judge {
             format!("{} -> {shown} by {:?}", change.key.escape_ascii(), change.cause)
         });
         let mut lock = self.locks.remove(&change.key).unwrap_or_default();
+        self.leases_keep(change, &lock);
+        lock.story.push(Held { since_us: change.at_us, value: change.after.clone(), until_ms: change.until_ms });
         let before = lock.hold.take();
         match (before, after) {
             (Some(mut hold), Some((mark, is_claim))) if hold.mark == mark => {
@@ -48,14 +50,29 @@ impl Judge {
                     None => lock.free_since_us = change.at_us,
                     Some((mark, is_claim)) => {
                         let is_bridge = is_bridge(change.after.as_deref());
-                        lock.hold =
-                            Some(self.begins(&change.key, mark, (is_claim, is_bridge), &mut lock, change.cause));
+                        lock.hold = Some(self.begins(change, mark, (is_claim, is_bridge), &mut lock));
                     }
                 }
             }
         }
         self.locks.insert(change.key.clone(), lock);
         self.cycles();
+    }
+
+    /// A claim is not lengthened, and a renewal does not shorten what its owner has extended.
+    fn leases_keep(&self, change: &Change, lock: &Lock) {
+        let Some(before) = lock.story.last().filter(|before| before.value == change.after && before.value.is_some())
+        else {
+            return;
+        };
+        let (until_ms, key) = (change.until_ms, change.key.escape_ascii());
+        if before.fields().is_some_and(|fields| fields.is_claim) && until_ms > before.until_ms {
+            self.wrong(format!("the claim of {key} is lengthened, to {until_ms:?}"));
+        }
+        let words: Vec<&[u8]> = args(&change.request).collect();
+        if is_renewal(&words) && before.until_ms.is_some_and(|before| until_ms.is_some_and(|until| until < before)) {
+            self.wrong(format!("a renewal shortens the lease of {key} from {:?} to {until_ms:?}", before.until_ms));
+        }
     }
 
     fn ends(&mut self, change: &Change, mut hold: Hold, lock: &mut Lock, is_ours: bool) {
@@ -88,14 +105,8 @@ impl Judge {
         lock.past.push(hold);
     }
 
-    fn begins(
-        &mut self,
-        key: &[u8],
-        mark: Mark,
-        (is_claim, is_bridge): (bool, bool),
-        lock: &mut Lock,
-        cause: Cause,
-    ) -> Hold {
+    fn begins(&mut self, change: &Change, mark: Mark, (is_claim, is_bridge): (bool, bool), lock: &mut Lock) -> Hold {
+        let (key, cause) = (&change.key[..], change.cause);
         if let Some(at) = lock.past.iter().position(|past| past.mark == mark) {
             let past = lock.past.remove(at);
             // What was lost with its master may be repeated by its owner; a disaster may bring back what was over.
@@ -111,7 +122,9 @@ impl Judge {
         {
             self.wrong(format!("{mark} begins to hold {}, but {} has been told", key.escape_ascii(), self.fence_told));
         }
-        if cause != Cause::Disaster && self.order_matters && !is_bridge {
+        // Whoever is given a lock by its holder passes those who wait.
+        let is_given = is_transfer(&args(&change.request).collect::<Vec<_>>());
+        if cause != Cause::Disaster && self.order_matters && !is_bridge && !is_given {
             self.nobody_is_passed(key, &mark);
         }
         Hold { mark, is_claim, is_bridge, begun_us: self.now_us, is_told: false, taken_back_us: None }

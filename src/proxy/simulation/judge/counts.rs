@@ -15,6 +15,12 @@ pub struct Counts {
     pub writes: u64,
     /// Changes of locks upstream.
     pub changes: u64,
+    /// EXTEND answered 1.
+    pub extensions: u64,
+    /// RELEASE answered 1.
+    pub releases: u64,
+    /// Looks that were compared with what stood upstream.
+    pub looks: u64,
     /// Faults.
     pub faults: u64,
 }
@@ -29,5 +35,8 @@ impl Counts {
         self.writes += other.writes;
         self.changes += other.changes;
         self.faults += other.faults;
+        self.extensions += other.extensions;
+        self.releases += other.releases;
+        self.looks += other.looks;
     }
 }

@@ -51,11 +51,12 @@ impl Judge {
             let is_known = call.asked.wait_us > 0 && call.since_us + SETTLES_US < self.now_us;
             let still_waits = call.since_us + call.asked.wait_us > self.now_us + SETTLES_US;
             let (one, other) = (&call.asked, &next.asked);
-            let is_before = one.level > level || (one.level == level && call.since_us + SETTLES_US < place_us);
+            let (lowest, highest) = (call.levels.0, next.levels.1.max(level));
+            let is_before = lowest > highest || (lowest == highest && call.since_us + SETTLES_US < place_us);
             // He has been given it, and his lease was over before he could be told.
             let past = self.locks.get(key).map_or(&[][..], |lock| &lock.past);
             let had_it = past.iter().any(|past| past.mark.owner() == one.owner && past.begun_us >= call.since_us);
-            if is_known && still_waits && is_before && !had_it && one.person != other.person {
+            if is_known && still_waits && is_before && !had_it && !call.may_end && one.person != other.person {
                 self.wrong(format!(
                     "{mark} begins to hold {}, before person {} who waits for it since {} at level {}",
                     key.escape_ascii(),

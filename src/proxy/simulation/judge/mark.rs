@@ -55,9 +55,47 @@ pub struct Hold {
     pub taken_back_us: Option<u64>,
 }
 
+/// What a key held from a moment on.
+#[derive(Debug, Clone)]
+pub struct Held {
+    pub since_us: u64,
+    /// `None` where nobody held it.
+    pub value: Option<Vec<u8>>,
+    /// Until when, Unix ms; `None` for ever.
+    pub until_ms: Option<u64>,
+}
+
+impl Held {
+    /// The lease that was written then, in ms.
+    pub fn lease_ms(&self) -> Option<u64> {
+        self.until_ms.map(|until| until.saturating_sub(self.since_us / 1000))
+    }
+
+    pub fn fields(&self) -> Option<Fields<'_>> {
+        self.value.as_deref().and_then(Fields::read)
+    }
+
+    /// `owner` holds it, under that fence if one is named; a claim is nobody's hold.
+    pub fn is_held_by(&self, owner: &[u8], fence: Option<u64>) -> bool {
+        self.fields().is_some_and(|fields| {
+            fields.owner == owner && !fields.is_claim && fence.is_none_or(|fence| fence == fields.fence.0)
+        })
+    }
+
+    /// It names `owner`, as its holder or by a claim.
+    pub fn names(&self, owner: &[u8]) -> bool {
+        match self.fields() {
+            Some(fields) => fields.owner == owner,
+            None => self.value.as_deref() == Some(owner),
+        }
+    }
+}
+
 #[derive(Debug, Default)]
 pub struct Lock {
     pub hold: Option<Hold>,
+    /// All that it held, as far as a day goes.
+    pub story: Vec<Held>,
     pub past: Vec<Hold>,
     pub free_since_us: u64,
 }

@@ -1,6 +1,7 @@
 //! Sees everything: each change of the data in the moment it happens, each thing that is asked, and each answer in the moment it is
 //! heard. Says at once what is wrong.
 
+mod answers;
 mod asking;
 mod changes;
 mod counts;
@@ -36,6 +37,10 @@ pub struct Asked {
     pub value: Option<Vec<u8>>,
     /// 0 to 3.
     pub level: u8,
+    /// The lease that its rules leave it, in ms.
+    pub lease_ms: u64,
+    /// What it notes in the lock.
+    pub meta: Vec<u8>,
     /// For how long he waits, in µs.
     pub wait_us: u64,
 }
@@ -46,6 +51,10 @@ struct Call {
     since_us: u64,
     /// When he began to wait for the place that may have been kept for him.
     place_us: u64,
+    /// The levels that it may have by PROMOTE, the lowest and the highest.
+    levels: (u8, u8),
+    /// Somebody has cancelled it, or released as its owner, if that came before its answer.
+    may_end: bool,
     /// When it was last part of a cycle.
     last_in_cycle_us: Option<u64>,
     /// It is part of one, as far as all keys that it needs go.
@@ -102,6 +111,10 @@ pub struct Judge {
     pub order_matters: bool,
     /// The upstream has lost something.
     pub had_disaster: bool,
+    /// Who has cancelled and promoted whom.
+    meddlings: Vec<answers::Meddling>,
+    /// Keys whose queues have few places.
+    pub narrow: Vec<Key>,
     /// Whose calls may have come to something that nobody knows.
     unknown: BTreeSet<(Key, Vec<u8>)>,
     /// How the latest calls of an owner about these keys ended that got no lock. Each node keeps places of its own.
@@ -132,6 +145,8 @@ impl Judge {
             finds_deadlocks: true,
             order_matters: true,
             had_disaster: false,
+            meddlings: Vec::new(),
+            narrow: Vec::new(),
             unknown: BTreeSet::new(),
             ended: BTreeMap::new(),
             connections: BTreeMap::new(),

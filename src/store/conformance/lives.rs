@@ -1,190 +1,26 @@
-//! The simulation is worth what its model of the upstream is worth: the same random calls go to the model and, through the store
-//! and its scripts, to a real redis-server, and every reply, the key and the queue must be the same afterwards. The model of Redis
-//! that whole days are played before (`upstream/simulated`) hears every one of these commands, too, and must answer as the server does.
-//!
-//! `LOCKGATE_SEEDS=n` runs more of them, `LOCKGATE_SEED=n` one.
+//! The model of the scripts that the simulation of one lock plays before, against a real server.
 
 use std::collections::BTreeMap;
-use std::future::{Future, ready};
-use std::io::{Read, Write};
-use std::os::unix::net::UnixStream;
-use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, Mutex};
-use std::task::{Context, Poll, Waker};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
-use super::*;
-use crate::domain::{Moment, WallClock};
+use super::server::{Link, now};
+use crate::domain::{CallId, Level, LockKey, Moment, PlainLease, WallClock};
 use crate::locks::rank::{Place, Rank};
 use crate::locks::simulation::owner_id;
 use crate::locks::simulation::upstream::{Answered, Holder, PLAIN, Script, Upstream};
-use crate::locks::{Actor, AskedFor, Handing, Released, Tried, Turn};
-use crate::protocol::frame::{Value, decode};
-use crate::protocol::reply::ReplyScanner;
-use crate::upstream::simulated::server::Server as Redis;
+use crate::locks::{Actor, AskedFor, Form, Grant, Handed, Handing, Offer, Released, Standing, Task, Tried, Turn};
+use crate::store::reply::Reply;
+use crate::store::value::Fields;
+use crate::store::{Acquired, Ask, HandedOver, Outcome, Store, Times, companion};
 
 const NODES: usize = 3;
 const KEY: &str = "k";
 /// Nothing expires by itself in these lives: the clocks of the model and of the server need not agree.
 const LEASE_MS: u64 = 1_000_000;
 
-struct Server {
-    child: Child,
-    folder: tempfile::TempDir,
-}
-
-impl Server {
-    fn start() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let socket = folder.path().join("s");
-        let child = Command::new("redis-server")
-            .args(["--port", "0", "--save", "", "--appendonly", "no", "--unixsocket"])
-            .arg(&socket)
-            .current_dir(folder.path())
-            .stdout(Stdio::null())
-            .spawn()
-            .expect("redis-server is installed");
-        let server = Server { child, folder };
-        let began = Instant::now();
-        while UnixStream::connect(&socket).is_err() {
-            assert!(began.elapsed() < Duration::from_secs(20), "redis-server does not come up");
-            std::thread::yield_now();
-        }
-        server
-    }
-
-    fn link(&self) -> Link {
-        let mut model = Redis::default();
-        let client = model.connects();
-        let socket = UnixStream::connect(self.folder.path().join("s")).unwrap();
-        Link(Arc::new(Mutex::new(Wire { socket, model, client })))
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-/// One command, one reply, and nothing else goes on meanwhile. The model of Redis that the simulation of the whole process has is asked
-/// the same, and must say the same.
-#[derive(Clone)]
-struct Link(Arc<Mutex<Wire>>);
-
-struct Wire {
-    socket: UnixStream,
-    model: Redis,
-    client: u64,
-}
-
-impl Wire {
-    /// The replies to so many commands.
-    fn ask_server(&mut self, requests: &[u8], mut count: u32) -> Vec<Vec<u8>> {
-        self.socket.write_all(requests).unwrap();
-        let (mut replies, mut reply, mut scanner) = (Vec::new(), Vec::new(), ReplyScanner::new());
-        let mut chunk = [0u8; 4096];
-        while count > 0 {
-            let n = self.socket.read(&mut chunk).unwrap();
-            assert!(n > 0, "the server closed the link");
-            let mut rest = &chunk[..n];
-            while !rest.is_empty() {
-                let scan = scanner.scan(rest, 1).unwrap();
-                reply.extend_from_slice(&rest[..scan.consumed]);
-                rest = &rest[scan.consumed..];
-                if scan.frames == 1 {
-                    replies.push(std::mem::take(&mut reply));
-                    count -= 1;
-                }
-            }
-        }
-        replies
-    }
-
-    fn ask_both(&mut self, request: &[u8]) -> Vec<u8> {
-        // In one go, so that next to no time passes between the two.
-        let replies = self.ask_server(&[b"*1\r\n$4\r\nTIME\r\n", request].concat(), 2);
-        let [time, real] = &replies[..] else { panic!("two were asked") };
-        let real = real.clone();
-        let time = match decode(time).unwrap() {
-            Value::Array(time) => time.iter().map(|part| part.as_str().unwrap().parse().unwrap()).collect::<Vec<u64>>(),
-            other => panic!("TIME is an array, not {other:?}"),
-        };
-        self.model.set_time(time[0] * 1_000_000 + time[1]);
-        assert!(self.model.hears(self.client, request), "the model closed the link");
-        let modelled = self.model.take_output(self.client);
-        let (Ok(one), Ok(other)) = (decode(&real), decode(&modelled)) else { panic!("a reply makes no sense") };
-        let asked: Vec<_> = crate::protocol::args::args(request).map(|word| word.escape_ascii().to_string()).collect();
-        // A hash has no order.
-        let are_alike = match (asked[0] == "HGETALL", &one, &other) {
-            (true, Value::Array(one), Value::Array(other)) => are_alike(&sorted(one), &sorted(other)),
-            _ => are_alike(&one, &other),
-        };
-        assert!(are_alike, "asked {asked:?}\n a server said {one:?}\n the model {other:?}");
-        real
-    }
-}
-
-/// The same, but for what a millisecond changes.
-fn are_alike(one: &Value<'_>, other: &Value<'_>) -> bool {
-    match (one, other) {
-        (Value::Array(some), Value::Array(others)) => {
-            some.len() == others.len() && some.iter().zip(others).all(|(one, other)| are_alike(one, other))
-        }
-        (Value::Integer(one), Value::Integer(other)) => one.abs_diff(*other) < 50 && (*one < 0) == (*other < 0),
-        (Value::Error(one), Value::Error(other)) => {
-            one.split(|byte| *byte == b' ').next() == other.split(|byte| *byte == b' ').next()
-        }
-        _ => match (one.as_bytes(), other.as_bytes()) {
-            // A part of the time.
-            (Some(one), Some(other)) if [one, other].iter().all(|text| text.iter().all(u8::is_ascii_digit)) => true,
-            (Some(one), Some(other)) => without_times(one) == without_times(other),
-            _ => one == other,
-        },
-    }
-}
-
-fn sorted<'a>(pairs: &[Value<'a>]) -> Value<'a> {
-    let mut pairs: Vec<_> = pairs.chunks(2).map(<[_]>::to_vec).collect();
-    pairs.sort_by_key(|pair| pair[0].as_bytes().map(<[u8]>::to_vec));
-    Value::Array(pairs.concat())
-}
-
-/// Long numbers are times, or made of them.
-fn without_times(text: &[u8]) -> Vec<&[u8]> {
-    let parts = text.chunk_by(|one, other| one.is_ascii_digit() == other.is_ascii_digit());
-    parts.map(|part| if part[0].is_ascii_digit() && part.len() > 5 { &b"time"[..] } else { part }).collect()
-}
-
-impl Link {
-    fn ask(&self, request: &[u8]) -> Vec<u8> {
-        self.0.lock().unwrap().ask_both(request)
-    }
-
-    fn run(&self, words: &[&[u8]]) -> Reply {
-        let mut request = Vec::new();
-        crate::protocol::args::encode_command(words, &mut request);
-        Reply::read(&self.ask(&request)).unwrap()
-    }
-}
-
-impl Caller for Link {
-    fn call(&self, request: Vec<u8>) -> impl Future<Output = Result<Vec<u8>, CallError>> + 'static {
-        ready(Ok(self.ask(&request)))
-    }
-}
-
-/// What never waits is done at the first poll.
-fn now<T>(future: impl Future<Output = T>) -> T {
-    let mut future = std::pin::pin!(future);
-    match future.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
-        Poll::Ready(done) => done,
-        Poll::Pending => unreachable!("the link answers at once"),
-    }
-}
-
-struct Pair {
+/// The model and a server.
+pub struct Pair {
     dice: fastrand::Rng,
     link: Link,
     stores: Vec<Store>,
@@ -199,7 +35,8 @@ struct Pair {
 }
 
 impl Pair {
-    fn new(seed: u64, link: &Link) -> Self {
+    /// Both are empty.
+    pub fn new(seed: u64, link: &Link) -> Self {
         link.run(&[b"FLUSHALL"]);
         let store = |node: usize| {
             let store = Store::new(node.to_string().into(), WallClock::default(), 600_000);
@@ -245,7 +82,8 @@ impl Pair {
         }
     }
 
-    fn step(&mut self) {
+    /// One call of both.
+    pub fn step(&mut self) {
         self.now = Moment(self.now.0 + self.dice.u64(1..2000));
         let node = self.dice.usize(..NODES);
         match self.dice.u8(..12) {
@@ -284,7 +122,7 @@ impl Pair {
             _ => {
                 let Reply::Array(time) = self.link.run(&[b"TIME"]) else { unreachable!("TIME is an array") };
                 let [Reply::Text(secs), Reply::Text(micros)] = time.as_slice() else { unreachable!("of two") };
-                super::time(secs, micros).unwrap()
+                crate::store::time(secs, micros).unwrap()
             }
         };
         let asked = AskedFor {
@@ -466,28 +304,5 @@ impl Pair {
         let known: BTreeMap<usize, Rank> =
             self.model.queue.iter().map(|(node, entry)| (*node, entry.offer.rank)).collect();
         assert_eq!(registered, known);
-    }
-}
-
-#[test]
-fn the_model_of_the_simulation_does_what_the_scripts_do_on_a_real_server() {
-    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
-    let server = Server::start();
-    let link = server.link();
-    let seeds = match number("LOCKGATE_SEED") {
-        Some(seed) => seed..seed + 1,
-        None => 0..number("LOCKGATE_SEEDS").map_or(60, |seeds| seeds.clamp(60, 2000)),
-    };
-    for seed in seeds {
-        let life = std::panic::AssertUnwindSafe(|| {
-            let mut pair = Pair::new(seed, &link);
-            for _ in 0..120 {
-                pair.step();
-            }
-        });
-        if let Err(panic) = std::panic::catch_unwind(life) {
-            eprintln!("seed {seed} failed; replay it with LOCKGATE_SEED={seed}");
-            std::panic::resume_unwind(panic);
-        }
     }
 }
