@@ -30,12 +30,11 @@ fn kinds() -> Vec<ServerKind> {
     ServerKind::ALL.into_iter().filter(|kind| wanted.as_ref().is_none_or(|name| name == kind.name())).collect()
 }
 
-/// What is left out.
-fn open() -> Vec<Topic> {
-    match std::env::var_os("DIFF_ALL") {
-        Some(_) => Vec::new(),
-        None => Topic::OPEN.to_vec(),
-    }
+/// What is left out; `DIFF_WITHOUT` names other topics (none plays all).
+fn left_out() -> Vec<Topic> {
+    let Ok(names) = std::env::var("DIFF_WITHOUT") else { return Topic::OPEN.to_vec() };
+    let all = Topic::ALL.into_iter().map(|(topic, _)| topic);
+    all.filter(|topic| names.split_whitespace().any(|name| name == format!("{topic:?}"))).collect()
 }
 
 /// Writes the finding down, and says where.
@@ -74,7 +73,7 @@ fn play(judge: fn(ServerKind) -> Judge, seeds: std::ops::Range<u64>) -> Vec<Stri
                         if seed >= end || (!findings.is_empty() && !goes_on) {
                             return findings;
                         }
-                        if let Some(finding) = judge.judge(&generator::conversation(seed, &open())) {
+                        if let Some(finding) = judge.judge(&generator::conversation(seed, &left_out())) {
                             let told = told(&finding, kind, seed);
                             eprintln!("{told}");
                             findings.push(told);

@@ -241,6 +241,12 @@ impl Filters {
         Filters { wanted: HashMap::from([(("addr", false), vec![addr.to_vec()])]), skip: None, is_address: true }
     }
 
+    /// The numbers asked for, where nothing else is: Redis lists their clients in this order, and one twice that is named twice.
+    pub fn only_ids(&self) -> Option<impl Iterator<Item = u64>> {
+        let ids = self.wanted.get(&("id", false)).filter(|_| self.wanted.len() == 1 && self.skip.is_none())?;
+        Some(ids.iter().filter_map(|id| integer(id).and_then(|id| u64::try_from(id).ok())))
+    }
+
     /// The old form, which is answered in other words.
     pub fn are_an_address(&self) -> bool {
         self.is_address

@@ -19,13 +19,13 @@ const AT_REST: [(&str, &str); 8] = [
 ];
 
 /// The link that carries something of a client who has gone, if it stays so.
-pub fn stained(side: &mut Side) -> Option<String> {
+pub fn stained(side: &mut Side, patience: Duration) -> Option<String> {
     if side.is_direct() {
         return None;
     }
     let mut found = None;
     // A link is washed while nobody waits for it.
-    within(Duration::from_secs(3), || {
+    within(patience, || {
         found = side.control.clients().ok()?.iter().find_map(|line| stain(line));
         found.is_none().then_some(())
     });

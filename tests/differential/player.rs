@@ -68,7 +68,7 @@ pub fn compare(transcript: &Transcript, side: &mut Side, patience: Duration) -> 
     for (at, step) in transcript.steps.iter().enumerate() {
         let outcome = player.take(step).and_then(|()| player.follow(transcript, at, patience));
         let says = match outcome {
-            Ok(None) if step.act == Act::Reset => links::stained(player.side),
+            Ok(None) if step.act == Act::Reset => links::stained(player.side, patience),
             Ok(says) => says,
             Err(NoAnswer(why)) => Some(format!("the one who looks on is not answered: {why}")),
         };
@@ -78,7 +78,7 @@ pub fn compare(transcript: &Transcript, side: &mut Side, patience: Duration) -> 
     }
     let step = transcript.steps.len();
     let says = match player.leave() {
-        Ok(left) if left.is_empty() => links::stained(player.side),
+        Ok(left) if left.is_empty() => links::stained(player.side, patience),
         Ok(left) => Some(format!("connections are listed that their clients have closed: {left:#?}")),
         Err(NoAnswer(why)) => Some(format!("the one who looks on is not answered in the end: {why}")),
     };

@@ -174,11 +174,16 @@ impl Session {
             }
         }
         let fields = registry.list_fields();
-        match Filters::read(filters, self.card().id, false, collects_ids(fields.as_deref())) {
+        let collects_ids = collects_ids(fields.as_deref());
+        match Filters::read(filters, self.card().id, false, collects_ids) {
             Ok(filters) => {
+                let listed: Vec<_> = match filters.only_ids().filter(|_| !collects_ids) {
+                    Some(ids) => ids.filter_map(|id| registry.find(id)).collect(),
+                    None => registry.all().into_iter().filter(|card| filters.take(card)).collect(),
+                };
                 let mut lines = Vec::new();
-                for card in registry.all().iter().filter(|card| filters.take(card)) {
-                    client_list::line(card, fields.as_deref(), &mut lines);
+                for card in listed {
+                    client_list::line(&card, fields.as_deref(), &mut lines);
                 }
                 text(self.resp(), &lines, &mut out);
             }
