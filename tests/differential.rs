@@ -73,7 +73,7 @@ fn play(judge: fn(ServerKind) -> Judge, seeds: std::ops::Range<u64>) -> Vec<Stri
                         if seed >= end || (!findings.is_empty() && !goes_on) {
                             return findings;
                         }
-                        if let Some(finding) = judge.judge(&generator::conversation(seed, &left_out())) {
+                        if let Some(finding) = judge.judge(&generator::conversation(seed, kind, &left_out())) {
                             let told = told(&finding, kind, seed);
                             eprintln!("{told}");
                             findings.push(told);

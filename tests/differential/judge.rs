@@ -52,18 +52,13 @@ impl Judge {
         self.played.push(conversation.clone());
         let finding = self.explain(conversation, found);
         self.played.clear();
+        self.reset(true);
         self.begin_anew();
         Some(finding)
     }
 
     fn play(&mut self, conversation: &Conversation, patience: Duration, is_fresh: bool) -> Option<Difference> {
-        let users: Vec<&str> = match is_fresh {
-            true => USERS.iter().map(|(name, _)| *name).chain(["ub"]).collect(),
-            false => Vec::new(),
-        };
-        for side in [&mut self.direct, &mut self.other] {
-            side.reset(&users).unwrap_or_else(|why| panic!("{} does not answer: {why:?}", self.kind.name()));
-        }
+        self.reset(is_fresh);
         let transcript = player::watch(conversation, &mut self.direct)
             .unwrap_or_else(|why| panic!("{} does not answer: {why:?}\n{conversation}", self.kind.name()));
         let found = player::compare(&transcript, &mut self.other, patience);
@@ -76,8 +71,20 @@ impl Judge {
         found
     }
 
+    /// Both servers as in the beginning, and without the users that conversations make if all of it is to go.
+    fn reset(&mut self, is_all: bool) {
+        let users: Vec<&str> = match is_all {
+            true => USERS.iter().map(|(name, _)| *name).chain(["ub"]).collect(),
+            false => Vec::new(),
+        };
+        for side in [&mut self.direct, &mut self.other] {
+            side.reset(&users).unwrap_or_else(|why| panic!("{} does not answer: {why:?}", self.kind.name()));
+        }
+    }
+
     /// Plays it with a Lockgate that has met nobody.
     pub fn play_fresh(&mut self, conversation: &Conversation, patience: Duration) -> Option<Difference> {
+        self.reset(true);
         self.begin_anew();
         self.play(conversation, patience, true)
     }

@@ -94,6 +94,12 @@ fn clients(body: &[u8], ids: &Ids) -> Option<String> {
     Some(format!("clients\n{}", lines.join("\n")))
 }
 
+/// What tells of the connection's state; Lockgate shows no finer ones in the lists of others.
+fn flags(all: &str) -> String {
+    let shown: String = all.chars().filter(|flag| !"eTBdrR".contains(*flag)).collect();
+    if shown.is_empty() { "N".to_owned() } else { shown }
+}
+
 fn client(line: &str, ids: &Ids) -> Option<String> {
     let label = |number: &str| number.parse().ok().and_then(|id: i64| ids.get(&id)).cloned();
     let id = super::connection::field(line, "id")?;
@@ -104,6 +110,7 @@ fn client(line: &str, ids: &Ids) -> Option<String> {
             "id" => return label(id),
             // Valkey counts the commands of a transaction that is none as 0 once something was watched.
             "multi" if !is_queueing => "-1".to_owned(),
+            "flags" => flags(value),
             "redir" => label(value).unwrap_or_else(|| value.to_owned()),
             _ => value.to_owned(),
         };

@@ -557,7 +557,10 @@ impl Conversation {
             return After::Due;
         }
         let entry = exec.queue.pop();
-        let after = if is_error(head.kind) { After::Nothing } else { self.accepted(entry) };
+        let after = match is_error(head.kind) {
+            true => self.was_refused(Expected::Entry(entry), &head.word),
+            false => self.accepted(entry),
+        };
         self.element_ended();
         after
     }

@@ -3,7 +3,9 @@
 
 use std::rc::Rc;
 
+use super::transaction::{Change, Entry};
 use super::{Gone, Session};
+use crate::commands::Why;
 use crate::domain::{Db, Resp};
 use crate::protocol::args::encode_command;
 use crate::upstream::dial::{Credentials, Identity, LinkKey};
@@ -56,6 +58,11 @@ impl Hello {
     }
 }
 
+/// Whether a `HELLO` that will be refused names a user all the same.
+pub(super) fn names_a_user(args: &[&[u8]]) -> bool {
+    args.iter().skip(2).any(|word| word.eq_ignore_ascii_case(b"auth"))
+}
+
 /// Redis takes printable ASCII without spaces.
 pub(super) fn is_client_name(name: &[u8]) -> bool {
     name.iter().all(|byte| (b'!'..=b'~').contains(byte))
@@ -69,7 +76,12 @@ fn encoded(words: &[&[u8]]) -> Vec<u8> {
 
 impl Session {
     pub(super) async fn hello(&mut self, command: &[u8], args: &[&[u8]]) -> Result<(), Gone> {
-        let Some(hello) = Hello::parse(args) else { return self.relay_alone(command).await };
+        let Some(hello) = Hello::parse(args) else {
+            return match names_a_user(args) {
+                true => self.half_refused_hello(command).await,
+                false => self.relay_alone(command).await,
+            };
+        };
         let mut key = self.key.clone();
         if let Some((user, password)) = &hello.auth {
             let credentials = Credentials { user: Some(user.clone()), password: password.clone() };
@@ -85,6 +97,18 @@ impl Session {
         }
         let reply = with_client_id(reply, self.card().id);
         self.answer(&reply);
+        Ok(())
+    }
+
+    /// Redis before 7.2 authenticates, and then refuses the name: who the client is then only its own link knows, and nobody
+    /// else gets that.
+    async fn half_refused_hello(&mut self, command: &[u8]) -> Result<(), Gone> {
+        if let Err(error) = self.take_own(Why::Unknown).await? {
+            return self.has_no_own(&error).await;
+        }
+        if let Some(own) = self.own.as_mut() {
+            own.forward_entry(command, Entry::Change(Change::Unknown));
+        }
         Ok(())
     }
 

@@ -2,7 +2,7 @@
 //! accepted. Inside of `MULTI` something with the same rights, arity and errors goes upstream in the place of the others too and is
 //! queued there, and when `EXEC`'s reply shows that it ran, its effect is carried out or its element becomes Lockgate's answer.
 
-use super::handshake::{Hello, canonical_number};
+use super::handshake::{Hello, canonical_number, names_a_user};
 use super::step::OWN_CHANNEL;
 use super::transaction::{Change, Entry, NOTED_MAX, Replies, SessionChange};
 use super::{Gone, Session};
@@ -256,6 +256,8 @@ fn hello(command: &[u8], args: &[&[u8]]) -> Queued {
             let auth = auth.map(|(user, password)| Credentials { user: Some(user), password });
             (request, Entry::Hello(Change::Session(SessionChange::Hello { resp, auth, name })))
         }
+        // Redis before 7.2 authenticates, and then refuses the name.
+        None if names_a_user(args) => (command.to_vec(), Entry::Change(Change::Unknown)),
         None => (command.to_vec(), Entry::Plain),
     }
 }
