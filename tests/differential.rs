@@ -73,6 +73,9 @@ fn play(judge: fn(ServerKind) -> Judge, seeds: std::ops::Range<u64>) -> Vec<Stri
                         if seed >= end || (!findings.is_empty() && !goes_on) {
                             return findings;
                         }
+                        if seed % 500 == 499 {
+                            eprintln!("{}: {seed} after {:.0} s", kind.name(), began.elapsed().as_secs_f64());
+                        }
                         if let Some(finding) = judge.judge(&generator::conversation(seed, kind, &left_out())) {
                             let told = told(&finding, kind, seed);
                             eprintln!("{told}");

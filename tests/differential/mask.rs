@@ -129,7 +129,7 @@ fn monitor_line(frame: &[u8]) -> Option<Option<Vec<u8>>> {
     let (origin, command) = rest.split_once("] ")?;
     let db = origin.split(' ').next()?;
     let name = command.split('"').nth(1).unwrap_or_default().to_ascii_lowercase();
-    let is_lock_key = command.contains("\"lock:") || command.contains("\"lockgate:");
+    let is_lock_key = ["\"lock:", ":lock\"", "\"lockgate:"].iter().any(|part| command.contains(part));
     let is_kept = MONITORED.contains(&name.as_str()) && !is_lock_key && !origin.ends_with("lua");
     Some(is_kept.then(|| format!("+monitor [{db}] {command}").into_bytes()))
 }

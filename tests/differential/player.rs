@@ -174,15 +174,17 @@ impl<'a> Player<'a> {
         }
     }
 
-    /// Takes in what has come; true if anything has.
+    /// Takes in what has come; true if anything has that is compared.
     fn pump(&mut self) -> bool {
         let mut any = false;
         for (connection, (shown, count)) in self.connections.iter_mut().zip(&mut self.seen) {
-            any |= connection.pump();
+            let before = (shown.len(), connection.rest().len(), connection.is_ended);
+            connection.pump();
             for frame in &connection.frames[*count..] {
                 shown.extend(mask::masked(frame, &self.ids));
             }
             *count = connection.frames.len();
+            any |= before != (shown.len(), connection.rest().len(), connection.is_ended);
         }
         any
     }
