@@ -190,16 +190,23 @@ async fn greet(endpoint: &Endpoint, key: &LinkKey, socket: Socket) -> Result<Dia
         Identity::Named(credentials) => Some(credentials.auth_command()),
         Identity::Service => service_credentials(endpoint).map(|c| c.auth_command()),
     };
+    let mut is_v3 = key.resp == Resp::V2;
+    let mut is_in_db = key.db == 0;
+    if matches!(key.identity, Identity::Named(_)) {
+        // A client that came to be somebody who may not SELECT is still in the database where it was before.
+        is_v3 = is_v3 || greeting.is_taken(&hello_3()).await?;
+        is_in_db = is_in_db || greeting.is_taken(&select(key.db)).await?;
+    }
     if let Some(auth) = credentials {
         greeting.expect_ok(&auth).await?;
     } else {
         needs_auth = greeting.ask(&command(&[b"PING"])).await?.starts_with(b"-NOAUTH");
     }
-    if key.resp == Resp::V3 {
-        greeting.expect_ok(&command(&[b"HELLO", b"3"])).await?;
+    if !is_v3 {
+        greeting.expect_ok(&hello_3()).await?;
     }
-    if key.db != 0 && !needs_auth {
-        greeting.expect_ok(&command(&[b"SELECT", key.db.to_string().as_bytes()])).await?;
+    if !is_in_db && !needs_auth {
+        greeting.expect_ok(&select(key.db)).await?;
     }
     let Greeting { mut reader, writer } = greeting;
     let ask = [command(&[b"CLIENT", b"ID"]), command(&[b"INFO", b"server"])].concat();
@@ -236,6 +243,14 @@ fn command(args: &[&[u8]]) -> Vec<u8> {
     out
 }
 
+fn hello_3() -> Vec<u8> {
+    command(&[b"HELLO", b"3"])
+}
+
+fn select(db: Db) -> Vec<u8> {
+    command(&[b"SELECT", db.to_string().as_bytes()])
+}
+
 struct Greeting {
     reader: Reader,
     writer: Writer,
@@ -249,6 +264,11 @@ impl Greeting {
             return Err(DialError::Refused(line.into()));
         }
         Ok(())
+    }
+
+    /// Whether the upstream carries it out.
+    async fn is_taken(&mut self, request: &[u8]) -> Result<bool, DialError> {
+        Ok(self.ask(request).await?.first() != Some(&b'-'))
     }
 
     /// Sends one command and waits for its one reply, returned as it came.
