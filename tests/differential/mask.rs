@@ -12,9 +12,8 @@ pub const SMALLEST_ID: i64 = 300;
 pub type Ids = HashMap<i64, String>;
 
 /// The fields of `CLIENT LIST` that are about the client, not about its buffers and sockets.
-const CLIENT_FIELDS: [&str; 15] = [
-    "id", "name", "flags", "db", "sub", "psub", "ssub", "multi", "watch", "user", "redir", "resp", "lib-name",
-    "lib-ver", "capa",
+const CLIENT_FIELDS: [&str; 14] = [
+    "id", "name", "flags", "db", "sub", "psub", "ssub", "multi", "user", "redir", "resp", "lib-name", "lib-ver", "capa",
 ];
 
 /// Commands on data, which reach the server in the same order on both ways.
@@ -70,7 +69,7 @@ fn rewritten(frame: &[u8], ids: &Ids) -> Vec<u8> {
             (Some(b'$' | b'=' | b'!'), Some(len)) if len >= 0 => {
                 let body = &after[..len as usize];
                 rest = &after[len as usize + 2..];
-                match clients(body, ids) {
+                match clients(body, ids, frame.starts_with(b"*")) {
                     Some(lines) => out.extend([&line[..1], lines.as_bytes()].concat()),
                     None => out.extend([line, b"\r\n", body].concat()),
                 }
@@ -82,35 +81,35 @@ fn rewritten(frame: &[u8], ids: &Ids) -> Vec<u8> {
     out
 }
 
-/// `CLIENT LIST` and `CLIENT INFO`: the lines of the conversation's own connections, in the order of their labels.
-fn clients(body: &[u8], ids: &Ids) -> Option<String> {
+/// `CLIENT LIST` and `CLIENT INFO`: the lines of the conversation's own connections. In the reply of `EXEC` the asker's
+/// transaction is under way for a server, and over for Lockgate.
+fn clients(body: &[u8], ids: &Ids, is_in_exec: bool) -> Option<String> {
     let text = std::str::from_utf8(body).ok()?;
     let text = text.strip_prefix("txt:").unwrap_or(text);
     if !text.starts_with("id=") || !text.contains(" addr=") {
         return None;
     }
-    let mut lines: Vec<String> = text.lines().filter_map(|line| client(line, ids)).collect();
-    lines.sort();
+    let lines: Vec<String> = text.lines().filter_map(|line| client(line, ids, is_in_exec)).collect();
     Some(format!("clients\n{}", lines.join("\n")))
 }
 
 /// What tells of the connection's state; Lockgate shows no finer ones in the lists of others.
-fn flags(all: &str) -> String {
-    let shown: String = all.chars().filter(|flag| !"eTBdrR".contains(*flag)).collect();
+fn flags(all: &str, is_queueing: bool) -> String {
+    let shown: String = all.chars().filter(|flag| !"eTBdrR".contains(*flag) && (*flag != 'x' || is_queueing)).collect();
     if shown.is_empty() { "N".to_owned() } else { shown }
 }
 
-fn client(line: &str, ids: &Ids) -> Option<String> {
+fn client(line: &str, ids: &Ids, is_in_exec: bool) -> Option<String> {
     let label = |number: &str| number.parse().ok().and_then(|id: i64| ids.get(&id)).cloned();
     let id = super::connection::field(line, "id")?;
-    let is_queueing = super::connection::field(line, "flags").is_some_and(|flags| flags.contains('x'));
+    let is_queueing = super::connection::field(line, "flags").is_some_and(|flags| flags.contains('x') && !is_in_exec);
     let fields = line.split(' ').filter_map(|word| {
         let (name, value) = word.split_once('=')?;
         let shown = match name {
             "id" => return label(id),
             // Valkey counts the commands of a transaction that is none as 0 once something was watched.
             "multi" if !is_queueing => "-1".to_owned(),
-            "flags" => flags(value),
+            "flags" => flags(value, is_queueing),
             "redir" => label(value).unwrap_or_else(|| value.to_owned()),
             _ => value.to_owned(),
         };
