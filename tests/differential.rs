@@ -17,7 +17,7 @@ use differential::judge::{Finding, Judge};
 use differential::vocabulary::Topic;
 
 /// How many conversations the short form plays on each kind of server.
-const SHORT: u64 = 150;
+const SHORT: u64 = 60;
 
 fn number(name: &str) -> Option<u64> {
     let text = std::env::var(name).ok()?;

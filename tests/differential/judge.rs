@@ -10,7 +10,7 @@ use super::side::Side;
 use super::vocabulary::USERS;
 
 /// How long the other side may take for what has come at once on this one.
-const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(20);
 /// The same while a conversation is made shorter, which needs many tries.
 const SHORT_PATIENCE: Duration = Duration::from_millis(400);
 /// How often a shorter conversation is tried.

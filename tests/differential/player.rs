@@ -287,7 +287,7 @@ impl<'a> Player<'a> {
     /// Everybody hangs up; who is still listed after a while.
     fn leave(&mut self) -> Result<Vec<String>, NoAnswer> {
         // Whoever is paused is not read, and its end is not seen.
-        self.side.control.call(&["CLIENT", "UNPAUSE"])?;
+        self.side.onlooker().call(&["CLIENT", "UNPAUSE"])?;
         for connection in &mut self.connections {
             connection.hang_up();
         }
