@@ -180,8 +180,7 @@ impl Session {
         let keys = [LockKey { db, name: ask.key.clone() }];
         let asking = coordinator.asks(&keys, &ask.value, &asker.user, ask.terms.wait_ms);
         let gone = RefCell::new(Vec::new());
-        let hurry = (may_wait && rule.yields).then(Hurry::default);
-        let hurry = hurry.as_ref();
+        let hurry = Hurry::default();
         let ending = {
             let links = self.worker.links().clone();
             let identity = self.key.identity.clone();
@@ -198,11 +197,17 @@ impl Session {
                     answer = coordinator.set_nx(&asker, SetNx { terms, ..ask.clone() }, None, &is_there).await;
                 }
                 if answer == SetNxAnswer::NotSet {
+                    // No release could be sent behind it. What stands may be what the call itself has just set, whose reply comes over
+                    // another link: so the call ends by its own answer, and is never dropped with a grant on its way.
+                    let stands = async {
+                        one_stands(&links, &identity, in_the_way, &gone).await;
+                        hurry.give();
+                        std::future::pending::<()>().await;
+                    };
                     answer = tokio::select! {
                         biased;
-                        answer = coordinator.set_nx(&asker, ask.clone(), hurry, &is_there) => answer,
-                        // No release could be sent behind it.
-                        () = one_stands(&links, &identity, in_the_way, &gone) => SetNxAnswer::NotSet,
+                        answer = coordinator.set_nx(&asker, ask.clone(), Some(&hurry), &is_there) => answer,
+                        () = stands => unreachable!("it only hurries the call"),
                     };
                 }
                 loop {
@@ -213,10 +218,10 @@ impl Session {
                     if !is_unreached || may_wait || !links.is_back(hold.as_mut()).await {
                         return answer;
                     }
-                    answer = coordinator.set_nx(&asker, ask.clone(), hurry, &is_there).await;
+                    answer = coordinator.set_nx(&asker, ask.clone(), Some(&hurry), &is_there).await;
                 }
             };
-            self.lock_ending(answer, may_wait, hurry).await
+            self.lock_ending(answer, may_wait, (may_wait && rule.yields).then_some(&hurry)).await
         };
         self.card().waits_for_lock.store(false, Ordering::Release);
         self.grants.forget(&gone.into_inner());
