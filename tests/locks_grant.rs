@@ -320,7 +320,8 @@ fn an_owner_with_the_separating_byte_is_refused() {
 fn large_owners_and_notes_are_kept_whole() {
     let stage = Stage::new();
     let mut client = stage.client();
-    let (owner, note) = ("o".repeat(10_000), "n".repeat(100_000));
+    // The most that the defaults allow.
+    let (owner, note) = ("o".repeat(1024), "n".repeat(4096));
     assert!(Reply::parse(&client.call(&["LOCK.ACQUIRE", "orders:1", &owner, "META", &note])).int() > 0);
     let info = client.run("LOCK.INFO orders:1");
     assert_eq!(info.field("owner"), Reply::bulk(&owner));
