@@ -76,6 +76,58 @@ fn who_authenticated_within_a_transaction_is_nobody_elses_user() {
 }
 
 #[test]
+fn a_hello_that_is_refused_after_a_part_of_it_gives_nobody_else_a_user() {
+    for kind in ServerKind::ALL {
+        let (server, lockgate) = setup(kind);
+        server.side_wire().run("ACL SETUSER mute on >pw ~* &* +@all -acl -client");
+        let half = "HELLO 3 AUTH boss pw BAD";
+        for lines in [
+            &[half][..],
+            &["WATCH k", half],
+            &["MULTI", half, "EXEC"],
+            &["MULTI", "HELLO 3 AUTH boss pw AUTH boss wrong", "EXEC"],
+            &["HELLO 3 AUTH mute pw BAD", half],
+            &["MULTI", "HELLO 3 AUTH mute pw BAD", "EXEC", "GET k"],
+        ] {
+            let mut first = lockgate.wire();
+            assert_eq!(first.run("AUTH dev pw"), Reply::Simple("OK".into()));
+            // Redis 8.2 says nothing to a wrong password in a transaction: what comes next is taken for the rest of that reply.
+            let is_mute = kind == ServerKind::Redis82 && lines.iter().any(|line| line.contains("wrong"));
+            first.send(&pipeline(lines));
+            first.ask_line("ECHO end");
+            first.frames(lines.len() + usize::from(!is_mute));
+            drop(first);
+            for _ in 0..6 {
+                let mut next = lockgate.wire();
+                next.run("AUTH dev pw");
+                let replies = run(&mut next, &["MULTI", "ACL WHOAMI", "EXEC"]);
+                assert_eq!(replies[2], Reply::Array(vec![Reply::bulk("dev")]), "{} after {lines:?}", kind.name());
+                assert!(next.run("GET secret").is_error("NOPERM"));
+            }
+        }
+    }
+}
+
+#[test]
+fn locks_are_judged_by_whom_a_refused_hello_has_made_of_the_client() {
+    for kind in ServerKind::ALL {
+        let (_server, lockgate) = setup(kind);
+        for lines in [&["HELLO 2 AUTH dev pw BAD"][..], &["MULTI", "HELLO 2 AUTH dev pw BAD", "EXEC"]] {
+            let mut client = lockgate.wire();
+            client.run("AUTH boss pw");
+            run(&mut client, lines);
+            let is_dev = kind == ServerKind::Redis70;
+            let answer = client.run("LOCK.ACQUIRE secret-lock owner");
+            assert_eq!(answer.is_error("NOPERM"), is_dev, "{}: {answer:?}", kind.name());
+            assert_eq!(client.run("ACL WHOAMI"), Reply::bulk(if is_dev { "dev" } else { "boss" }));
+            if !is_dev {
+                client.run("LOCK.RELEASE secret-lock owner");
+            }
+        }
+    }
+}
+
+#[test]
 fn a_link_that_is_lent_on_has_no_name_database_protocol_or_flag_of_the_one_before() {
     for kind in ServerKind::ALL {
         let (server, lockgate) = setup(kind);

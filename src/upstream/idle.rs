@@ -57,26 +57,26 @@ impl IdleLinks {
 /// Brings a link on which nothing is owed into the state that its key tells, whatever it was in; `None` where the upstream does not
 /// do all of it. `credentials` are those of the key's identity.
 pub(super) async fn washed(mut link: OwnLink, credentials: Option<Credentials>) -> Option<OwnLink> {
-    let mut steps = Vec::new();
-    encode_command(&[b"RESET"], &mut steps);
-    let mut answers = 0;
-    if let Some(credentials) = credentials {
-        steps.extend(credentials.auth_command());
-        answers += 1;
-    }
-    if link.key().resp == Resp::V3 {
-        encode_command(&[&b"HELLO"[..], b"3"], &mut steps);
-        answers += 1;
-    }
-    if link.key().db != 0 {
-        encode_command(&[&b"SELECT"[..], link.key().db.to_string().as_bytes()], &mut steps);
-        answers += 1;
-    }
-    link.push(&steps);
+    let mut reset = Vec::new();
+    encode_command(&[b"RESET"], &mut reset);
+    link.push(&reset);
     // What was on its way before it (messages, invalidations) is nobody's any more.
     while link.frame().await.ok()? != b"+RESET\r\n" {}
-    for _ in 0..answers {
-        if matches!(link.frame().await.ok()?.first(), None | Some(b'-' | b'!')) {
+    let mut steps: Vec<Vec<u8>> = credentials.iter().map(Credentials::auth_command).collect();
+    let mut step = |words: &[&[u8]]| {
+        let mut command = Vec::new();
+        encode_command(words, &mut command);
+        steps.push(command);
+    };
+    if link.key().resp == Resp::V3 {
+        step(&[b"HELLO", b"3"]);
+    }
+    if link.key().db != 0 {
+        step(&[b"SELECT", link.key().db.to_string().as_bytes()]);
+    }
+    // One by one: Redis 8.2 says nothing to a wrong password that comes behind anything in one write.
+    for step in steps {
+        if matches!(link.ask(&step).await.ok()?.first(), None | Some(b'-' | b'!')) {
             return None;
         }
     }

@@ -88,11 +88,16 @@ impl Incoming {
 impl Session {
     /// Brings what the upstream sent on the own link to the client, and gives the link back when it is needed no longer.
     pub(super) fn pump_own(&mut self, cx: &mut Context<'_>) -> Result<(), Gone> {
-        let Some(own) = self.own.as_mut() else { return Ok(()) };
-        own.link.poll_flush(cx);
+        if self.own.is_none() {
+            return Ok(());
+        }
         let scratch = self.worker.links().scratch().clone();
         let mut scratch = scratch.borrow_mut();
         for turn in 0.. {
+            let Some(own) = self.own.as_mut() else { break };
+            if turn == 0 {
+                own.link.poll_flush(cx);
+            }
             // A client that does not read leaves its replies with the upstream; its flush wakes this task.
             if !self.io.client_keeps_up() || own.talk.due().is_some() {
                 break;
@@ -115,6 +120,9 @@ impl Session {
             } else {
                 own.bring(&unread, &self.io, &mut self.big_replies)?;
             }
+            // The client may tell others what it has read: they see it, too.
+            self.apply_changes();
+            self.show_state();
             if !self.io.flush_now() {
                 self.io.poll_flush(cx);
             }
@@ -232,7 +240,12 @@ impl OwnMode {
         let count = head.get(1..head.len() - 2).and_then(|count| std::str::from_utf8(count).ok()?.parse::<i64>().ok());
         let count = count.ok_or(Gone)?;
         if self.talk.is_heard() {
-            io.push(&head);
+            match self.talk.markers() {
+                markers if markers > 0 && count > 0 => {
+                    io.push(format!("*{}\r\n", count.saturating_sub_unsigned(markers)).as_bytes());
+                }
+                _ => io.push(&head),
+            }
         }
         self.talk.exec_runs(u64::try_from(count).ok());
         Ok(used)

@@ -4,10 +4,14 @@
 
 use std::collections::{HashSet, VecDeque};
 
+use super::doubt::Doubt;
 use super::transaction::{Change, Entry, Queue, Reading, Replies, SessionChange};
 use crate::commands::Channel;
 use crate::domain::Resp;
 use crate::protocol::reply::FrameHead;
+
+/// How the refusal of a marker begins, and no answer to what a marker stands behind.
+pub(super) const MARKER: &[u8] = b"ERR syntax error";
 
 /// What becomes of a frame that the upstream sent.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -122,6 +126,7 @@ pub(super) struct Conversation {
     changes: Vec<SessionChange>,
     /// Where tracking sends its invalidations, as a number of ours.
     redirect: Option<u64>,
+    doubt: Doubt,
 }
 
 /// Where the state can be asked for. All of it is what the replies up to now have shown.
@@ -144,6 +149,7 @@ impl Conversation {
                 || self.is_tracking
                 || self.is_monitor
                 || self.is_kept
+                || !self.doubt.is_empty()
                 || self.replies != Replies::On)
             && !self.is_subscribed()
             && self.subscribed.iter().all(HashSet::is_empty)
@@ -225,6 +231,29 @@ impl Conversation {
     /// The client of ours that `CLIENT TRACKING … REDIRECT` named.
     pub(super) fn redirect(&self) -> Option<u64> {
         self.redirect
+    }
+
+    /// What a refused `HELLO` may have done; nothing that is known may be owed.
+    pub(super) fn doubt(&self) -> Option<&Doubt> {
+        Some(&self.doubt).filter(|doubt| !doubt.is_empty())
+    }
+
+    /// The upstream was asked. Where it did not tell, the link is this client's for as long as it is there.
+    pub(super) fn doubt_is_over(&mut self, is_told: bool) {
+        self.doubt = Doubt::default();
+        if !is_told {
+            self.changed(Change::Unknown);
+        }
+    }
+
+    /// The upstream has told so.
+    pub(super) fn has_changed(&mut self, change: SessionChange) {
+        self.changed(Change::Session(change));
+    }
+
+    /// Elements of `EXEC`'s reply that the client gets none of.
+    pub(super) fn markers(&self) -> u64 {
+        self.queue.markers()
     }
 
     /// The client gets the replies to what it sends.
@@ -357,7 +386,7 @@ impl Conversation {
             Class::Push | Class::Ack => Fate::Pass,
             Class::MonitorLine if is_heard => Fate::Pass,
             Class::MonitorLine => Fate::Drop,
-            Class::Reply => match self.reply_fate(kind) {
+            Class::Reply => match self.reply_fate(kind, word) {
                 Fate::Pass if !is_heard => Fate::Drop,
                 fate => fate,
             },
@@ -366,34 +395,39 @@ impl Conversation {
 
     /// Whether the fate is the same whatever the frame's first word.
     pub(super) fn is_fate_clear(&self, kind: u8) -> bool {
+        if is_error(kind) && self.exec.as_ref().is_some_and(|exec| exec.queue.is_front_marked()) {
+            return false;
+        }
         let depends = match kind {
             b'*' => self.resp == Resp::V2 && (self.is_subscribed() || self.awaits_acks()),
             b'>' => self.awaits_acks(),
             b'+' => self.is_monitor,
             _ => false,
         };
-        !depends || (self.is_heard() && self.reply_fate(kind) == Fate::Pass)
+        !depends || (self.is_heard() && self.reply_fate(kind, b"") == Fate::Pass)
     }
 
     /// `word` can be told: a frame of which so much came.
     pub(super) const CLEAR_AFTER: u64 = 48;
 
-    fn reply_fate(&self, kind: u8) -> Fate {
+    fn reply_fate(&self, kind: u8, word: &[u8]) -> Fate {
         let is_error = is_error(kind);
         if let Some(exec) = &self.exec {
             return match exec.queue.front() {
                 Entry::Answer(_) => Fate::Capture,
+                Entry::Marker => Fate::Drop,
+                _ if is_marker(kind, word) && exec.queue.is_front_marked() => Fate::Drop,
                 _ if is_error => Fate::Pass,
                 // Lockgate answers in its place, if anything is to be answered.
                 Entry::Change(Change::Replies(_)) => Fate::Drop,
-                Entry::Hello(_) | Entry::Merge(_) => Fate::Capture,
+                Entry::Hello { .. } | Entry::Merge(_) => Fate::Capture,
                 Entry::Plain | Entry::Change(_) | Entry::Channels(_) => Fate::Pass,
             };
         }
         match self.owed.front() {
             Some(Expected::Capture) => Fate::Capture,
-            Some(Expected::Replace(_) | Expected::Ignore) => Fate::Drop,
-            Some(Expected::Entry(Entry::Hello(_))) if !self.is_multi && !is_error => Fate::Capture,
+            Some(Expected::Replace(_) | Expected::Ignore | Expected::Entry(Entry::Marker)) => Fate::Drop,
+            Some(Expected::Entry(Entry::Hello { .. })) if !self.is_multi && !is_error => Fate::Capture,
             _ => Fate::Pass,
         }
     }
@@ -556,7 +590,16 @@ impl Conversation {
             self.due = Some(words.clone());
             return After::Due;
         }
+        let is_mute = is_marker(head.kind, &head.word) && exec.queue.is_front_marked();
         let entry = exec.queue.pop();
+        if is_mute {
+            // A wrong password, and no element for it: this one is the marker's.
+            exec.queue.pop();
+            self.has_failed(entry, b"WRONGPASS");
+            self.element_ended();
+            self.element_ended();
+            return After::Nothing;
+        }
         let after = match is_error(head.kind) {
             true => self.was_refused(Expected::Entry(entry), &head.word),
             false => self.accepted(entry),
@@ -640,6 +683,7 @@ impl Conversation {
     fn was_refused(&mut self, expected: Expected, word: &[u8]) -> After {
         match expected {
             Expected::Exec if word.starts_with(b"EXECABORT") => self.transaction_ended(),
+            Expected::Entry(entry @ Entry::Hello { .. }) if !self.is_multi => self.has_failed(entry, word),
             // An error of the command, not of its name: nobody knows what it did.
             Expected::Entry(Entry::Change(Change::Unknown)) if !word.starts_with(b"ERR unknown comm") => {
                 return self.accepted(Entry::Change(Change::Unknown));
@@ -647,6 +691,13 @@ impl Conversation {
             _ => {}
         }
         After::Nothing
+    }
+
+    /// A command has run, and was refused.
+    fn has_failed(&mut self, entry: Entry, word: &[u8]) {
+        if let Entry::Hello { in_doubt, .. } = entry {
+            self.doubt.refused(in_doubt, word);
+        }
     }
 
     fn transaction_ended(&mut self) {
@@ -658,9 +709,9 @@ impl Conversation {
     /// A reply has shown that a command ran.
     fn accepted(&mut self, entry: Entry) -> After {
         match entry {
-            Entry::Plain | Entry::Answer(_) | Entry::Channels(_) => After::Nothing,
+            Entry::Plain | Entry::Answer(_) | Entry::Channels(_) | Entry::Marker => After::Nothing,
             Entry::Merge(merge) => After::Adapt(Adapt::Merge(merge)),
-            Entry::Hello(change) => {
+            Entry::Hello { change, .. } => {
                 self.changed(change);
                 After::Adapt(Adapt::Hello)
             }
@@ -699,6 +750,9 @@ impl Conversation {
                 if let SessionChange::Hello { resp: Some(resp), .. } = &change {
                     self.resp = *resp;
                 }
+                if matches!(&change, SessionChange::Identity(_) | SessionChange::Hello { auth: Some(_), .. }) {
+                    self.doubt.is_user_known();
+                }
                 self.changes.push(change);
             }
         }
@@ -707,7 +761,7 @@ impl Conversation {
     /// The front of what is owed has come.
     fn reply_ended(&mut self) -> Option<Expected> {
         let expected = self.owed.pop_front()?;
-        if !matches!(expected, Expected::Capture | Expected::Ignore) {
+        if !matches!(expected, Expected::Capture | Expected::Ignore | Expected::Entry(Entry::Marker)) {
             self.command_ended();
         }
         match expected {
@@ -730,8 +784,8 @@ impl Conversation {
 
 fn grade(entry: &Entry) -> Grade {
     match entry {
-        Entry::Plain | Entry::Merge(_) | Entry::Answer(_) => Grade::Clean,
-        Entry::Channels(_) | Entry::Hello(_) => Grade::Wash,
+        Entry::Plain | Entry::Merge(_) | Entry::Answer(_) | Entry::Marker => Grade::Clean,
+        Entry::Channels(_) | Entry::Hello { .. } => Grade::Wash,
         Entry::Change(change) => match change {
             Change::Watch | Change::Unwatch | Change::Replies(_) => Grade::Clean,
             // Whether it does anything is told by the reply.
@@ -749,6 +803,10 @@ fn switched(from: Replies, to: Replies) -> Replies {
 
 fn is_error(kind: u8) -> bool {
     matches!(kind, b'-' | b'!')
+}
+
+fn is_marker(kind: u8, word: &[u8]) -> bool {
+    is_error(kind) && word == MARKER
 }
 
 fn is_queued(head: &FrameHead) -> bool {

@@ -3,64 +3,119 @@
 
 use std::rc::Rc;
 
-use super::transaction::{Change, Entry};
+use super::transaction::{Change, Entry, SessionChange};
 use super::{Gone, Session};
 use crate::commands::Why;
 use crate::domain::{Db, Resp};
 use crate::protocol::args::encode_command;
+use crate::protocol::request::RequestFrame;
 use crate::upstream::dial::{Credentials, Identity, LinkKey};
 
-/// `HELLO`, taken apart.
+/// `HELLO`, taken apart as far as the upstream would accept it.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Hello {
     pub(super) resp: Option<Resp>,
-    pub(super) auth: Option<(Vec<u8>, Vec<u8>)>,
-    pub(super) name: Option<Vec<u8>>,
+    /// In order.
+    pub(super) options: Vec<HelloOption>,
+    /// Nothing follows that is no option.
+    is_whole: bool,
+}
+
+/// An option of `HELLO`.
+#[derive(Clone, PartialEq, Eq)]
+pub(super) enum HelloOption {
+    Auth(Credentials),
+    Name(Vec<u8>),
+}
+
+impl std::fmt::Debug for HelloOption {
+    /// Without passwords.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            HelloOption::Auth(_) => "Auth",
+            HelloOption::Name(_) => "Name",
+        })
+    }
 }
 
 impl Hello {
-    /// `None` for whatever the upstream will refuse; its error is the answer then.
-    pub(super) fn parse(args: &[&[u8]]) -> Option<Hello> {
-        let mut hello = Hello::default();
-        let Some(version) = args.get(1) else { return Some(hello) };
-        hello.resp = Some(match *version {
-            b"2" => Resp::V2,
-            b"3" => Resp::V3,
-            _ => return None,
-        });
+    pub(super) fn parse(args: &[&[u8]]) -> Hello {
+        let mut hello = Hello { is_whole: true, ..Hello::default() };
+        let Some(version) = args.get(1) else { return hello };
+        hello.resp = match *version {
+            b"2" => Some(Resp::V2),
+            b"3" => Some(Resp::V3),
+            _ => return Hello::default(),
+        };
         let mut rest = args.get(2..).unwrap_or_default();
         while let Some(option) = rest.first() {
             rest = match (option.to_ascii_lowercase().as_slice(), rest) {
                 (b"auth", [_, user, password, rest @ ..]) => {
-                    hello.auth = Some((user.to_vec(), password.to_vec()));
+                    let auth = Credentials { user: Some(user.to_vec()), password: password.to_vec() };
+                    hello.options.push(HelloOption::Auth(auth));
                     rest
                 }
                 (b"setname", [_, name, rest @ ..]) if is_client_name(name) => {
-                    hello.name = Some(name.to_vec());
+                    hello.options.push(HelloOption::Name(name.to_vec()));
                     rest
                 }
-                _ => return None,
+                _ => {
+                    hello.is_whole = false;
+                    return hello;
+                }
             };
         }
-        Some(hello)
+        hello
     }
 
-    /// The command without the name, which is Lockgate's to keep.
-    pub(super) fn request(&self) -> Vec<u8> {
+    /// Every upstream does all of it or nothing: only a password can be refused, and nothing is done before it.
+    fn is_all_or_nothing(&self) -> bool {
+        self.is_whole && !self.options.iter().skip(1).any(|option| matches!(option, HelloOption::Auth(_)))
+    }
+
+    pub(super) fn auth(&self) -> Option<&Credentials> {
+        self.options.iter().rev().find_map(|option| match option {
+            HelloOption::Auth(auth) => Some(auth),
+            HelloOption::Name(_) => None,
+        })
+    }
+
+    pub(super) fn name(&self) -> Option<&[u8]> {
+        self.options.iter().rev().find_map(|option| match option {
+            HelloOption::Name(name) => Some(name.as_slice()),
+            HelloOption::Auth(_) => None,
+        })
+    }
+
+    /// What goes upstream for `command`: without the name, which is Lockgate's to keep, where that changes no answer.
+    pub(super) fn request(&self, command: &[u8]) -> Vec<u8> {
+        if !self.is_all_or_nothing() {
+            return command.to_vec();
+        }
         let mut words: Vec<&[u8]> = vec![b"HELLO"];
         if let Some(resp) = self.resp {
             words.push(if resp == Resp::V3 { b"3" } else { b"2" });
         }
-        if let Some((user, password)) = &self.auth {
+        if let Some(Credentials { user: Some(user), password }) = self.auth() {
             words.extend([b"AUTH", user.as_slice(), password]);
         }
         encoded(&words)
     }
-}
 
-/// Whether a `HELLO` that will be refused names a user all the same.
-pub(super) fn names_a_user(args: &[&[u8]]) -> bool {
-    args.iter().skip(2).any(|word| word.eq_ignore_ascii_case(b"auth"))
+    /// What it does once it is accepted, and may have done where it is refused.
+    pub(super) fn entry(self) -> Entry {
+        let change = match self.is_whole {
+            true => Change::Session(SessionChange::Hello {
+                resp: self.resp,
+                auth: self.auth().cloned(),
+                name: self.name().map(<[u8]>::to_vec),
+            }),
+            // An option that nobody here knows.
+            false => Change::Unknown,
+        };
+        let in_doubt = if self.is_all_or_nothing() { Vec::new() } else { self.options };
+        Entry::Hello { change, in_doubt }
+    }
 }
 
 /// Redis takes printable ASCII without spaces.
@@ -75,24 +130,24 @@ fn encoded(words: &[&[u8]]) -> Vec<u8> {
 }
 
 impl Session {
-    pub(super) async fn hello(&mut self, command: &[u8], args: &[&[u8]]) -> Result<(), Gone> {
-        let Some(hello) = Hello::parse(args) else {
-            return match names_a_user(args) {
-                true => self.half_refused_hello(command).await,
-                false => self.relay_alone(command).await,
-            };
-        };
+    pub(super) async fn hello(&mut self, command: &[u8], frame: &RequestFrame, args: &[&[u8]]) -> Result<(), Gone> {
+        let hello = Hello::parse(args);
+        if !hello.is_all_or_nothing() {
+            if hello.options.is_empty() {
+                return self.relay_alone(command).await;
+            }
+            return self.hello_in_doubt(command, frame).await;
+        }
         let mut key = self.key.clone();
-        if let Some((user, password)) = &hello.auth {
-            let credentials = Credentials { user: Some(user.clone()), password: password.clone() };
-            key.identity = Identity::Named(Rc::new(credentials));
+        if let Some(credentials) = hello.auth() {
+            key.identity = Identity::Named(Rc::new(credentials.clone()));
         }
         key.resp = hello.resp.unwrap_or(key.resp);
-        let Some(reply) = self.try_out(hello.request(), &key).await? else { return Ok(()) };
+        let Some(reply) = self.try_out(hello.request(command), &key).await? else { return Ok(()) };
         if !is_error(&reply) {
             self.set_key(key);
-            if let Some(name) = hello.name {
-                self.card().profile().name = name;
+            if let Some(name) = hello.name() {
+                self.card().profile().name = name.to_vec();
             }
         }
         let reply = with_client_id(reply, self.card().id);
@@ -100,16 +155,14 @@ impl Session {
         Ok(())
     }
 
-    /// Redis before 7.2 authenticates, and then refuses the name: who the client is then only its own link knows, and nobody
-    /// else gets that.
-    async fn half_refused_hello(&mut self, command: &[u8]) -> Result<(), Gone> {
+    /// A refusal of this `HELLO` does not tell what it has done: it runs on a link of the client's own, which is asked afterwards.
+    async fn hello_in_doubt(&mut self, command: &[u8], frame: &RequestFrame) -> Result<(), Gone> {
         if let Err(error) = self.take_own(Why::Unknown).await? {
             return self.has_no_own(&error).await;
         }
-        if let Some(own) = self.own.as_mut() {
-            own.forward_entry(command, Entry::Change(Change::Unknown));
-        }
-        Ok(())
+        self.queue_own(command, frame);
+        self.drain().await?;
+        self.dispel_doubt().await
     }
 
     pub(super) async fn auth(&mut self, command: &[u8], args: &[&[u8]]) -> Result<(), Gone> {
@@ -258,12 +311,28 @@ mod tests {
     #[test]
     fn hello_is_taken_apart_only_where_the_upstream_would_accept_it() {
         let parse = |line: &str| Hello::parse(&line.split(' ').map(str::as_bytes).collect::<Vec<_>>());
-        assert_eq!(parse("HELLO"), Some(Hello::default()));
-        let full = parse("hello 3 setname bob auth u p").expect("well formed");
-        assert_eq!(full.request(), encoded(&[b"HELLO", b"3", b"AUTH", b"u", b"p"]));
-        assert_eq!(full.name.as_deref(), Some(&b"bob"[..]));
+        assert_eq!(parse("HELLO"), Hello { is_whole: true, ..Hello::default() });
+        let full = parse("hello 3 auth u p setname bob");
+        assert!(full.is_all_or_nothing());
+        assert_eq!(full.request(b""), encoded(&[b"HELLO", b"3", b"AUTH", b"u", b"p"]));
+        assert_eq!(full.name(), Some(&b"bob"[..]));
         for bad in ["HELLO 4", "HELLO 3 AUTH u", "HELLO 3 SETNAME", "HELLO 3 NONSENSE", "HELLO 03"] {
-            assert_eq!(parse(bad), None, "{bad}");
+            assert!(!parse(bad).is_all_or_nothing() && parse(bad).options.is_empty(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_hello_that_may_be_half_done_goes_on_as_it_came() {
+        for (line, options) in [
+            ("HELLO 3 AUTH u p BAD", 1),
+            ("HELLO 3 SETNAME x AUTH u p", 2),
+            ("HELLO 3 AUTH u p AUTH v q", 2),
+            ("HELLO 3 AUTH u p SETNAME x SETNAME", 2),
+        ] {
+            let hello = Hello::parse(&line.split(' ').map(str::as_bytes).collect::<Vec<_>>());
+            assert!(!hello.is_all_or_nothing(), "{line}");
+            assert_eq!(hello.options.len(), options, "{line}");
+            assert_eq!(hello.request(b"as it came"), b"as it came");
         }
     }
 

@@ -8,6 +8,7 @@ mod away;
 mod bring;
 mod client_command;
 mod conversation;
+mod doubt;
 mod grants;
 mod guard;
 mod handshake;

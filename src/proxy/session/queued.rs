@@ -2,7 +2,7 @@
 //! accepted. Inside of `MULTI` something with the same rights, arity and errors goes upstream in the place of the others too and is
 //! queued there, and when `EXEC`'s reply shows that it ran, its effect is carried out or its element becomes Lockgate's answer.
 
-use super::handshake::{Hello, canonical_number, names_a_user};
+use super::handshake::{Hello, canonical_number};
 use super::step::OWN_CHANNEL;
 use super::transaction::{Change, Entry, NOTED_MAX, Replies, SessionChange};
 use super::{Gone, Session};
@@ -73,7 +73,12 @@ impl Session {
             Here::Quit | Here::Reset => (command.to_vec(), Entry::Plain),
         };
         if let Some(own) = self.own.as_mut() {
+            let is_marked = is_multi && entry.may_be_mute();
             own.forward_entry(&request, entry);
+            if is_marked {
+                own.link.push(&marker());
+                own.talk.sent(Entry::Marker);
+            }
         }
         true
     }
@@ -213,6 +218,11 @@ fn reply_stand_in() -> Vec<u8> {
     encoded(&[b"CLIENT", b"REPLY", b"ON"])
 }
 
+/// What is refused as [`MARKER`](super::conversation::MARKER) says when it runs, needs no rights and is queued everywhere.
+fn marker() -> Vec<u8> {
+    encoded(&[b"AUTH", b"", b"", b""])
+}
+
 /// A command that is an error everywhere, and nothing else.
 fn refused() -> Vec<u8> {
     encoded(&[b"CLIENT"])
@@ -249,17 +259,8 @@ fn auth(command: &[u8], args: &[&[u8]]) -> Queued {
 }
 
 fn hello(command: &[u8], args: &[&[u8]]) -> Queued {
-    match Hello::parse(args) {
-        Some(hello) => {
-            let request = hello.request();
-            let Hello { resp, auth, name } = hello;
-            let auth = auth.map(|(user, password)| Credentials { user: Some(user), password });
-            (request, Entry::Hello(Change::Session(SessionChange::Hello { resp, auth, name })))
-        }
-        // Redis before 7.2 authenticates, and then refuses the name.
-        None if names_a_user(args) => (command.to_vec(), Entry::Change(Change::Unknown)),
-        None => (command.to_vec(), Entry::Plain),
-    }
+    let hello = Hello::parse(args);
+    (hello.request(command), hello.entry())
 }
 
 fn not_in_multi(name: &[u8]) -> Vec<u8> {

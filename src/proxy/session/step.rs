@@ -42,6 +42,7 @@ impl Session {
             }
         };
         self.card().touch(&command[frame.name.clone()]);
+        self.dispel_doubt().await?;
         let facts = self.worker.links().facts();
         let gate = self.gate();
         match gate.judge(&facts.table, &command, &frame) {
@@ -116,7 +117,7 @@ impl Session {
                 Err(Gone)
             }
             Here::Reset => self.reset(&args).await,
-            Here::Hello => self.hello(command, &args).await,
+            Here::Hello => self.hello(command, frame, &args).await,
             Here::Auth => self.auth(command, &args).await,
             Here::Select => self.select(command, &args).await,
             Here::Client => self.client_command(command, frame, &args).await,

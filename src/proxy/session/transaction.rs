@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 
+use super::handshake::HelloOption;
 use crate::commands::{Channel, Merge};
 use crate::domain::{Db, Resp};
 use crate::upstream::dial::Credentials;
@@ -19,11 +20,24 @@ pub(super) enum Entry {
     /// Brings an acknowledgement for each channel, not one reply.
     Channels(Channels),
     /// `HELLO`: its reply names the upstream's number for the connection, which is not ours.
-    Hello(Change),
+    Hello {
+        change: Change,
+        /// What a refusal does not tell whether it was done.
+        in_doubt: Vec<HelloOption>,
+    },
     /// `COMMAND`: LOCK.* is put into its reply.
     Merge(Merge),
     /// What went upstream stands for these words: its reply shows whether they may be carried out. Lockgate does so, and answers.
     Answer(Box<[Box<[u8]>]>),
+    /// Lockgate's own, behind a command that may bring no element: its refusal, which nobody gets, shows where the next begins.
+    Marker,
+}
+
+impl Entry {
+    /// Within a transaction Redis 8.2 says nothing to a wrong password, so that the reply has fewer elements than its head tells.
+    pub(super) fn may_be_mute(&self) -> bool {
+        matches!(self, Entry::Hello { .. } | Entry::Change(Change::Session(SessionChange::Identity(_))))
+    }
 }
 
 /// What an accepted command changes on its connection.
@@ -105,6 +119,7 @@ pub(super) struct Queue {
     runs: VecDeque<Run>,
     len: u32,
     noted: usize,
+    markers: u64,
 }
 
 enum Run {
@@ -114,7 +129,10 @@ enum Run {
 
 impl Queue {
     pub(super) fn push(&mut self, entry: Entry) {
-        self.len = self.len.saturating_add(1);
+        match entry {
+            Entry::Marker => self.markers += 1,
+            _ => self.len = self.len.saturating_add(1),
+        }
         match (entry, self.runs.back_mut()) {
             (Entry::Plain, Some(Run::Plain(n))) => *n += 1,
             (Entry::Plain, _) => self.runs.push_back(Run::Plain(1)),
@@ -133,7 +151,17 @@ impl Queue {
         }
     }
 
-    /// Commands queued.
+    /// Those among what was queued that the client knows nothing of.
+    pub(super) fn markers(&self) -> u64 {
+        self.markers
+    }
+
+    /// The front one is followed by a marker.
+    pub(super) fn is_front_marked(&self) -> bool {
+        matches!(self.runs.get(1), Some(Run::Noted(Entry::Marker)))
+    }
+
+    /// The client's commands that are queued.
     pub(super) fn len(&self) -> u32 {
         self.len
     }
