@@ -246,7 +246,7 @@ fn an_error_names_file_line_column_key_and_the_fix() {
         ("workers = 'many'", "workers: 'many' does not fit; write a whole number"),
         ("workers = 99999", "workers: 99999 is out of range; write 0 to 1024"),
         ("workers = 99999999999999999999", "workers: is a number that is too large; write a whole number"),
-        ("[links]\nshared = 0", "lockgate.toml:2:10: links.shared: 0 is out of range; write 1 to 64"),
+        ("[links]\nshared = 65", "lockgate.toml:2:10: links.shared: 65 is out of range; write 0 to 64"),
         ("max_wait = '90000d'", "max_wait: '90000d' does not fit"),
         ("trust_clients = 'yes'", "trust_clients: 'yes' does not fit; write true or false"),
         ("listen = '7379'", "listen: '7379' names no host; write \"127.0.0.1:7379\" for this machine only"),
@@ -300,7 +300,7 @@ fn what_is_no_toml_is_explained_with_its_place() {
 
 #[test]
 fn all_problems_are_named_at_once() {
-    let said = file("lisen = 'x'\nmax_ttl = 3\n[links]\nshared = 0")
+    let said = file("lisen = 'x'\nmax_ttl = 3\n[links]\nshared = 65")
         .in_variable("LOCKGATE_WORKERS", "x")
         .in_flags(|flags| flags.upstream = Some("rediss://h".to_owned()));
     let problems = said.problems();

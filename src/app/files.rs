@@ -10,7 +10,9 @@ const RESERVE: usize = 128;
 
 /// The most links that this configuration can open to its upstream, for one identity and database.
 pub(super) fn upstream_links_max(config: &Config) -> usize {
-    config.links.own_max + Lane::COUNT * config.links.shared * config.worker_count() + RESERVE
+    let of_clients = if config.links.shared == 0 { config.limits.connections } else { 0 };
+    let shared = Lane::COUNT * config.links.shared.max(1) * config.worker_count();
+    of_clients + config.links.own_max + shared + RESERVE
 }
 
 /// Raises the soft limit to the hard one, and says so when that is still too little.

@@ -112,7 +112,7 @@ pub const KEYS: &[Key<Config>] = &[
         client_timeout,
         "When a connection with bound locks that has gone silent is given up; 0s is never."
     ),
-    key!("links.shared", links.shared, 1 => 64, "Shared links to the upstream per worker, of each kind."),
+    key!("links.shared", links.shared, 0 => 64, "Shared links to the upstream per worker, of each kind; 0 gives every client a link of its own."),
     key!("links.own_max", links.own_max, 1 => 1_000_000, "Most links at a time that serve one connection alone."),
     key!("links.connect_timeout", links.connect_timeout, MS => DAY, "Longest time to connect to the upstream; see reply_timeout."),
     key!("links.reply_timeout", links.reply_timeout, MS => DAY, "After so long without an answer Lockgate looks, for connect_timeout, whether the upstream answers anybody."),

@@ -118,7 +118,7 @@ pub struct Rule {
 /// Links to the upstream.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Links {
-    /// Shared links per worker, identity, database and protocol.
+    /// Shared links per worker, identity, database and protocol; 0 gives every client a link of its own for as long as it is there.
     pub shared: usize,
     /// Most own links at a time, over all workers.
     pub own_max: usize,

@@ -105,6 +105,7 @@ fn prepare(
         reached: Arc::new(AtomicU64::new(0)),
         trust_clients: config.trust_clients,
         closes_when_away: config.when_away == WhenAway::Close,
+        is_relay: config.links.shared == 0,
         client_timeout: config.client_timeout.unwrap_or_default(),
         is_draining: AtomicBool::new(false),
     })
@@ -148,6 +149,7 @@ impl Running {
 
 fn link_settings(config: &Config) -> LinkSettings {
     LinkSettings {
+        // Lockgate's own questions share links whatever the clients do.
         shared: config.links.shared.max(1),
         own_max: config.links.own_max,
         connect_timeout: config.links.connect_timeout,

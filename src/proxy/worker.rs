@@ -54,6 +54,8 @@ pub struct Shared {
     pub reached: Arc<AtomicU64>,
     /// While the upstream is away clients see their connection end, and no error.
     pub closes_when_away: bool,
+    /// Every client has a link of its own for as long as it is there.
+    pub is_relay: bool,
     /// Clients act with the credentials of the upstream's URL.
     pub trust_clients: bool,
     /// A client that is silent on the network for so long is gone.
@@ -131,6 +133,11 @@ impl Worker {
     /// While the upstream is away clients see their connection end, and no error.
     pub fn closes_when_away(&self) -> bool {
         self.shared.closes_when_away
+    }
+
+    /// Every client has a link of its own for as long as it is there.
+    pub fn is_relay(&self) -> bool {
+        self.shared.is_relay
     }
 
     /// The process is about to end.

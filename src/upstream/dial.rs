@@ -156,10 +156,20 @@ pub struct DialLimits {
     pub answer: Duration,
 }
 
+/// What is said on a link before it is used.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Greet {
+    /// All that puts it into the state its key tells, and what Lockgate wants to know of it.
+    Fully,
+    /// Only what its key cannot do without: for a client without credentials in database 0, nothing.
+    Barely,
+}
+
 /// Connects and shakes hands within `limits`.
 pub async fn dial(
     endpoint: &Endpoint,
     key: &LinkKey,
+    greet: Greet,
     connector: &Connector,
     limits: DialLimits,
     keepalive: Duration,
@@ -175,21 +185,45 @@ pub async fn dial(
         })?;
         // A socket option that cannot be set costs speed or a late notice of a dead peer, not correctness.
         let _ = socket.tune(keepalive);
-        greet(endpoint, key, socket).await
+        match greet {
+            Greet::Fully => greet_fully(endpoint, key, socket).await,
+            Greet::Barely => greet_barely(endpoint, key, socket).await,
+        }
     };
     tokio::time::timeout(limits.answer, dialling).await.map_err(|_| too_late(limits.answer))?
 }
 
-async fn greet(endpoint: &Endpoint, key: &LinkKey, socket: Socket) -> Result<Dialled, DialError> {
+async fn greet_barely(endpoint: &Endpoint, key: &LinkKey, socket: Socket) -> Result<Dialled, DialError> {
+    let (reader, writer) = socket.split();
+    let mut greeting = Greeting { reader, writer };
+    if let Some(auth) = auth_command(endpoint, key) {
+        greeting.expect_ok(&auth).await?;
+    }
+    if key.resp == Resp::V3 {
+        greeting.expect_ok(&hello_3()).await?;
+    }
+    if key.db != 0 {
+        greeting.expect_ok(&select(key.db)).await?;
+    }
+    let Greeting { reader, writer } = greeting;
+    let (upstream_id, run_id, time_us, trail) = (0, None, None, None);
+    Ok(Dialled { reader, writer, upstream_id, run_id, time_us, needs_auth: false, is_busy: false, trail })
+}
+
+fn auth_command(endpoint: &Endpoint, key: &LinkKey) -> Option<Vec<u8>> {
+    match &key.identity {
+        Identity::Anonymous => None,
+        Identity::Named(credentials) => Some(credentials.auth_command()),
+        Identity::Service => service_credentials(endpoint).map(|c| c.auth_command()),
+    }
+}
+
+async fn greet_fully(endpoint: &Endpoint, key: &LinkKey, socket: Socket) -> Result<Dialled, DialError> {
     let (reader, writer) = socket.split();
     let mut greeting = Greeting { reader, writer };
     let mut needs_auth = false;
 
-    let credentials = match &key.identity {
-        Identity::Anonymous => None,
-        Identity::Named(credentials) => Some(credentials.auth_command()),
-        Identity::Service => service_credentials(endpoint).map(|c| c.auth_command()),
-    };
+    let credentials = auth_command(endpoint, key);
     let mut is_v3 = key.resp == Resp::V2;
     let mut is_in_db = key.db == 0;
     if matches!(key.identity, Identity::Named(_)) {

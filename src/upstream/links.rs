@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use super::alive::LastProof;
 use super::call::Caller;
 use super::caller::LinkCaller;
-use super::dial::{Connector, DialError, DialLimits, Dialled, Identity, LinkKey, dial, service_credentials};
+use super::dial::{Connector, DialError, DialLimits, Dialled, Greet, Identity, LinkKey, dial, service_credentials};
 use super::facts::Facts;
 use super::idle::{IdleLinks, OwnPermit, washed};
 use super::link::Link;
@@ -172,6 +172,11 @@ impl Links {
         self.auth_required.get().unwrap_or(false)
     }
 
+    /// Whether that was found out.
+    pub fn knows_auth(&self) -> bool {
+        self.auth_required.get().is_some()
+    }
+
     /// Dials once without AUTH, unless that was done, so that [`Links::auth_required`] is known; not while the upstream
     /// is away.
     pub async fn find_out_auth(self: Rc<Self>) {
@@ -292,9 +297,13 @@ impl Links {
     }
 
     async fn dial_once(&self, key: &LinkKey, limit: Duration) -> Result<Dialled, DialError> {
+        self.dial_and(Greet::Fully, key, limit).await
+    }
+
+    async fn dial_and(&self, greet: Greet, key: &LinkKey, limit: Duration) -> Result<Dialled, DialError> {
         let LinkSettings { connector, connect_timeout, keepalive, .. } = &self.settings;
         let limits = DialLimits { connect: *connect_timeout, answer: limit };
-        let dialled = dial(&self.endpoint, key, connector, limits, *keepalive).await?;
+        let dialled = dial(&self.endpoint, key, greet, connector, limits, *keepalive).await?;
         self.peers.add(&dialled.writer);
         Ok(dialled)
     }
@@ -419,8 +428,25 @@ impl Links {
             return Err(Unavailable(why).into());
         }
         match self.dial(key).await {
-            Ok(dialled) => Ok(OwnLink::new(key.clone(), dialled, permit)),
+            Ok(dialled) => Ok(OwnLink::new(key.clone(), dialled, Some(permit))),
             Err(DialError::Unreachable(why)) => Err(Unavailable(why).into()),
+            Err(DialError::Refused(line)) => Err(OwnError::Refused(line.strip_prefix(b"-").unwrap_or(&line).into())),
+        }
+    }
+
+    /// A connection for one session's whole life, on which nothing is said that its key can do without; fails at once where the
+    /// upstream is away. It counts in no limit but that of the clients.
+    pub async fn take_bare_now(self: &Rc<Self>, key: &LinkKey) -> Result<OwnLink, OwnError> {
+        if let Some(why) = self.away() {
+            return Err(Unavailable(why).into());
+        }
+        // That a socket opens does not show that the upstream answers; that none does shows that it is away.
+        match self.dial_and(Greet::Barely, key, self.settings.silence_max()).await {
+            Ok(dialled) => Ok(OwnLink::new(key.clone(), dialled, None)),
+            Err(DialError::Unreachable(why)) => {
+                self.went_down(&why);
+                Err(Unavailable(why).into())
+            }
             Err(DialError::Refused(line)) => Err(OwnError::Refused(line.strip_prefix(b"-").unwrap_or(&line).into())),
         }
     }

@@ -29,13 +29,13 @@ pub struct OwnLink {
     is_broken: bool,
     /// What came behind the frame that was asked for last.
     ahead: Vec<u8>,
-    /// `None` while no session uses it.
+    /// `None` while no session uses it, and where it was not lent but opened for one session.
     permit: Option<OwnPermit>,
 }
 
 impl OwnLink {
     /// The link just dialled for `key`.
-    pub(super) fn new(key: LinkKey, dialled: Dialled, permit: OwnPermit) -> OwnLink {
+    pub(super) fn new(key: LinkKey, dialled: Dialled, permit: Option<OwnPermit>) -> OwnLink {
         OwnLink {
             key,
             reader: dialled.reader,
@@ -47,7 +47,7 @@ impl OwnLink {
             is_used: false,
             is_broken: false,
             ahead: Vec::new(),
-            permit: Some(permit),
+            permit,
         }
     }
 

@@ -59,9 +59,21 @@ impl Links {
 
     /// A link for one session alone, held for as [`Links::reach`] holds.
     pub async fn take_own(self: &Rc<Self>, key: &LinkKey) -> Result<OwnLink, OwnError> {
+        self.held(|| self.take_own_now(key)).await
+    }
+
+    /// A connection for one session's whole life, see [`Links::take_bare_now`], held for as [`Links::reach`] holds.
+    pub async fn take_bare(self: &Rc<Self>, key: &LinkKey) -> Result<OwnLink, OwnError> {
+        self.held(|| self.take_bare_now(key)).await
+    }
+
+    async fn held<F>(self: &Rc<Self>, take: impl Fn() -> F) -> Result<OwnLink, OwnError>
+    where
+        F: Future<Output = Result<OwnLink, OwnError>>,
+    {
         let mut hold = pin!(self.hold());
         loop {
-            match self.take_own_now(key).await {
+            match take().await {
                 Err(OwnError::Unavailable(away)) => {
                     if !self.is_back(hold.as_mut()).await {
                         return Err(away.into());

@@ -316,6 +316,7 @@ impl OwnMode {
 
     fn adapted(&self, adapt: Adapt, reply: Vec<u8>) -> Vec<u8> {
         match adapt {
+            Adapt::Hello if self.is_relay => reply,
             Adapt::Hello => with_client_id(reply, self.client_id),
             Adapt::Merge(merge) => merge.apply(reply),
         }

@@ -135,6 +135,11 @@ impl Conversation {
         Conversation { resp, ..Conversation::default() }
     }
 
+    /// On a link that only this client ever writes on.
+    pub(super) fn of_relay(resp: Resp) -> Conversation {
+        Conversation { resp, has_waited: true, ..Conversation::default() }
+    }
+
     /// Nothing is owed.
     pub(super) fn is_settled(&self) -> bool {
         self.owed.is_empty() && self.due.is_none()
@@ -387,7 +392,8 @@ impl Conversation {
             Class::MonitorLine if is_heard => Fate::Pass,
             Class::MonitorLine => Fate::Drop,
             Class::Reply => match self.reply_fate(kind, word) {
-                Fate::Pass if !is_heard => Fate::Drop,
+                // RESET ends CLIENT REPLY, and is answered.
+                Fate::Pass if !is_heard && !self.is_reset(kind) => Fate::Drop,
                 fate => fate,
             },
         }
@@ -430,6 +436,13 @@ impl Conversation {
             Some(Expected::Entry(Entry::Hello { .. })) if !self.is_multi && !is_error => Fate::Capture,
             _ => Fate::Pass,
         }
+    }
+
+    /// The reply that is next shows that `RESET` was accepted.
+    fn is_reset(&self, kind: u8) -> bool {
+        self.exec.is_none()
+            && !is_error(kind)
+            && matches!(self.owed.front(), Some(Expected::Entry(Entry::Change(change))) if *change == Change::Session(SessionChange::Reset))
     }
 
     fn class(&self, kind: u8, word: &[u8]) -> Class {
@@ -747,15 +760,31 @@ impl Conversation {
             }
             Change::Replies(to) => self.replies = to,
             Change::Session(change) => {
-                if let SessionChange::Hello { resp: Some(resp), .. } = &change {
-                    self.resp = *resp;
+                match &change {
+                    SessionChange::Hello { resp: Some(resp), .. } => self.resp = *resp,
+                    SessionChange::Reset => self.is_as_new(),
+                    _ => {}
                 }
-                if matches!(&change, SessionChange::Identity(_) | SessionChange::Hello { auth: Some(_), .. }) {
+                if matches!(
+                    &change,
+                    SessionChange::Identity(_) | SessionChange::Hello { auth: Some(_), .. } | SessionChange::Reset
+                ) {
                     self.doubt.is_user_known();
                 }
                 self.changes.push(change);
             }
         }
+    }
+
+    /// `RESET` was accepted.
+    fn is_as_new(&mut self) {
+        self.resp = Resp::V2;
+        self.replies = Replies::On;
+        self.transaction_ended();
+        (self.is_tracking, self.redirect, self.is_noloop) = (false, None, false);
+        self.is_monitor = false;
+        self.subscribed.iter_mut().for_each(HashSet::clear);
+        (self.confirmed, self.confirmed_shard) = (0, 0);
     }
 
     /// The front of what is owed has come.

@@ -148,6 +148,10 @@ impl Session {
             worker,
         };
         let _ = session.run().await;
+        if session.worker.is_relay() {
+            // The upstream has said its last word (to QUIT, say); the client gets it.
+            let _ = session.flushed().await;
+        }
         // Its name, its locks and its own link are gone before the client can see that the connection is.
         let io = session.io.clone();
         drop(session);
@@ -162,10 +166,11 @@ impl Session {
             Poll::Ready(())
         })
         .await;
-        if self.key.identity == Identity::Anonymous {
+        if self.worker.is_relay() {
+            Box::pin(self.begin_relay()).await?;
+        } else {
             // Before that is known, nobody can tell how much a stranger may send.
-            let links = self.worker.links().clone();
-            Box::pin(self.guard(links.find_out_auth())).await?;
+            self.find_out_auth().await?;
         }
         loop {
             // Steps are rare and large: boxed, so that a connection that idles costs little.

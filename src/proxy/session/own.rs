@@ -10,7 +10,7 @@ use super::{BIG_REQUEST, Gone, HELD_REQUEST_MAX, Look, Pause, Session};
 use crate::commands::{CommandTable, Effect, Treatment, Why, resolve};
 use crate::protocol::args::{args, encode_command};
 use crate::protocol::request::RequestFrame;
-use crate::upstream::dial::LinkKey;
+use crate::upstream::dial::{Identity, LinkKey};
 use crate::upstream::link::BACKLOG_MAX;
 use crate::upstream::links::OwnError;
 use crate::upstream::own::OwnLink;
@@ -24,6 +24,9 @@ const WAIT_CHANNEL: &[u8] = b"lockgate:wait";
 
 /// The own link and what is known of it.
 pub(super) struct OwnMode {
+    /// It is this session's from its first command to its last, and nobody else's: what Lockgate would have to answer in the place of
+    /// an upstream that others share goes there as it is.
+    pub(super) is_relay: bool,
     pub(super) link: OwnLink,
     pub(super) talk: Conversation,
     pub(super) incoming: super::bring::Incoming,
@@ -56,6 +59,7 @@ impl Session {
                 tracing::debug!(client = self.card().id, why = why.name(), "takes an own link");
                 self.card().takes_link(link.upstream_id());
                 self.own = Some(Box::new(OwnMode {
+                    is_relay: false,
                     talk: Conversation::new(key.resp),
                     link,
                     incoming: Default::default(),
@@ -66,6 +70,39 @@ impl Session {
             }
             Err(error) => Ok(Err(error)),
         }
+    }
+
+    /// Takes the link that this session has for as long as it lives. Without one it can only be told so.
+    pub(super) async fn begin_relay(&mut self) -> Result<(), Gone> {
+        let links = self.worker.links().clone();
+        let key = self.key.clone();
+        match self.guard(links.take_bare(&key)).await? {
+            Ok(link) => {
+                self.own = Some(Box::new(OwnMode {
+                    is_relay: true,
+                    talk: Conversation::of_relay(key.resp),
+                    link,
+                    incoming: Default::default(),
+                    client_id: self.card().id,
+                    streaming: None,
+                }));
+                Ok(())
+            }
+            Err(error) => {
+                self.has_no_own(&error).await?;
+                self.flushed().await?;
+                Err(Gone)
+            }
+        }
+    }
+
+    /// Whether the upstream demands a password of this client, unless that is known.
+    pub(super) async fn find_out_auth(&mut self) -> Result<(), Gone> {
+        if self.key.identity == Identity::Anonymous && !self.worker.links().knows_auth() {
+            let links = self.worker.links().clone();
+            Box::pin(self.guard(links.find_out_auth())).await?;
+        }
+        Ok(())
     }
 
     /// The client reads slowly or gets big replies: what follows must not hold up a shared link.
@@ -93,7 +130,8 @@ impl Session {
     /// Gives the link back when the session needs it no longer.
     pub(super) fn release_own(&mut self) {
         let is_done = self.own.as_ref().is_some_and(|own| {
-            own.talk.is_default()
+            !own.is_relay
+                && own.talk.is_default()
                 && own.is_idle()
                 && !self.member.card.keeps_link()
                 && self.big_replies == 0
@@ -251,7 +289,12 @@ impl Session {
                 Onward::Wait | Onward::Step => break,
             }
         }
-        Ok(self.queue_own(command, frame))
+        let was_sent = self.queue_own(command, frame);
+        if was_sent {
+            // Redis 8.2 leaves out the refusal of a HELLO behind which another command has come.
+            self.be_certain().await?;
+        }
+        Ok(was_sent)
     }
 
     /// Sends a command of Lockgate's own, or one whose reply it has to see, over the own link; nothing may be owed.

@@ -8,9 +8,10 @@ use super::transaction::{Change, Entry, NOTED_MAX, Replies, SessionChange};
 use super::{Gone, Session};
 use crate::commands::client::ClientCall;
 use crate::commands::{Effect, Here, Plan, Treatment, client_effect, plan, resolve};
+use crate::domain::Resp;
 use crate::protocol::args::{args, encode_command};
 use crate::protocol::request::RequestFrame;
-use crate::upstream::dial::{Credentials, Identity};
+use crate::upstream::dial::{Credentials, Identity, LinkKey};
 
 /// A client's number that no server ever gives out.
 const NOBODY: &[u8] = b"9223372036854775807";
@@ -35,6 +36,15 @@ impl Session {
         };
         let resp = self.resp();
         let Some(own) = self.own.as_mut() else { return false };
+        if own.is_relay
+            && let Some((request, entry)) = relayed(here, command, &args)
+        {
+            own.forward_entry(
+                &request,
+                if own.talk.is_pubsub_only() && here != Here::Reset { Entry::Plain } else { entry },
+            );
+            return true;
+        }
         let ends_it = here == Here::Quit || (here == Here::Reset && args.len() == 1);
         let (is_multi, is_pubsub_only) = (own.talk.is_multi(), own.talk.is_pubsub_only());
         let is_of_link = matches!(here, Here::Select | Here::Auth | Here::Hello);
@@ -149,6 +159,10 @@ impl Session {
         for change in changes {
             match change {
                 SessionChange::Db(db) => key.db = db,
+                SessionChange::Reset => {
+                    key = LinkKey { identity: Identity::Anonymous, db: 0, resp: Resp::V2 };
+                    self.card().profile().name.clear();
+                }
                 SessionChange::Identity(credentials) => key.identity = Identity::Named(credentials.into()),
                 SessionChange::Hello { resp, auth, name } => {
                     key.resp = resp.unwrap_or(key.resp);
@@ -201,6 +215,40 @@ impl Session {
         }
         Ok(())
     }
+}
+
+/// What Lockgate would answer in the place of an upstream that others share, on a link that only this client ever has: it goes as it is.
+/// `None` for what stays Lockgate's. Were the upstream told of `CLIENT REPLY`, nobody would know which commands it accepts.
+fn relayed(here: Here, command: &[u8], args: &[&[u8]]) -> Option<Queued> {
+    let (request, entry) = match here {
+        Here::Lock | Here::OwnChannel => return None,
+        Here::Client => {
+            let is = |word: &[u8]| args.get(1).is_some_and(|subcommand| subcommand.eq_ignore_ascii_case(word));
+            if is(b"reply") || is(b"maint_notifications") {
+                return None;
+            }
+            let entry = match client_effect(args) {
+                Effect::TrackingOn | Effect::TrackingOff => tracking_entry(args, redirect(args)),
+                _ => Entry::Plain,
+            };
+            (command.to_vec(), entry)
+        }
+        Here::Select => select(command, args),
+        Here::Auth => auth(command, args),
+        Here::Hello => hello(command, args),
+        Here::Reset if args.len() == 1 => (command.to_vec(), Entry::Change(Change::Session(SessionChange::Reset))),
+        Here::Reset | Here::Quit | Here::Command => (command.to_vec(), Entry::Plain),
+    };
+    Some(match entry {
+        entry @ Entry::Hello { .. } => (command.to_vec(), entry),
+        entry => (request, entry),
+    })
+}
+
+/// The connection that `CLIENT TRACKING … REDIRECT` names.
+fn redirect(args: &[&[u8]]) -> Option<u64> {
+    let at = args.iter().position(|arg| arg.eq_ignore_ascii_case(b"redirect"))?;
+    std::str::from_utf8(args.get(at + 1)?).ok()?.parse().ok()
 }
 
 /// What `CLIENT TRACKING …` does once it is accepted; `target` is our number of the client that `REDIRECT` names.

@@ -135,6 +135,11 @@ impl Session {
         if self.own.as_ref().is_some_and(|own| !own.may_intercept() || own.talk.is_pubsub_only()) {
             return Ok(false);
         }
+        // A session on shared links knows it from its beginning.
+        self.find_out_auth().await?;
+        if self.must_authenticate() {
+            return Ok(false);
+        }
         let Some(call) = call(look, command) else { return Ok(false) };
         let Some(rule) = gate.find(call.key) else { return Ok(false) };
         while self.worker.registry().is_paused() {

@@ -74,6 +74,8 @@ pub(super) enum SessionChange {
     Identity(Credentials),
     /// `HELLO`
     Hello { resp: Option<Resp>, auth: Option<Credentials>, name: Option<Vec<u8>> },
+    /// `RESET`: the upstream has made the connection new, for nobody and in database 0.
+    Reset,
 }
 
 impl std::fmt::Debug for SessionChange {
@@ -83,6 +85,7 @@ impl std::fmt::Debug for SessionChange {
             SessionChange::Db(_) => "Db",
             SessionChange::Identity(_) => "Identity",
             SessionChange::Hello { .. } => "Hello",
+            SessionChange::Reset => "Reset",
         })
     }
 }
