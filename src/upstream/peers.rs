@@ -10,7 +10,7 @@ use nix::libc;
 use nix::sys::socket::getsockopt;
 use tokio::time::Instant;
 
-use super::socket::{TcpWriter, Writer};
+use super::socket::{TcpWriter, Unanswered, Writer};
 
 /// Asks the kernel for `tcp_info`.
 #[derive(Clone, Copy, Debug)]
@@ -29,6 +29,10 @@ mod option {
     );
 }
 
+/// A silent peer was sent the same at least so often.
+const REPEATS_MIN: u32 = 2;
+/// Two moments that the kernel tells may be off by so much, in ms.
+const TICK_MS: u32 = 10;
 /// A silence is looked for so often while it lasts.
 const LOOKS: u32 = 4;
 /// Between two looks at least so long.
@@ -96,16 +100,34 @@ fn has_vanished(writer: &TcpWriter, now: Instant, limit: Duration) -> bool {
         writer.settles();
         return false;
     }
-    // A window that the peer keeps shut is no silence: it answers the probes.
-    let is_unanswered = info.tcpi_unacked > 0 || info.tcpi_probes > 0;
+    let is_unanswered = is_unanswered(&info);
     let heard = Duration::from_millis(info.tcpi_last_ack_recv.into());
-    match writer.unanswered_since() {
-        Some(since) if is_unanswered && heard >= now.saturating_duration_since(since) => now >= since + limit,
+    match writer.unanswered() {
+        Some(Unanswered { since, repeats }) if is_unanswered && heard >= now.saturating_duration_since(since) => {
+            // A single answer may be left out: the peer's kernel limits how often it says that there is no room.
+            let [sent, tried] = repeated(&info);
+            let asked_again = sent.saturating_sub(repeats[0]).max(tried.saturating_sub(repeats[1]));
+            let asked_again = asked_again.max(info.tcpi_probes.into());
+            now >= since + limit && asked_again >= REPEATS_MIN
+        }
         _ => {
-            writer.set_unanswered_since(is_unanswered.then_some(now));
+            let unanswered = Unanswered { since: now, repeats: repeated(&info) };
+            writer.set_unanswered(is_unanswered.then_some(unanswered));
             false
         }
     }
+}
+
+/// Something was sent since the peer was heard. A peer that does not read answers each probe and each repetition, and these come minutes
+/// apart in the end: what is merely unacknowledged is no silence.
+fn is_unanswered(info: &libc::tcp_info) -> bool {
+    let was_sent_since = info.tcpi_last_data_sent.saturating_add(TICK_MS) < info.tcpi_last_ack_recv;
+    info.tcpi_probes > 0 || (info.tcpi_unacked > 0 && was_sent_since)
+}
+
+/// How often anything was sent again, and how often that was due: with a cable out, nothing is sent.
+fn repeated(info: &libc::tcp_info) -> [u32; 2] {
+    [info.tcpi_total_retrans, info.tcpi_retransmits.into()]
 }
 
 fn is_settled(info: &libc::tcp_info) -> bool {

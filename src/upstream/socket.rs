@@ -58,7 +58,16 @@ pub struct TcpWriter {
     half: tcp::OwnedWriteHalf,
     /// All that was written was acknowledged when this was last looked at.
     is_settled: Cell<bool>,
-    unanswered_since: Cell<Option<Instant>>,
+    unanswered: Cell<Option<Unanswered>>,
+}
+
+/// What was sent and nothing was heard of.
+#[derive(Clone, Copy, Debug)]
+pub struct Unanswered {
+    /// When that was first seen.
+    pub since: Instant,
+    /// How often the kernel had repeated anything by then, and wished to.
+    pub repeats: [u32; 2],
 }
 
 impl TcpWriter {
@@ -70,17 +79,17 @@ impl TcpWriter {
     /// All that was written is acknowledged.
     pub fn settles(&self) {
         self.is_settled.set(true);
-        self.unanswered_since.set(None);
+        self.unanswered.set(None);
     }
 
-    /// When it was first seen that something is under way that nothing was heard of since.
-    pub fn unanswered_since(&self) -> Option<Instant> {
-        self.unanswered_since.get()
+    /// Something is under way of which nothing was heard.
+    pub fn unanswered(&self) -> Option<Unanswered> {
+        self.unanswered.get()
     }
 
-    /// See [`TcpWriter::unanswered_since`].
-    pub fn set_unanswered_since(&self, since: Option<Instant>) {
-        self.unanswered_since.set(since);
+    /// See [`TcpWriter::unanswered`].
+    pub fn set_unanswered(&self, unanswered: Option<Unanswered>) {
+        self.unanswered.set(unanswered);
     }
 
     /// Closes both directions, also while the other half is still in use.
@@ -155,7 +164,7 @@ impl Socket {
         match self {
             Socket::Tcp(stream) => {
                 let (r, w) = stream.into_split();
-                let writer = TcpWriter { half: w, is_settled: Cell::new(true), unanswered_since: Cell::new(None) };
+                let writer = TcpWriter { half: w, is_settled: Cell::new(true), unanswered: Cell::new(None) };
                 (Reader::Tcp(r), Writer::Tcp(Rc::new(writer)))
             }
             Socket::Unix(stream) => {
