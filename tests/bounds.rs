@@ -146,3 +146,89 @@ fn all_that_waiting_calls_keep_has_a_bound() {
     assert_eq!(holder.run(&format!("LOCK.RELEASE {KEY} ann")), Reply::Int(1));
     assert!(all[0].try_frame(PATIENCE).is_ok_and(|reply| reply.starts_with(b":")));
 }
+
+#[test]
+fn a_client_that_never_reads_is_closed_at_the_output_buffer_and_its_neighbours_go_on() {
+    let server = RedisServer::start();
+    let gate = Lockgate::before_with(&server, "workers = 1\n[limits]\noutput_buffer = \"1mb\"\n");
+    let (mut neighbour, mut greedy) = (gate.wire(), gate.wire());
+    // Just too short for a link of its own; together more than sockets and the buffer hold.
+    assert_eq!(neighbour.call(&[&b"SET"[..], b"long", &vec![b'v'; 250_000]]), b"+OK\r\n");
+    greedy.send(&command(&["GET", "long"]).repeat(64));
+    eventually("it is closed", || gate.wrote().contains("limits.output_buffer").then_some(()));
+    assert_eq!(neighbour.call(&["PING"]), b"+PONG\r\n");
+    let came = greedy.until_closed(PATIENCE).expect("the end of the connection");
+    assert!(came.len() < 64 * 250_000, "{} bytes", came.len());
+}
+
+#[test]
+fn a_client_that_reads_late_gets_every_byte_and_costs_no_more_than_a_few_replies() {
+    let server = RedisServer::start();
+    let gate = Lockgate::before_with(&server, "workers = 1\n");
+    let (mut neighbour, mut late) = (gate.wire(), gate.wire());
+    let value = vec![b'v'; 900_000];
+    assert_eq!(neighbour.call(&[&b"SET"[..], b"long", &value]), b"+OK\r\n");
+    let before = tools::resident_bytes(gate.pid());
+    let count = 300;
+    late.send(&command(&["GET", "long"]).repeat(count));
+    eventually("it has a link of its own, where the upstream keeps the rest", || {
+        let own = String::from_utf8(neighbour.call(&["CLIENT", "LIST"])).unwrap();
+        assert_eq!(own.matches("cmd=get").count(), 1);
+        let waits = server.side_wire().call(&["CLIENT", "LIST"]);
+        let waits = String::from_utf8(waits).unwrap();
+        waits.split_whitespace().any(|word| word.strip_prefix("omem=").is_some_and(|n| n.len() > 8)).then_some(())
+    });
+    let peak = tools::peak_resident_bytes(gate.pid());
+    assert!(peak < before + 64 * 900_000 + 2 * GROWTH, "{peak} after {before}");
+    for _ in 0..count {
+        late.swallow(9 + 900_000 + 2, |_, _| {});
+    }
+    late.assert_nothing_waits();
+    gate.assert_settles_below(before + GROWTH);
+}
+
+#[test]
+fn thousands_of_wrong_passwords_leave_nothing() {
+    let server = RedisServer::start();
+    let gate = Lockgate::before_with(&server, "workers = 1\n[links]\nidle_timeout = \"0s\"\n");
+    let mut wire = gate.wire();
+    let connected = || {
+        let info = String::from_utf8(server.side_wire().call(&["INFO", "clients"])).unwrap();
+        info.split_once("connected_clients:").unwrap().1.split_whitespace().next().unwrap().parse::<usize>().unwrap()
+    };
+    let mut guess = |number: usize| {
+        let reply = wire.call(&["AUTH", "ann", &format!("{number:0>1000}")]);
+        assert!(reply.starts_with(b"-WRONGPASS"), "{}", String::from_utf8_lossy(&reply));
+    };
+    (0..100).for_each(&mut guess);
+    let before = tools::resident_bytes(gate.pid());
+    (100..3000).for_each(&mut guess);
+    eventually("their links are gone", || (connected() < 20).then_some(()));
+    gate.assert_settles_below(before + GROWTH / 3);
+}
+
+#[test]
+fn users_that_come_and_go_keep_a_bounded_number_of_shared_links_and_are_all_served() {
+    const USERS: usize = 800;
+    let server = RedisServer::start();
+    let gate = Lockgate::before_with(&server, "workers = 1\n");
+    let mut side = server.side_wire();
+    let mut sessions = Vec::new();
+    for number in 0..USERS {
+        let user = format!("user-{number}");
+        assert_eq!(side.call(&["ACL", "SETUSER", &user, "on", ">secret", "~*", "+@all"]), b"+OK\r\n");
+        let mut session = gate.wire();
+        assert_eq!(session.call(&["AUTH", &user, "secret"]), b"+OK\r\n");
+        assert_eq!(session.call(&["SET", "k", &user]), b"+OK\r\n");
+        sessions.push(session);
+    }
+    // Whether a link is shared shows in what it did last.
+    eventually("no more than 500 shared links stand", || {
+        let list = String::from_utf8(side.call(&["CLIENT", "LIST"])).unwrap();
+        let shared = list.lines().filter(|line| line.contains("cmd=set")).count();
+        (100..=510).contains(&shared).then_some(())
+    });
+    for session in &mut sessions {
+        assert_eq!(session.call(&["SET", "k", "again"]), b"+OK\r\n");
+    }
+}

@@ -9,6 +9,7 @@ use tokio::sync::Notify;
 use super::afloat::Afloat;
 use super::bound::Granted;
 use super::deadlock::Waiting;
+use super::hand_over::Fault;
 use super::hurry::Hurry;
 use super::shards::{Entered, Fed, Next, Word};
 use super::{Asker, Coordinator, LockReply, seen};
@@ -280,6 +281,7 @@ fn attempt_once<C: Caller>(
     let (caller, service) = (asker.caller.clone(), asker.service.clone());
     async move {
         let store = &coordinator.store;
+        let _fault = Fault::watch(&coordinator, &key, turn.line);
         let (call, sent, times, offers) = (asked.call, turn.sent(), coordinator.times(&turn), turn.offers);
         let ask = Ask { call, form: asked.form, level: asked.level, standing };
         let is_rule_key = coordinator.settings.lock_keys.matches(&key.name);
@@ -309,7 +311,8 @@ fn attempt_once<C: Caller>(
         };
         let event = Event::Tried { call, sent, outcome };
         let Some(mut fed) = coordinator.shards.feed(&key, event, Some(call), coordinator.now()) else {
-            unreachable!("a line stays while a try is under way");
+            // A fault has ended the line meanwhile, and told the call.
+            return Came { next: None, refusal: None };
         };
         let next = fed.next.take();
         coordinator.carry_out(fed, &key, &service);

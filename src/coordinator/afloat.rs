@@ -28,10 +28,11 @@ impl<T: 'static> Future for Afloat<T> {
     type Output = T;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<T> {
-        let Some(work) = &mut self.work else { return Poll::Pending };
+        // Taken out meanwhile: work that panics has ended, and does not go on by itself.
+        let Some(mut work) = self.work.take() else { return Poll::Pending };
         let ready = work.as_mut().poll(cx);
-        if ready.is_ready() {
-            self.work = None;
+        if ready.is_pending() {
+            self.work = Some(work);
         }
         ready
     }

@@ -39,9 +39,31 @@ impl Coordinator {
     }
 }
 
+/// Something is carried out for a line, which waits for what comes of it. Should that panic, the line is given up.
+pub(super) struct Fault {
+    coordinator: Arc<Coordinator>,
+    key: LockKey,
+    line: u64,
+}
+
+impl Fault {
+    /// To be kept for as long as the line waits.
+    pub(super) fn watch(coordinator: &Arc<Coordinator>, key: &LockKey, line: u64) -> Fault {
+        Fault { coordinator: coordinator.clone(), key: key.clone(), line }
+    }
+}
+
+impl Drop for Fault {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.coordinator.shards.give_up_line(&self.key, self.line);
+        }
+    }
+}
+
 /// The timer of one line, for as long as it needs one.
 async fn watch<C: Caller>(coordinator: Arc<Coordinator>, key: LockKey, bell: Arc<Notify>, service: C) {
-    while let Some(at) = coordinator.shards.timer_at(&key) {
+    while let Some(at) = coordinator.shards.timer_at(&key, &bell) {
         match at {
             Some(at) => tokio::select! {
                 biased;
@@ -58,6 +80,7 @@ async fn hand_on<C: Caller>(coordinator: Arc<Coordinator>, key: LockKey, first: 
     let mut next = Some(first);
     while let Some(HandOver { task, turn }) = next {
         let store = &coordinator.store;
+        let _fault = Fault::watch(&coordinator, &key, turn.line);
         let (sent, times, offers) = (turn.sent(), coordinator.times(&turn), turn.offers);
         let is_rule_key = coordinator.settings.lock_keys.matches(&key.name);
         let since = coordinator.now();
@@ -87,7 +110,8 @@ async fn hand_on<C: Caller>(coordinator: Arc<Coordinator>, key: LockKey, first: 
         };
         let event = Event::HandedOver { sent, outcome };
         let Some(mut fed) = coordinator.shards.feed(&key, event, None, coordinator.now()) else {
-            unreachable!("a line stays while its hand-over is under way");
+            // A fault has ended the line meanwhile.
+            return;
         };
         next = fed.hand_over.take();
         coordinator.carry_out(fed, &key, &service);

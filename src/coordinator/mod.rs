@@ -51,6 +51,8 @@ pub use reply::LockReply;
 pub use rules::{LockKeys, Rule, RuleCounts, Rules, Standing};
 pub use set_nx::{SetNx, SetNxAnswer, Terms};
 pub use settings::{DeadlockMode, Live, LockLimits, LockSettings};
+#[cfg(test)]
+pub use shards::failpoint;
 pub use watch::Observed;
 
 use crate::commands::lock_args::{LockCommand, NameLimits};
@@ -64,6 +66,7 @@ use books::{Books, Ended};
 use deadlock::Deadlocks;
 use desk::Desk;
 use fallback::Fallback;
+use hand_over::Fault;
 use nodes::{Me, Nodes};
 use shards::Shards;
 use tied::Tied;
@@ -335,6 +338,7 @@ impl Coordinator {
                 let now = coordinator.now();
                 Turn { at: now, knows_until: now, ..Turn::default() }
             });
+            let _fault = Fault::watch(&coordinator, &key, turn.line);
             let (sent, times, offers) = (turn.sent(), coordinator.times(&turn), turn.offers);
             let is_rule_key = coordinator.settings.lock_keys.matches(&key.name);
             let name = owner.as_ref().map(OwnerId::as_bytes);

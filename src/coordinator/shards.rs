@@ -2,16 +2,19 @@
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 
 use crate::domain::{CallId, LockKey, Moment};
-use crate::locks::{Action, Answer, AskedFor, Event, Line, LineRules, Standing, Task, Turn};
+use crate::locks::{Action, Answer, AskedFor, Event, Grant, Line, LineRules, Standing, Task, Turn};
 
 /// Enough that workers seldom meet at one.
 const SHARDS: usize = 64;
+/// A grant that its line knows nothing of is given back while the upstream is away for so long, in ms; then its lease has ended it.
+const GIVE_BACK_FOR_MS: u64 = 60_000;
 
 /// What a call is told while it waits.
 #[derive(Debug)]
@@ -104,10 +107,20 @@ pub struct Fed {
     pub answers: usize,
 }
 
+/// Some of the lines, under one lock.
+#[derive(Debug, Default)]
+struct Shard {
+    seats: HashMap<LockKey, Seat>,
+    /// What calls are still to be told whose line has failed.
+    last_words: HashMap<CallId, Word>,
+}
+
 /// The lines of all keys.
 #[derive(Debug)]
 pub struct Shards {
-    shards: Vec<Mutex<HashMap<LockKey, Seat>>>,
+    shards: Vec<Mutex<Shard>>,
+    /// The number of the newest line.
+    last_line: AtomicU64,
     hasher: RandomState,
     rules: LineRules,
     /// The two of the rules that can change.
@@ -124,6 +137,7 @@ impl Shards {
         let shards = (0..SHARDS).map(|_| Mutex::default()).collect();
         Shards {
             shards,
+            last_line: AtomicU64::new(0),
             hasher: RandomState::new(),
             waiting_max: AtomicUsize::new(rules.waiting_max),
             promote_after_us: AtomicU64::new(rules.promote_after_us),
@@ -140,7 +154,7 @@ impl Shards {
         self.promote_after_us.store(promote_after_us, Ordering::Relaxed);
         for shard in &self.shards {
             let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
-            shard.values_mut().for_each(|seat| seat.line.set_waiting_max(waiting_max));
+            shard.seats.values_mut().for_each(|seat| seat.line.set_waiting_max(waiting_max));
         }
     }
 
@@ -156,7 +170,7 @@ impl Shards {
     pub fn enter(&self, key: &LockKey, mut asked: AskedFor, now: Moment) -> Entered {
         let mut shard = self.shard(key);
         let bell = Arc::new(Notify::new());
-        let seat = shard.entry(key.clone()).or_insert_with(|| self.new_seat(key, now));
+        let seat = shard.seats.entry(key.clone()).or_insert_with(|| self.new_seat(key, now));
         let is_crowded_out = (asked.may_wait || asked.ticket_ms > 0) && !self.totals.have_room(key, &asked);
         if is_crowded_out {
             (asked.may_wait, asked.ticket_ms) = (false, 0);
@@ -165,59 +179,121 @@ impl Shards {
         asked.may_wait &= !self.is_closing();
         let call = asked.call;
         seat.doors.insert(call, Door { word: None, bell: bell.clone() });
-        let fed = seat.feed(Event::Asks(asked), Some(call), true, now);
-        Self::tidy(&mut shard, key);
+        let fed = self.step(&mut shard, key, Event::Asks(asked), Some(call), true, now).unwrap_or_default();
         Entered { bell, fed, is_crowded_out }
     }
 
     /// Something happened to `key`. Where there is no line for it nobody needs to know.
     pub fn feed(&self, key: &LockKey, event: Event, caller: Option<CallId>, now: Moment) -> Option<Fed> {
-        self.feed_seat(key, event, caller, true, now)
+        self.step(&mut self.shard(key), key, event, caller, true, now)
     }
 
     /// As [`Shards::feed`], if the line is so in that very moment; `None` where it is not.
     pub fn feed_if(&self, key: &LockKey, is_so: impl FnOnce(&Line) -> bool, event: Event, now: Moment) -> Option<Fed> {
         let mut shard = self.shard(key);
-        let seat = shard.get_mut(key).filter(|seat| is_so(&seat.line))?;
-        let fed = seat.feed(event, None, true, now);
-        Self::tidy(&mut shard, key);
-        Some(fed)
+        shard.seats.get(key).filter(|seat| is_so(&seat.line))?;
+        self.step(&mut shard, key, event, None, true, now)
     }
 
     /// As [`Shards::feed`], from somebody who cannot send anything; what is to be sent the timer sends.
     pub fn tell(&self, key: &LockKey, event: Event, now: Moment) {
-        self.feed_seat(key, event, None, false, now);
+        self.step(&mut self.shard(key), key, event, None, false, now);
     }
 
     /// As [`Shards::feed`], and a line is made where there is none.
     pub fn feed_always(&self, key: &LockKey, event: Event, now: Moment) -> Fed {
-        let mut shard = self.shard(key);
-        let fed = shard.entry(key.clone()).or_insert_with(|| self.new_seat(key, now)).feed(event, None, true, now);
-        Self::tidy(&mut shard, key);
-        fed
+        self.step_always(&mut self.shard(key), key, event, true, now)
     }
 
-    fn feed_seat(
+    fn step_always(&self, shard: &mut Shard, key: &LockKey, event: Event, can_send: bool, now: Moment) -> Fed {
+        shard.seats.entry(key.clone()).or_insert_with(|| self.new_seat(key, now));
+        self.step(shard, key, event, None, can_send, now).unwrap_or_default()
+    }
+
+    /// One step of the line of `key`. Should it panic, the line is given up: its calls get an error, a grant that the event brought is
+    /// given back, and the next call finds a new line. No other key is concerned.
+    fn step(
         &self,
+        shard: &mut Shard,
         key: &LockKey,
         event: Event,
         caller: Option<CallId>,
         can_send: bool,
         now: Moment,
     ) -> Option<Fed> {
+        let grant = event.grant().cloned();
+        let seat = shard.seats.get_mut(key);
+        let seat = match event.sent_by() {
+            Some(number) => seat.filter(|seat| seat.line.number() == number),
+            None => seat,
+        };
+        let Some(seat) = seat else { return self.gives_back(shard, key, grant, can_send, now) };
+        let counted = seat.counts();
+        // Half a step may have been made: nothing of the line is used after a panic.
+        match catch_unwind(AssertUnwindSafe(|| seat.feed(event, caller, can_send, now))) {
+            Ok(fed) => {
+                Self::tidy(shard, key);
+                Some(fed)
+            }
+            Err(_) => {
+                self.give_up(shard, key, caller, counted);
+                let mut fed = self.gives_back(shard, key, grant, can_send, now).unwrap_or_default();
+                fed.next = caller.map(|_| Next::Answer(failed(key)));
+                Some(fed)
+            }
+        }
+    }
+
+    /// Nobody here knows of the grant. What a SET NX wrote does not tell whose it is: nobody but its owner takes it back.
+    fn gives_back(
+        &self,
+        shard: &mut Shard,
+        key: &LockKey,
+        grant: Option<Grant>,
+        can_send: bool,
+        now: Moment,
+    ) -> Option<Fed> {
+        let Grant { value, .. } = grant.filter(|grant| grant.fence.0 > 0)?;
+        let event = Event::GivesBack { value, lease_ms: GIVE_BACK_FOR_MS };
+        Some(self.step_always(shard, key, event, can_send, now))
+    }
+
+    /// Ends the line of `key`, whose calls are told so. `counted` is what of it is in the totals.
+    fn give_up(&self, shard: &mut Shard, key: &LockKey, caller: Option<CallId>, counted: (u64, u64)) {
+        let Some(seat) = shard.seats.remove(key) else { return };
+        tracing::error!(
+            %key, db = key.db, calls = seat.doors.len(),
+            "a fault of Lockgate ended the queue of this key: its calls are answered with an error, and the key goes on with a \
+             new queue; please report it with the panic above"
+        );
+        self.totals.change(counted, (0, 0));
+        for (call, door) in seat.doors.into_iter().filter(|(call, _)| Some(*call) != caller) {
+            let word = door.word.filter(|word| matches!(word, Word::Answer(_)));
+            shard.last_words.insert(call, word.unwrap_or_else(|| Word::Answer(failed(key))));
+            door.bell.notify_one();
+        }
+        if let Some(timer) = seat.timer {
+            timer.notify_one();
+        }
+    }
+
+    /// As after a panic within a step: whoever carried something out for this line will not tell it what came of that.
+    pub fn give_up_line(&self, key: &LockKey, number: u64) {
         let mut shard = self.shard(key);
-        let fed = shard.get_mut(key)?.feed(event, caller, can_send, now);
-        Self::tidy(&mut shard, key);
-        Some(fed)
+        if let Some(counted) = shard.seats.get(key).filter(|seat| seat.line.number() == number).map(Seat::counts) {
+            self.give_up(&mut shard, key, None, counted);
+        }
     }
 
     /// What the call is told, if its bell has rung for something.
     pub fn take_word(&self, key: &LockKey, call: CallId) -> Option<Word> {
         let mut shard = self.shard(key);
-        let seat = shard.get_mut(key)?;
-        let word = seat.doors.get_mut(&call)?.word.take()?;
+        let Some(door) = shard.seats.get_mut(key).and_then(|seat| seat.doors.get_mut(&call)) else {
+            return shard.last_words.remove(&call);
+        };
+        let word = door.word.take()?;
         if matches!(word, Word::Answer(_)) {
-            seat.doors.remove(&call);
+            shard.seats.get_mut(key)?.doors.remove(&call);
             Self::tidy(&mut shard, key);
         }
         Some(word)
@@ -226,30 +302,31 @@ impl Shards {
     /// The call's client has gone. A grant that was on its way to him is given back.
     pub fn leave(&self, key: &LockKey, call: CallId, lease_ms: u64, now: Moment) -> Option<Fed> {
         let mut shard = self.shard(key);
-        let seat = shard.get_mut(key)?;
-        let word = seat.doors.remove(&call)?.word;
-        let event = match word {
+        let word = match shard.last_words.remove(&call) {
+            Some(word) => Some(word),
+            None => shard.seats.get_mut(key)?.doors.remove(&call)?.word,
+        };
+        match word {
             // What a SET NX wrote does not tell whose it is: nobody but its owner takes it back.
             Some(Word::Answer(Answer::Granted { grant, is_new: true })) if grant.fence.0 > 0 => {
-                Event::GivesBack { value: grant.value, lease_ms }
+                let event = Event::GivesBack { value: grant.value, lease_ms };
+                Some(self.step_always(&mut shard, key, event, true, now))
             }
-            _ => Event::Leaves(call),
-        };
-        let fed = seat.feed(event, None, true, now);
-        Self::tidy(&mut shard, key);
-        Some(fed)
+            _ => self.step(&mut shard, key, Event::Leaves(call), None, true, now),
+        }
     }
 
     /// Reads something off the line of `key`.
     pub fn read<T>(&self, key: &LockKey, read: impl FnOnce(&Line) -> T) -> Option<T> {
-        self.shard(key).get(key).map(|seat| read(&seat.line))
+        self.shard(key).seats.get(key).map(|seat| read(&seat.line))
     }
 
-    /// When the timer of `key` is to tick next: the outer `None` when it is needed no more (and is then taken off the line), the
-    /// inner one when only its bell can tell.
-    pub fn timer_at(&self, key: &LockKey) -> Option<Option<Moment>> {
+    /// When the timer of `key` that `bell` wakes is to tick next: the outer `None` when it is needed no more (and is then taken off the
+    /// line), the inner one when only its bell can tell.
+    pub fn timer_at(&self, key: &LockKey, bell: &Arc<Notify>) -> Option<Option<Moment>> {
         let mut shard = self.shard(key);
-        let seat = shard.get_mut(key)?;
+        let is_its_own = |seat: &&mut Seat| seat.timer.as_ref().is_some_and(|timer| Arc::ptr_eq(timer, bell));
+        let seat = shard.seats.get_mut(key).filter(is_its_own)?;
         if seat.line.needs_timer() {
             seat.timer_at = seat.line.wake_at();
             return Some(seat.timer_at);
@@ -264,10 +341,10 @@ impl Shards {
         self.is_closing.store(true, Ordering::SeqCst);
         for shard in &self.shards {
             let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
-            for seat in shard.values_mut() {
-                seat.feed(Event::ShutsDown, None, false, now);
+            let keys: Vec<LockKey> = shard.seats.keys().cloned().collect();
+            for key in keys {
+                self.step(&mut shard, &key, Event::ShutsDown, None, false, now);
             }
-            shard.retain(|_, seat| !seat.is_idle());
         }
     }
 
@@ -291,24 +368,24 @@ impl Shards {
     pub fn have_work(&self) -> bool {
         self.shards.iter().any(|shard| {
             let shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
-            shard.values().any(|seat| seat.line.has_urgent_work())
+            shard.seats.values().any(|seat| seat.line.has_urgent_work())
         })
     }
 
     /// How many keys have a line.
     pub fn len(&self) -> usize {
-        self.shards.iter().map(|shard| shard.lock().unwrap_or_else(PoisonError::into_inner).len()).sum()
+        self.shards.iter().map(|shard| shard.lock().unwrap_or_else(PoisonError::into_inner).seats.len()).sum()
     }
 
-    fn shard(&self, key: &LockKey) -> MutexGuard<'_, HashMap<LockKey, Seat>> {
+    fn shard(&self, key: &LockKey) -> MutexGuard<'_, Shard> {
         let number = self.hasher.hash_one(key) as usize % SHARDS;
-        // A panic while a step ran has been reported; the lines of other keys are as good as before.
+        // No step panics under the lock, see `step`; what else may have did not change a line.
         self.shards[number].lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn new_seat(&self, key: &LockKey, now: Moment) -> Seat {
         Seat {
-            line: Line::new(self.rules(), now),
+            line: Line::numbered(self.rules(), self.last_line.fetch_add(1, Ordering::Relaxed) + 1, now),
             doors: HashMap::new(),
             timer: None,
             timer_at: None,
@@ -317,11 +394,20 @@ impl Shards {
         }
     }
 
-    fn tidy(shard: &mut HashMap<LockKey, Seat>, key: &LockKey) {
-        if shard.get(key).is_some_and(Seat::is_idle) {
-            shard.remove(key);
+    fn tidy(shard: &mut Shard, key: &LockKey) {
+        if shard.seats.get(key).is_some_and(Seat::is_idle) {
+            shard.seats.remove(key);
         }
     }
+}
+
+/// What a call is told whose line has failed.
+fn failed(key: &LockKey) -> Answer {
+    let line = format!(
+        "ERR a fault of Lockgate ended the queue of '{key}'; whether this call got the lock before is unknown, look at LOCK.INFO \
+         and ask again"
+    );
+    Answer::Failed(line.into())
 }
 
 impl Totals {
@@ -346,6 +432,8 @@ impl Seat {
     }
 
     fn feed(&mut self, event: Event, caller: Option<CallId>, can_send: bool, now: Moment) -> Fed {
+        #[cfg(test)]
+        failpoint::pass(&event);
         let mut fed = Fed::default();
         let before = self.counts();
         for action in self.line.step(event, now) {
@@ -416,5 +504,146 @@ impl Seat {
             }
             None => {}
         }
+    }
+}
+
+/// A step that panics, where a test wants one.
+#[cfg(test)]
+pub mod failpoint {
+    use std::cell::Cell;
+
+    use crate::locks::Event;
+
+    type IsIt = fn(&Event) -> bool;
+
+    thread_local! {
+        static ARMED: Cell<Option<IsIt>> = const { Cell::new(None) };
+    }
+
+    /// The next step of this thread whose event is such panics.
+    pub fn arm(is_it: IsIt) {
+        ARMED.set(Some(is_it));
+    }
+
+    /// Called at the beginning of each step.
+    pub fn pass(event: &Event) {
+        if ARMED.get().is_some_and(|is_it| is_it(event)) {
+            ARMED.set(None);
+            panic!("a test wants this step to fail");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::coordinator::LockSettings;
+    use crate::domain::{Fence, Level, OwnerId};
+    use crate::locks::{Actor, Form, Seen, Tried};
+
+    const NOW: Moment = Moment(1_000_000);
+
+    fn key() -> LockKey {
+        LockKey { db: 0, name: b"orders:1"[..].into() }
+    }
+
+    fn asked(call: u64, owner: &str) -> AskedFor {
+        let owner = OwnerId::new(owner.as_bytes()).unwrap();
+        AskedFor {
+            call: CallId(call),
+            actor: Actor::Owner(owner.clone()),
+            form: Form::Lock { owner, lease_ms: 1000, meta: b""[..].into() },
+            level: Level::Normal,
+            may_wait: true,
+            ticket_ms: 0,
+            queue_max: None,
+            place: None,
+            deadline: None,
+        }
+    }
+
+    fn shards() -> Shards {
+        Shards::new(LockSettings::default().line_rules(), 1 << 20)
+    }
+
+    /// The try that the call is to send.
+    fn asks(shards: &Shards, call: u64, owner: &str) -> (Arc<Notify>, Turn) {
+        let entered = shards.enter(&key(), asked(call, owner), NOW);
+        match entered.fed.next {
+            Some(Next::Try(_, turn)) => (entered.bell, turn),
+            next => panic!("{owner} is to send a try: {next:?}"),
+        }
+    }
+
+    fn refused(shards: &Shards, call: u64, turn: &Turn) {
+        let seen = Seen { value: b"someone"[..].into(), left_ms: Some(9000), ours: None, by: None };
+        let outcome = Tried::Refused { seen, registered: None, arrival_us: call };
+        let event = Event::Tried { call: CallId(call), sent: turn.sent(), outcome };
+        assert!(shards.feed(&key(), event, Some(CallId(call)), NOW).is_some_and(|fed| fed.next.is_none()));
+    }
+
+    fn granted(shards: &Shards, call: u64, turn: &Turn) -> Option<Fed> {
+        let grant = Grant { fence: Fence(7), value: b"bob\x1f7"[..].into() };
+        let outcome = Tried::Granted { grant, registered: None };
+        shards.feed(&key(), Event::Tried { call: CallId(call), sent: turn.sent(), outcome }, Some(CallId(call)), NOW)
+    }
+
+    fn is_failure(answer: &Answer) -> bool {
+        matches!(answer, Answer::Failed(line) if line.starts_with("ERR a fault of Lockgate ended the queue of 'orders:1'"))
+    }
+
+    #[test]
+    fn a_step_that_panics_ends_its_line_with_an_error_and_the_key_works_again_at_once() {
+        let shards = shards();
+        let (_bell, turn) = asks(&shards, 1, "ann");
+        refused(&shards, 1, &turn);
+        let (_bell, turn) = asks(&shards, 2, "bob");
+        failpoint::arm(|event| matches!(event, Event::Tried { .. }));
+        let fed = granted(&shards, 2, &turn).expect("there was a line");
+        assert!(matches!(&fed.next, Some(Next::Answer(answer)) if is_failure(answer)), "{:?}", fed.next);
+        // What the upstream gave to bob goes back, by its whole value: bob was told that he has nothing.
+        let hand_over = fed.hand_over.expect("the grant is given back");
+        assert!(matches!(&hand_over.task, Task::TakeBack(value) if **value == *b"bob\x1f7"));
+        match shards.take_word(&key(), CallId(1)) {
+            Some(Word::Answer(answer)) => assert!(is_failure(&answer)),
+            word => panic!("ann is told: {word:?}"),
+        }
+        assert_eq!((shards.waiting(), shards.bytes()), (0, 0));
+        let (_bell, turn) = asks(&shards, 3, "cat");
+        let fed = granted(&shards, 3, &turn).expect("cat's line");
+        assert!(matches!(fed.next, Some(Next::Answer(Answer::Granted { .. }))));
+    }
+
+    #[test]
+    fn a_reply_that_comes_after_its_line_has_failed_grants_nobody_anything() {
+        let shards = shards();
+        let (_bell, late) = asks(&shards, 1, "ann");
+        failpoint::arm(|event| matches!(event, Event::Hint));
+        shards.tell(&key(), Event::Hint, NOW);
+        // A new line stands there when ann's reply comes.
+        let (_bell, turn) = asks(&shards, 2, "bob");
+        refused(&shards, 2, &turn);
+        let fed = granted(&shards, 1, &late).expect("it goes back");
+        assert!(fed.next.is_none());
+        assert_eq!(shards.read(&key(), |line| line.is_giving_back(b"bob\x1f7")), Some(true));
+        assert!(matches!(shards.take_word(&key(), CallId(1)), Some(Word::Answer(answer)) if is_failure(&answer)));
+        assert_eq!(shards.read(&key(), Line::waiting), Some(1), "bob still waits");
+        assert!(shards.take_word(&key(), CallId(2)).is_none());
+    }
+
+    #[test]
+    fn an_answer_that_was_given_before_the_fault_stands() {
+        let shards = shards();
+        let (_bell, turn) = asks(&shards, 1, "ann");
+        refused(&shards, 1, &turn);
+        // Told to end, and not yet awake.
+        shards.tell(&key(), Event::ShutsDown, NOW);
+        let (_bell, _turn) = asks(&shards, 2, "bob");
+        failpoint::arm(|event| matches!(event, Event::Hint));
+        shards.tell(&key(), Event::Hint, NOW);
+        assert!(matches!(shards.take_word(&key(), CallId(1)), Some(Word::Answer(Answer::ShuttingDown))));
+        // Whoever leaves without having listened leaves nothing behind.
+        shards.leave(&key(), CallId(2), 0, NOW);
+        assert!(shards.take_word(&key(), CallId(2)).is_none());
     }
 }

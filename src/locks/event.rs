@@ -139,12 +139,14 @@ pub struct Turn {
     /// A call that is registered as this node's and that nobody here knows: an earlier life of the node has left it, whose clock need not
     /// have been this one's.
     pub left_over: Option<CallId>,
+    /// See [`Sent::line`].
+    pub line: u64,
 }
 
 impl Turn {
     /// What comes back with the script's reply.
     pub fn sent(&self) -> Sent {
-        Sent { offered: self.offers.iter().map(|offer| offer.call).collect(), epoch: self.epoch }
+        Sent { offered: self.offers.iter().map(|offer| offer.call).collect(), epoch: self.epoch, line: self.line }
     }
 }
 
@@ -155,6 +157,8 @@ pub struct Sent {
     pub offered: Vec<CallId>,
     /// How often what is known of the registration had changed by then: replies of different links overtake one another.
     pub epoch: u64,
+    /// The number of the line that sent it; 0 for none. A line that failed is followed by another, which knows nothing of it.
+    pub line: u64,
 }
 
 /// How an asker stands among waiters, should he have to wait.
@@ -420,6 +424,30 @@ pub enum Event {
     Tick,
     /// The node ends.
     ShutsDown,
+}
+
+impl Event {
+    /// The number of the line that sent the script whose reply this is; `None` for everything else.
+    pub fn sent_by(&self) -> Option<u64> {
+        match self {
+            Event::Tried { sent, .. } | Event::Released { sent, .. } | Event::HandedOver { sent, .. } => {
+                Some(sent.line).filter(|line| *line > 0)
+            }
+            _ => None,
+        }
+    }
+
+    /// What a waiter of this node has been granted by it.
+    pub fn grant(&self) -> Option<&Grant> {
+        match self {
+            Event::Tried { outcome: Tried::Granted { grant, .. }, .. }
+            | Event::Tried { outcome: Tried::HandedOver { handed: Handed::To { grant, .. }, .. }, .. }
+            | Event::Released { outcome: Released::Freed { handed: Some(Handed::To { grant, .. }), .. }, .. }
+            | Event::HandedOver { outcome: Handing::To { handed: Handed::To { grant, .. }, .. }, .. }
+            | Event::HandedOver { outcome: Handing::Confirmed { grant, .. }, .. } => Some(grant),
+            _ => None,
+        }
+    }
 }
 
 /// How a call ends.

@@ -61,6 +61,8 @@ pub(super) struct GiveBack {
 #[derive(Debug)]
 pub struct Line {
     pub(super) rules: LineRules,
+    /// Which one it is of all that stood before this key or another; 0 where there is but one.
+    pub(super) number: u64,
     pub(super) calls: HashMap<CallId, Call>,
     pub(super) desks: HashMap<Actor, Desk>,
     pub(super) queue: Ranking,
@@ -125,6 +127,7 @@ impl Line {
     pub fn new(rules: LineRules, now: Moment) -> Self {
         Line {
             rules,
+            number: 0,
             calls: HashMap::new(),
             desks: HashMap::new(),
             queue: Ranking::default(),
@@ -158,6 +161,16 @@ impl Line {
             grants: 0,
             grants_before_look: 0,
         }
+    }
+
+    /// The same, which is told by `number` from those that stood here before and failed.
+    pub fn numbered(rules: LineRules, number: u64, now: Moment) -> Self {
+        Line { number, ..Line::new(rules, now) }
+    }
+
+    /// See [`Line::numbered`].
+    pub fn number(&self) -> u64 {
+        self.number
     }
 
     /// What is to be done about `event`, now.

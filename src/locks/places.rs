@@ -25,7 +25,7 @@ impl Line {
         });
         let offers = offers.collect();
         let knows_until = self.tries.first().map_or(now, |(sent, _)| Moment(sent.0.saturating_sub(1)).min(now));
-        Turn { offers, at: now, knows_until, epoch: self.epoch, left_over: self.left_over }
+        Turn { offers, at: now, knows_until, epoch: self.epoch, left_over: self.left_over, line: self.number }
     }
 
     pub(super) fn withdraw(&mut self, sent: &Sent) {

@@ -106,6 +106,7 @@ fn prepare(
         trust_clients: config.trust_clients,
         closes_when_away: config.when_away == WhenAway::Close,
         is_relay: config.links.shared == 0,
+        output_max: config.limits.output_buffer.0,
         client_timeout: config.client_timeout.unwrap_or_default(),
         is_draining: AtomicBool::new(false),
     })

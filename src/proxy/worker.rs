@@ -58,6 +58,8 @@ pub struct Shared {
     pub is_relay: bool,
     /// Clients act with the credentials of the upstream's URL.
     pub trust_clients: bool,
+    /// Most bytes of replies that wait for one client.
+    pub output_max: usize,
     /// A client that is silent on the network for so long is gone.
     pub client_timeout: Duration,
     /// No new clients; idle ones close.
@@ -138,6 +140,11 @@ impl Worker {
     /// Every client has a link of its own for as long as it is there.
     pub fn is_relay(&self) -> bool {
         self.shared.is_relay
+    }
+
+    /// Most bytes of replies that wait for one client.
+    pub fn output_max(&self) -> usize {
+        self.shared.output_max
     }
 
     /// The process is about to end.

@@ -29,6 +29,11 @@ use crate::observe::seldom::Seldom;
 
 /// The upstream is tried again at least this often.
 pub(super) const RETRY_AT_LEAST: Duration = Duration::from_secs(1);
+/// Shared links of one worker from which on each new one closes the one that was idle for longest: users come and go, and each has
+/// links of his own.
+const SHARED_MAX: usize = 500;
+/// Pools of one worker from which on those that nobody uses are forgotten before the next look.
+const POOLS_MAX: usize = 1024;
 /// How often idle links are looked over.
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
 
@@ -210,6 +215,9 @@ impl Links {
             key.identity = Identity::Anonymous;
         }
         let mut pools = self.pools.borrow_mut();
+        if pools.len() >= POOLS_MAX && !pools.contains_key(&key) {
+            pools.retain(|_, pool| pool.close_idle(Duration::MAX));
+        }
         pools.entry(key.clone()).or_insert_with(|| Pool::of(key)).clone()
     }
 
@@ -227,7 +235,25 @@ impl Links {
         self.pool(LinkKey { identity: Identity::Service, db, resp: Resp::V2 }).lane(Lane::Locks)
     }
 
+    /// Makes room for one more shared link: the one that was idle for longest closes. Where none is idle there is one more.
+    fn make_room(&self) {
+        let (mut count, mut idlest) = (0, None::<Rc<Link>>);
+        for pool in self.all_pools() {
+            for link in pool.links.borrow().iter().filter(|link| link.is_usable()) {
+                count += 1;
+                let is_idle = link.is_open() && link.owed_replies() == 0 && link.backlog() == 0;
+                if is_idle && idlest.as_ref().is_none_or(|idlest| link.last_used() < idlest.last_used()) {
+                    idlest = Some(link.clone());
+                }
+            }
+        }
+        if let Some(idlest) = idlest.filter(|_| count >= SHARED_MAX) {
+            idlest.retire();
+        }
+    }
+
     pub(super) fn open(self: &Rc<Self>, key: LinkKey) -> Rc<Link> {
+        self.make_room();
         let link = Link::connecting(&self.alarm);
         let (table, driven) = (self.clone(), link.clone());
         tokio::task::spawn_local(async move {
@@ -485,10 +511,10 @@ impl Links {
 
     fn close_idle(&self) {
         self.each_link(Link::retire_if_stopgap);
-        let limit = self.settings.idle_timeout;
-        if limit.is_zero() {
-            return;
-        }
+        let limit = match self.settings.idle_timeout {
+            limit if limit.is_zero() => Duration::MAX,
+            limit => limit,
+        };
         self.idle_own.borrow_mut().close_older_than(limit);
         self.pools.borrow_mut().retain(|_, pool| pool.close_idle(limit));
     }

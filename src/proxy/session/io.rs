@@ -5,7 +5,7 @@ use std::cell::{Cell, RefCell};
 use std::io;
 use std::task::{Context, Waker};
 
-use super::outbox::Outbox;
+use super::outbox::{Full, Outbox};
 use super::own::BIG_REPLY;
 use crate::upstream::link::{Loss, Sink};
 use crate::upstream::socket::Writer;
@@ -39,14 +39,16 @@ pub struct ClientIo {
     /// Bytes of the reply that is coming over a shared link.
     frame_bytes: Cell<u64>,
     had_big_reply: Cell<bool>,
+    /// Replies over shared links since this was last asked, and their bytes.
+    came: Cell<(u64, u64)>,
 }
 
 impl ClientIo {
-    /// Writes to `writer`. With `closes_when_away` the connection ends where replies are lost.
-    pub fn new(writer: Writer, closes_when_away: bool) -> ClientIo {
+    /// Writes to `writer`; at most `output_max` bytes wait for it. With `closes_when_away` the connection ends where replies are lost.
+    pub fn new(writer: Writer, output_max: usize, closes_when_away: bool) -> ClientIo {
         ClientIo {
             writer,
-            outbox: RefCell::default(),
+            outbox: RefCell::new(Outbox::new(output_max)),
             owed: Cell::new(0),
             wake_at: Cell::new(None),
             state: Cell::new(State::Stands),
@@ -55,7 +57,14 @@ impl ClientIo {
             link_waiting_for_room: RefCell::new(None),
             frame_bytes: Cell::new(0),
             had_big_reply: Cell::new(false),
+            came: Cell::new((0, 0)),
         }
+    }
+
+    /// How many bytes a reply over a shared link had since this was last asked, about; `None` where none came.
+    pub fn take_reply_size(&self) -> Option<u64> {
+        let (replies, bytes) = self.came.take();
+        bytes.checked_div(replies)
     }
 
     /// The session's task, to be woken when something is up.
@@ -160,8 +169,8 @@ impl ClientIo {
                 return;
             }
         }
-        if let Err(error) = outbox.push(bytes) {
-            tracing::error!(%error, "cannot keep replies for a slow client in a temporary file; closing it");
+        if let Err(Full) = outbox.push(bytes) {
+            tracing::warn!("a client does not read, and what waits for it reaches limits.output_buffer; it is closed");
             self.breaks();
         }
     }
@@ -205,6 +214,8 @@ impl Sink for ClientIo {
             self.had_big_reply.set(true);
         }
         self.owed.set(self.owed.get() - u64::from(ended));
+        let (replies, came) = self.came.get();
+        self.came.set((replies + u64::from(ended), came + bytes.len() as u64));
     }
 
     fn flush(&self) {

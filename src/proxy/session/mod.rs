@@ -23,6 +23,7 @@ mod rights;
 mod set_nx;
 mod step;
 mod transaction;
+mod window;
 
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -34,6 +35,7 @@ use self::grants::Grants;
 use self::io::ClientIo;
 use self::own::{BIG_REPLIES_KEEP, OwnMode};
 use self::set_nx::{Gate, Verdict};
+use self::window::Window;
 use super::registry::{Card, Member, Wish};
 use super::worker::Worker;
 use crate::commands::{self, CommandTable, Treatment, Why, resolve};
@@ -47,8 +49,6 @@ use crate::upstream::link::{BACKLOG_MAX, Link, Sink};
 use crate::upstream::pools::Pool;
 use crate::upstream::socket::{Reader, Socket};
 
-/// Most replies owed by shared links before the session reads no further.
-const OWED_MAX: u64 = 16 << 10;
 /// A command unfinished after so many bytes is big: it streams over an own link.
 const BIG_REQUEST: usize = 64 << 10;
 /// Longest command that Lockgate has to hold whole (LOCK.*, HELLO, CLIENT …), in bytes.
@@ -59,6 +59,10 @@ const ARGS_MAX_BEFORE_AUTH: u64 = 10;
 const BULK_MAX_BEFORE_AUTH: u64 = 16 << 10;
 /// Input kept beyond this is given back once it is used up.
 const INPUT_KEPT: usize = 4 << 10;
+
+/// A session that is sent this command panics.
+#[cfg(test)]
+pub const FAULT_FOR_A_TEST: &[u8] = b"fault.for.a.test";
 
 /// The connection is over; nothing more is to be said.
 #[derive(Debug)]
@@ -112,6 +116,8 @@ pub struct Session {
     is_on_scripts: bool,
     /// Something waits for a link.
     reaching: Option<Reaching>,
+    /// How many replies shared links may owe it.
+    window: Window,
     /// Replies to come for which it stays on an own link because one was big.
     big_replies: u32,
     has_ended: bool,
@@ -120,15 +126,33 @@ pub struct Session {
     grants: Grants,
 }
 
+/// Closes the connection when it is dropped: after the session, which is declared later.
+struct HangsUp {
+    io: Rc<ClientIo>,
+    client: u64,
+}
+
+impl Drop for HangsUp {
+    fn drop(&mut self) {
+        self.io.hang_up();
+        if std::thread::panicking() {
+            tracing::error!(
+                client = self.client,
+                "a fault of Lockgate ended this client's connection, and no other; please report it with the panic above"
+            );
+        }
+    }
+}
+
 impl Session {
     /// Serves `socket` until the client or Lockgate closes it.
     pub async fn serve(worker: Rc<Worker>, socket: Socket, member: Member) {
         let (reader, writer) = socket.split();
         worker.clients().add(&writer);
-        let io = Rc::new(ClientIo::new(writer, worker.closes_when_away()));
+        let io = Rc::new(ClientIo::new(writer, worker.output_max(), worker.closes_when_away()));
         let key = worker.initial_key();
         let pool = worker.links().pool(key.clone());
-        let mut session = Session {
+        let session = Session {
             sink: io.clone(),
             io,
             reader,
@@ -141,21 +165,21 @@ impl Session {
             own: None,
             is_on_scripts: false,
             reaching: None,
+            window: Window::default(),
             big_replies: 0,
             has_ended: false,
             bound: BoundLocks::default(),
             grants: Grants::default(),
             worker,
         };
+        // Its name, its locks and its own link are gone before the client can see that the connection is, after a panic as well.
+        let _ending = HangsUp { io: session.io.clone(), client: session.card().id };
+        let mut session = session;
         let _ = session.run().await;
         if session.worker.is_relay() {
             // The upstream has said its last word (to QUIT, say); the client gets it.
             let _ = session.flushed().await;
         }
-        // Its name, its locks and its own link are gone before the client can see that the connection is.
-        let io = session.io.clone();
-        drop(session);
-        io.hang_up();
     }
 
     async fn run(&mut self) -> Result<(), Gone> {
@@ -304,8 +328,12 @@ impl Session {
         let gate = self.gate();
         let is_paused = self.worker.registry().is_paused();
         let (mut start, mut at, mut count) = (0, 0, 0u32);
+        let mut room = self.window.room(self.io.owed());
         let mut name = 0..0;
         let look = loop {
+            if u64::from(count) >= room && at < bytes.len() {
+                break Look::Wait;
+            }
             let frame = match self.scanner.advance(&bytes[at..], &limits) {
                 Ok(Some(frame)) => frame,
                 Ok(None) if bytes.len() - at > BIG_REQUEST => break Look::Pause(Pause::Big),
@@ -318,6 +346,7 @@ impl Session {
                     return (start, look);
                 }
                 at += frame.len;
+                room -= u64::from(count);
                 (start, count) = (at, 0);
                 continue;
             }
@@ -347,11 +376,25 @@ impl Session {
                 return (start, look);
             }
         }
+        if matches!(look, Look::Wait) {
+            self.waits_for_window(cx);
+        }
         (at, look)
+    }
+
+    /// The window is full. What was refused is owed no more: then the session goes on at once.
+    fn waits_for_window(&mut self, cx: &mut Context<'_>) {
+        let owed = self.window.holds_back();
+        if self.io.owed() <= owed {
+            cx.waker().wake_by_ref();
+        } else {
+            self.io.wake_when_owed(owed);
+        }
     }
 
     /// Whether a run of commands has to wait, or needs an own link, before it can be shared.
     fn wait_for_shared(&mut self, cx: &mut Context<'_>) -> Option<Look> {
+        self.window.goes_on(|| self.io.take_reply_size());
         if self.io.owed() == 0 {
             self.link = None;
             self.is_on_scripts = false;
@@ -380,8 +423,8 @@ impl Session {
             link.wake_when_room(cx.waker());
             return Some(Look::Wait);
         }
-        if self.io.owed() > OWED_MAX {
-            self.io.wake_when_owed(OWED_MAX / 2);
+        if self.window.room(self.io.owed()) == 0 {
+            self.io.wake_when_owed(self.window.holds_back());
             return Some(Look::Wait);
         }
         None
@@ -419,7 +462,7 @@ impl Session {
             })
     }
 
-    fn may_read(&self, cx: &mut Context<'_>) -> bool {
+    fn may_read(&mut self, cx: &mut Context<'_>) -> bool {
         if let Some(own) = &self.own {
             return own.link.backlog() < BACKLOG_MAX;
         }
@@ -427,8 +470,8 @@ impl Session {
             self.io.wake_when_owed(0);
             return false;
         }
-        if self.io.owed() > OWED_MAX {
-            self.io.wake_when_owed(OWED_MAX / 2);
+        if self.window.room(self.io.owed()) == 0 {
+            self.io.wake_when_owed(self.window.holds_back());
             return false;
         }
         match &self.link {

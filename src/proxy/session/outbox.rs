@@ -1,56 +1,70 @@
-//! Replies on their way to one client. Memory is bounded: what a slow client does not take goes to an unlinked
-//! temporary file, so that the link it shares with others never has to wait for it.
+//! Replies on their way to one client. What they may take has a bound: a client that does not read is closed at it, as Redis does it,
+//! so that the link it shares with others never has to wait for it.
 
-use std::fs::File;
+use std::collections::VecDeque;
 use std::io;
-use std::os::unix::fs::FileExt;
 
-/// Replies kept in memory, in bytes; more goes to the file.
-const MEMORY_MAX: usize = 1 << 20;
 /// Above this the client counts as slow.
 const ROOM_BELOW: usize = 256 << 10;
 /// A buffer that grew beyond this is given back once it is empty.
 const BUFFER_KEPT: usize = 16 << 10;
-/// What is read back from the file at a time.
-const CHUNK: usize = 256 << 10;
+/// Longest piece that a buffer is made of: a longer one would be copied again and again as it grows.
+const PIECE: usize = 256 << 10;
 
-/// First in, first out: memory first, then the file.
-#[derive(Default)]
+/// First in, first out.
 pub struct Outbox {
-    memory: Vec<u8>,
+    /// What goes out next, from `start` on.
+    first: Vec<u8>,
     start: usize,
-    spill: Option<Spill>,
+    rest: VecDeque<Vec<u8>>,
+    /// Bytes in `rest`.
+    rest_bytes: usize,
+    /// Most bytes of all.
+    limit: usize,
 }
 
-struct Spill {
-    file: File,
-    read_at: u64,
-    write_at: u64,
-}
+/// More waits for the client than it may.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Full;
 
 impl Outbox {
+    /// Nothing waits; at most `limit` bytes ever do.
+    pub fn new(limit: usize) -> Outbox {
+        Outbox { first: Vec::new(), start: 0, rest: VecDeque::new(), rest_bytes: 0, limit }
+    }
+
     /// Nothing waits.
     pub fn is_empty(&self) -> bool {
-        self.start == self.memory.len() && self.spill.is_none()
+        self.start == self.first.len() && self.rest.is_empty()
+    }
+
+    fn len(&self) -> usize {
+        self.first.len() - self.start + self.rest_bytes
     }
 
     /// Whether the client keeps up.
     pub fn has_room(&self) -> bool {
-        self.spill.is_none() && self.memory.len() - self.start < ROOM_BELOW
+        self.len() < ROOM_BELOW
     }
 
-    /// Adds to the end. Fails only when the temporary file does.
-    pub fn push(&mut self, bytes: &[u8]) -> io::Result<()> {
-        if self.spill.is_none() && self.memory.len() - self.start + bytes.len() <= MEMORY_MAX {
-            self.memory.extend_from_slice(bytes);
+    /// Adds to the end.
+    pub fn push(&mut self, mut bytes: &[u8]) -> Result<(), Full> {
+        if self.rest.is_empty() && self.first.len() + bytes.len() <= PIECE {
+            self.first.extend_from_slice(bytes);
             return Ok(());
         }
-        if self.spill.is_none() {
-            self.spill = Some(Spill { file: unlinked_file()?, read_at: 0, write_at: 0 });
+        if self.len() + bytes.len() > self.limit {
+            return Err(Full);
         }
-        if let Some(spill) = &mut self.spill {
-            spill.file.write_all_at(bytes, spill.write_at)?;
-            spill.write_at += bytes.len() as u64;
+        self.rest_bytes += bytes.len();
+        while !bytes.is_empty() {
+            if self.rest.back().is_none_or(|last| last.len() == PIECE) {
+                self.rest.push_back(Vec::with_capacity(PIECE));
+            }
+            let Some(last) = self.rest.back_mut() else { break };
+            let (now, later) = bytes.split_at(bytes.len().min(PIECE - last.len()));
+            last.extend_from_slice(now);
+            bytes = later;
         }
         Ok(())
     }
@@ -58,46 +72,23 @@ impl Outbox {
     /// Hands what waits to `write` until it takes no more (`WouldBlock`); `Ok(true)` when all is gone.
     pub fn drain(&mut self, mut write: impl FnMut(&[u8]) -> io::Result<usize>) -> io::Result<bool> {
         loop {
-            while self.start < self.memory.len() {
-                match write(&self.memory[self.start..]) {
+            while self.start < self.first.len() {
+                match write(&self.first[self.start..]) {
                     Ok(n) => self.start += n,
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
                     Err(error) => return Err(error),
                 }
             }
             self.start = 0;
-            self.memory.clear();
-            let Some(spill) = &mut self.spill else { break };
-            let left = usize::try_from(spill.write_at - spill.read_at).unwrap_or(usize::MAX).min(CHUNK);
-            if left == 0 {
-                self.spill = None;
-                break;
-            }
-            self.memory.resize(left, 0);
-            spill.file.read_exact_at(&mut self.memory, spill.read_at)?;
-            spill.read_at += left as u64;
+            self.first.clear();
+            let Some(next) = self.rest.pop_front() else { break };
+            self.rest_bytes -= next.len();
+            self.first = next;
         }
-        if self.memory.capacity() > BUFFER_KEPT {
-            self.memory = Vec::new();
+        if self.first.capacity() > BUFFER_KEPT {
+            self.first = Vec::new();
         }
         Ok(true)
-    }
-}
-
-/// A file without a name: gone with its last use, also after a crash.
-fn unlinked_file() -> io::Result<File> {
-    use std::os::unix::fs::OpenOptionsExt;
-    let folder = std::env::temp_dir();
-    loop {
-        let path = folder.join(format!("lockgate-{}-{:016x}", std::process::id(), fastrand::u64(..)));
-        match File::options().read(true).write(true).create_new(true).mode(0o600).open(&path) {
-            Ok(file) => {
-                std::fs::remove_file(&path)?;
-                return Ok(file);
-            }
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-            Err(error) => return Err(error),
-        }
     }
 }
 
@@ -106,13 +97,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_client_that_stops_reading_costs_a_file_and_loses_no_byte() {
-        let mut outbox = Outbox::default();
+    fn a_client_that_reads_slowly_loses_no_byte() {
+        let mut outbox = Outbox::new(8 << 20);
         let all: Vec<u8> = (0..5_000_000u32).map(|i| (i % 251) as u8).collect();
         for chunk in all.chunks(70_001) {
             outbox.push(chunk).unwrap();
         }
-        assert!(outbox.memory.len() <= MEMORY_MAX);
         assert!(!outbox.has_room());
         let mut seen = Vec::new();
         let mut turn = 0;
@@ -131,5 +121,25 @@ mod tests {
         }
         assert!(seen == all);
         assert!(outbox.has_room());
+    }
+
+    #[test]
+    fn no_more_than_the_limit_waits_however_long_the_client_reads_a_little() {
+        let mut outbox = Outbox::new(1 << 20);
+        let mut most = 0;
+        for _ in 0..1000 {
+            outbox.push(&[7; 10_000]).unwrap();
+            let mut left = 10_000;
+            let _ = outbox.drain(|bytes| {
+                let n = bytes.len().min(left);
+                left -= n;
+                if n == 0 { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(n) }
+            });
+            most = most.max(outbox.first.capacity() + outbox.rest_bytes);
+        }
+        assert!(most <= 2 * PIECE, "{most}");
+        let room = outbox.limit - outbox.len();
+        assert_eq!(outbox.push(&vec![7; room + 1]), Err(Full));
+        assert_eq!(outbox.push(&vec![7; room]), Ok(()));
     }
 }

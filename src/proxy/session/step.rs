@@ -43,6 +43,8 @@ impl Session {
         };
         self.card().touch(&command[frame.name.clone()]);
         self.dispel_doubt().await?;
+        #[cfg(test)]
+        assert!(command[frame.name.clone()] != *super::FAULT_FOR_A_TEST, "a test wants a fault");
         let facts = self.worker.links().facts();
         let gate = self.gate();
         match gate.judge(&facts.table, &command, &frame) {

@@ -11,6 +11,7 @@
 mod client;
 mod faults;
 mod judge;
+mod panics;
 mod people;
 mod process;
 

@@ -69,7 +69,7 @@ impl Pair {
         // A call that was registered, and is said to be of an earlier life.
         let mine = self.model.queue.get(&node).map(|entry| entry.offer.call);
         let left_over = mine.filter(|_| self.dice.u8(..4) == 0);
-        Turn { offers, at: self.now, knows_until, epoch: 0, left_over }
+        Turn { offers, at: self.now, knows_until, epoch: 0, left_over, line: 0 }
     }
 
     fn form(&mut self) -> Form {
