@@ -16,7 +16,7 @@ mod spec;
 use coverage::Coverage;
 use lives::Pair;
 use play::Play;
-use server::Server;
+use server::{Server, Undecidable};
 
 /// Plays the lives that are asked for, so many where nobody asks.
 fn each_seed(usual: u64, mut life: impl FnMut(u64)) {
@@ -26,9 +26,11 @@ fn each_seed(usual: u64, mut life: impl FnMut(u64)) {
         None => 0..number("LOCKGATE_SEEDS").map_or(usual, |seeds| seeds.clamp(usual, 2000)),
     };
     for seed in seeds {
-        if let Err(panic) = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| life(seed))) {
-            eprintln!("seed {seed} failed; replay it with LOCKGATE_SEED={seed}");
-            std::panic::resume_unwind(panic);
+        while let Err(panic) = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| life(seed))) {
+            if !panic.is::<Undecidable>() {
+                eprintln!("seed {seed} failed; replay it with LOCKGATE_SEED={seed}");
+                std::panic::resume_unwind(panic);
+            }
         }
     }
 }

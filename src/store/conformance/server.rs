@@ -98,19 +98,20 @@ impl Wire {
         replies
     }
 
-    fn ask_both(&mut self, request: &[u8]) -> Vec<u8> {
-        // In one go, so that next to no time passes between the two.
-        let replies = self.ask_server(&[b"*1\r\n$4\r\nTIME\r\n", request].concat(), 2);
-        let [time, real] = &replies[..] else { panic!("two were asked") };
-        let real = real.clone();
-        let time = match decode(time).unwrap() {
-            Value::Array(time) => time.iter().map(|part| part.as_str().unwrap().parse().unwrap()).collect::<Vec<u64>>(),
-            other => panic!("TIME is an array, not {other:?}"),
-        };
-        self.now_us = time[0] * 1_000_000 + time[1];
+    fn ask_both(&mut self, request: &[u8]) -> Result<Vec<u8>, Undecidable> {
+        const TIME: &[u8] = b"*1\r\n$4\r\nTIME\r\n";
+        // In one go, so that next to no time passes between the three.
+        let replies = self.ask_server(&[TIME, request, TIME].concat(), 3);
+        let [before, real, after] = &replies[..] else { panic!("three were asked") };
+        let (real, until_us) = (real.clone(), time_us(after));
+        self.now_us = time_us(before);
         self.model.set_time(self.now_us);
+        let is_undecidable = self.model.expires_within(self.now_us / 1000, until_us / 1000);
         assert!(self.model.hears(self.client, request), "the model closed the link");
         let modelled = self.model.take_output(self.client);
+        if is_undecidable {
+            return Err(Undecidable);
+        }
         let (Ok(one), Ok(other)) = (decode(&real), decode(&modelled)) else { panic!("a reply makes no sense") };
         let asked: Vec<_> = crate::protocol::args::args(request).map(|word| word.escape_ascii().to_string()).collect();
         // A hash has no order.
@@ -131,7 +132,7 @@ impl Wire {
                 _ => {}
             }
         }
-        real
+        Ok(real)
     }
 
     fn model_follows(&mut self, words: &[&[u8]]) {
@@ -139,6 +140,21 @@ impl Wire {
         crate::protocol::args::encode_command(words, &mut request);
         self.model.hears(self.client, &request);
         self.model.take_output(self.client);
+    }
+}
+
+/// A key may have expired before the command or after it, and no clock tells which: the machine stood still between two commands of one
+/// pipeline. A life in which that happens is played again from its beginning.
+pub struct Undecidable;
+
+/// What `TIME` says, in µs.
+fn time_us(reply: &[u8]) -> u64 {
+    match decode(reply).unwrap() {
+        Value::Array(time) => {
+            let [seconds, us] = [0, 1].map(|part: usize| time[part].as_str().unwrap().parse::<u64>().unwrap());
+            seconds * 1_000_000 + us
+        }
+        other => panic!("TIME is an array, not {other:?}"),
     }
 }
 
@@ -185,7 +201,8 @@ fn without_times(text: &[u8]) -> Vec<&[u8]> {
 
 impl Link {
     fn ask(&self, request: &[u8]) -> Vec<u8> {
-        self.0.lock().unwrap().ask_both(request)
+        let outcome = self.0.lock().unwrap().ask_both(request);
+        outcome.unwrap_or_else(|undecidable| std::panic::resume_unwind(Box::new(undecidable)))
     }
 
     /// The server's clock as it was asked last, in µs.

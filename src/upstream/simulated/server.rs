@@ -155,6 +155,11 @@ impl Server {
         Snapshot(self.databases.clone())
     }
 
+    /// Whether a key's time is over at one of these moments and not at the other, in ms.
+    pub fn expires_within(&self, from_ms: u64, until_ms: u64) -> bool {
+        self.databases.values().any(|data| data.expired(from_ms).len() != data.expired(until_ms).len())
+    }
+
     /// Another server with that data takes its place: connections, scripts and what is tracked are gone, and its history is another.
     pub fn is_replaced(&mut self, by: Snapshot) {
         let before = std::mem::replace(&mut self.databases, by.0);
