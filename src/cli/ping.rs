@@ -1,4 +1,4 @@
-//! `lockgate ping`: whether a running Lockgate, and the upstream behind it, answer.
+//! `lockgate ping`: whether a running Lockgate, and the upstream behind it, answer, and whether that upstream is of use to it.
 
 use std::io::{self, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
@@ -8,21 +8,28 @@ use std::time::{Duration, Instant};
 
 use super::{FAILURE, refuse};
 use crate::config::{self, Sources};
-use crate::upstream::url::Address;
+use crate::upstream::misfit::{Misfit, examine};
+use crate::upstream::url::{Address, Upstream};
 
 /// A reply to PING is a short line; a longer one is not looked at to its end.
 const REPLY_MAX: usize = 512;
 
 pub(super) fn ping(sources: &Sources, timeout: Duration) -> ExitCode {
-    let address = match config::load(sources) {
-        Ok(loaded) => reachable(loaded.config.listen),
+    let (address, upstream) = match config::load(sources) {
+        Ok(loaded) => (reachable(loaded.config.listen), loaded.config.upstream),
         Err(problems) => return refuse(&problems),
     };
     match ask(&address, timeout) {
-        Ok(reply) if is_alive(&reply) => {
-            println!("{reply}");
-            ExitCode::SUCCESS
-        }
+        Ok(reply) if is_alive(&reply) => match misfit_of(&upstream, timeout) {
+            None => {
+                println!("{reply}");
+                ExitCode::SUCCESS
+            }
+            Some(misfit) => {
+                eprintln!("lockgate: {address} answered: {reply}, but {misfit}");
+                ExitCode::from(FAILURE)
+            }
+        },
         Ok(reply) => {
             eprintln!("lockgate: {address} answered: {reply}");
             ExitCode::from(FAILURE)
@@ -37,6 +44,13 @@ pub(super) fn ping(sources: &Sources, timeout: Duration) -> ExitCode {
 /// A server that asks for a password first has answered; whether we know one is not the question.
 fn is_alive(reply: &str) -> bool {
     reply == "+PONG" || reply.starts_with("-NOAUTH")
+}
+
+/// What is wrong with the upstream of this configuration, as Lockgate itself would find it.
+fn misfit_of(upstream: &Upstream, timeout: Duration) -> Option<Misfit> {
+    let Upstream::Standalone(endpoint) = upstream else { return None };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().ok()?;
+    runtime.block_on(examine(endpoint, timeout))
 }
 
 /// "Every network" is an address to listen on, not one to connect to.

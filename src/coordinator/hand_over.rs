@@ -102,7 +102,9 @@ async fn hand_on<C: Caller>(coordinator: Arc<Coordinator>, key: LockKey, first: 
             Err(error) => {
                 let is_final = matches!(&error, StoreError::NotALock(_)) || error.is_wrong_type();
                 static TOLD: Seldom = Seldom::new();
-                if let Some(times) = TOLD.happened() {
+                if coordinator.fit.is_good()
+                    && let Some(times) = TOLD.happened()
+                {
                     tracing::warn!(%key, %error, is_final, times, "the upstream refused to hand a lock over");
                 }
                 Handing::Failed { line: error.to_string().into(), is_final }

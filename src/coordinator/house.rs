@@ -45,7 +45,9 @@ impl Coordinator {
                         Ok(removed) => tracing::info!(removed, "removed what nodes that are gone had left in queues"),
                         Err(error) => {
                             static TOLD: Seldom = Seldom::new();
-                            if let Some(times) = TOLD.happened() {
+                            if coordinator.fit.is_good()
+                                && let Some(times) = TOLD.happened()
+                            {
                                 tracing::warn!(%error, times, "could not remove what nodes that are gone have left in queues");
                             }
                             coordinator.nodes.must_clean_again();

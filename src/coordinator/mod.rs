@@ -12,6 +12,7 @@ mod bound;
 mod deadlock;
 mod desk;
 mod fallback;
+mod fit;
 mod hand_over;
 mod holds;
 mod house;
@@ -66,6 +67,7 @@ use books::{Books, Ended};
 use deadlock::Deadlocks;
 use desk::Desk;
 use fallback::Fallback;
+use fit::Fit;
 use hand_over::Fault;
 use nodes::{Me, Nodes};
 use shards::Shards;
@@ -97,6 +99,7 @@ pub struct Coordinator {
     deadlocks: Deadlocks,
     errands: Arc<Errands>,
     fallback: Fallback,
+    fit: Fit,
     last_call: AtomicU64,
     origin: Instant,
     desk: Desk,
@@ -125,6 +128,7 @@ impl Coordinator {
             deadlocks: Deadlocks::new(settings.deadlock_mode, settings.victim),
             errands: Arc::default(),
             fallback: Fallback::default(),
+            fit: Fit::new(),
             last_call: AtomicU64::new(now_us),
             origin: Instant::now(),
             desk: Desk::new(),
@@ -167,6 +171,29 @@ impl Coordinator {
             return LockReply::Error(line);
         }
         self.nodes.is_used();
+        if !command.needs_service() {
+            return self.serve(asker, command, is_there).await;
+        }
+        if let Some(misfit) = self.fit.misfit() {
+            return LockReply::Error(format!("UNAVAILABLE {misfit}"));
+        }
+        if !command.may_wait() {
+            return self.serve(asker, command, is_there).await;
+        }
+        tokio::select! {
+            biased;
+            reply = self.serve(asker, command, is_there) => reply,
+            // The call is dropped, as if its client had left.
+            misfit = self.fit.turns_bad() => LockReply::Error(format!("UNAVAILABLE {misfit}")),
+        }
+    }
+
+    async fn serve<C: Caller>(
+        self: &Arc<Self>,
+        asker: &Asker<C>,
+        command: LockCommand,
+        is_there: impl Fn() -> bool,
+    ) -> LockReply {
         let at = |name| LockKey { db: asker.db, name };
         match command {
             LockCommand::Acquire(args) => self.acquire_booked(asker, at(args.key.clone()), args, is_there).await,

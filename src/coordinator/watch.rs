@@ -8,6 +8,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::fit::Part;
 use super::nodes::{self, Introduction, News};
 use super::peers::{Message, channel_of};
 use super::presence::Load;
@@ -20,6 +21,7 @@ use crate::store::value::Fields;
 use crate::store::{Held, companion, replication_id};
 use crate::upstream::dial::DialError;
 use crate::upstream::links::Links;
+use crate::upstream::misfit::{self, Misfit};
 use crate::upstream::watch::{Heard, WatchLink};
 
 /// Looks under way at a time; the others wait for their turn.
@@ -64,6 +66,8 @@ enum About {
         history: Option<Vec<u8>>,
     },
     Published,
+    /// A script that does not exist.
+    Trial,
 }
 
 /// A look whose first reply has come.
@@ -116,6 +120,7 @@ impl Coordinator {
         while !self.nodes.is_leaving() {
             match links.dial_watch().await {
                 Ok(dialled) => {
+                    self.fit.found(Part::Handshake, dialled.is_cluster.then_some(Misfit::Cluster));
                     let watch = Watch::new(&self, &links, WatchLink::new(dialled), &mut memory);
                     let begun = self.now();
                     // However the link ends, a panic or the end of this worker's runtime included.
@@ -134,6 +139,9 @@ impl Coordinator {
                 }
                 // The links have said so, and try again as well.
                 Err(why @ DialError::Unreachable(_)) => tracing::debug!(%why, "no watch link"),
+                Err(DialError::Refused(line)) if Misfit::of_refusal(links.endpoint(), &line).is_some() => {
+                    self.fit.found(Part::Handshake, Misfit::of_refusal(links.endpoint(), &line));
+                }
                 Err(why) => {
                     if !std::mem::replace(&mut memory.complaints.away, true) {
                         tracing::warn!(%why, "nobody tells of changes to lock keys: waiting ones are looked at twice a second");
@@ -281,6 +289,7 @@ impl<'a> Watch<'a> {
         self.link.send(&[b"GET", companion::FENCE_COUNTER], About::Counter);
         self.ask_for_news();
         self.ask_for_master();
+        self.try_scripts();
         loop {
             if nodes.is_leaving() {
                 return self.leave().await;
@@ -368,7 +377,8 @@ impl<'a> Watch<'a> {
     fn beat_every_ms(&self) -> u64 {
         let coordinator = self.coordinator;
         let heartbeat_ms = coordinator.nodes.me.heartbeat_ms;
-        let is_quiet = coordinator.nodes.is_alone() && !self.is_master_in_doubt && coordinator.shards.waiting() == 0;
+        let is_settled = !self.is_master_in_doubt && coordinator.fit.is_good();
+        let is_quiet = coordinator.nodes.is_alone() && is_settled && coordinator.shards.waiting() == 0;
         if is_quiet { heartbeat_ms.max(QUIET_PING_MS) } else { heartbeat_ms }
     }
 
@@ -380,11 +390,21 @@ impl<'a> Watch<'a> {
         if !is_alone {
             self.say("alive");
         }
-        match is_alone && !self.is_master_in_doubt {
+        // Those who wait are not to wait for a server that has become a replica.
+        let is_quiet = is_alone && !self.is_master_in_doubt && self.coordinator.shards.waiting() == 0;
+        if !self.coordinator.fit.is_good() {
+            self.try_scripts();
+        }
+        match is_quiet {
             true => self.link.send(&[b"PING"], About::Nothing),
             false => self.ask_for_master(),
         }
         self.coordinator.desk.beat();
+    }
+
+    /// Whether the upstream lets this user run scripts.
+    fn try_scripts(&mut self) {
+        self.link.send(&misfit::trial(), About::Trial);
     }
 
     fn say(&mut self, word: &str) {
@@ -611,6 +631,9 @@ impl<'a> Watch<'a> {
                     self.complain_of_talk(line);
                 }
             }
+            About::Trial => {
+                self.coordinator.fit.found(Part::Scripts, refusal.and_then(Misfit::of_trial));
+            }
             About::Database(db) => {
                 self.answered_db = refusal.is_none().then_some(db);
                 if let Some(line) = refusal {
@@ -678,6 +701,9 @@ impl<'a> Watch<'a> {
         // A replica may be promoted behind a standing link; who refuses to tell will not tell later.
         let is_master =
             text.is_some_and(|text| text.split(|byte| *byte == b'\n').any(|line| line.starts_with(b"role:master")));
+        if let Some(text) = text {
+            self.coordinator.fit.found(Part::Role, Misfit::of_role(text));
+        }
         let is_refused = reply.and_then(Value::as_error).is_some_and(|line| line.starts_with(b"NOPERM"));
         self.is_master_in_doubt = !is_master && !is_refused;
         let history = text.and_then(replication_id);

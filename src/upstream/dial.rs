@@ -10,6 +10,7 @@ use tokio::net::{TcpStream, UnixStream};
 
 use super::link::Loss;
 use super::lost::Trail;
+use super::misfit::is_cluster;
 use super::socket::{Reader, Socket, Writer};
 use super::url::{Address, Endpoint};
 use crate::domain::{Db, Resp};
@@ -79,6 +80,8 @@ pub struct Dialled {
     pub needs_auth: bool,
     /// A script keeps the upstream busy: it answers, and would not say more of this link.
     pub is_busy: bool,
+    /// The server is a node of a cluster; `false` where it was not asked.
+    pub is_cluster: bool,
     /// How it is ended upstream, should it be lost with something unanswered on it.
     pub trail: Option<Rc<Trail>>,
 }
@@ -206,8 +209,17 @@ async fn greet_barely(endpoint: &Endpoint, key: &LinkKey, socket: Socket) -> Res
         greeting.expect_ok(&select(key.db)).await?;
     }
     let Greeting { reader, writer } = greeting;
-    let (upstream_id, run_id, time_us, trail) = (0, None, None, None);
-    Ok(Dialled { reader, writer, upstream_id, run_id, time_us, needs_auth: false, is_busy: false, trail })
+    Ok(Dialled {
+        reader,
+        writer,
+        upstream_id: 0,
+        run_id: None,
+        time_us: None,
+        needs_auth: false,
+        is_busy: false,
+        is_cluster: false,
+        trail: None,
+    })
 }
 
 fn auth_command(endpoint: &Endpoint, key: &LinkKey) -> Option<Vec<u8>> {
@@ -253,7 +265,17 @@ async fn greet_fully(endpoint: &Endpoint, key: &LinkKey, socket: Socket) -> Resu
     let run_id = info_field(&told[1], b"run_id:").map(Rc::from);
     let time_us =
         info_field(&told[1], b"server_time_usec:").and_then(|time| std::str::from_utf8(time).ok()?.parse().ok());
-    Ok(Dialled { reader, writer, upstream_id, run_id, time_us, needs_auth, is_busy, trail: None })
+    Ok(Dialled {
+        reader,
+        writer,
+        upstream_id,
+        run_id,
+        time_us,
+        needs_auth,
+        is_busy,
+        is_cluster: is_cluster(&told[1]),
+        trail: None,
+    })
 }
 
 /// A field of an `INFO`, named with its colon; `None` where it is not there or empty.

@@ -368,6 +368,11 @@ impl Links {
         self.dial(&key).await
     }
 
+    /// Where the upstream is, and as whom Lockgate reaches it.
+    pub fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
+    }
+
     /// How links are made and kept.
     pub fn settings(&self) -> &LinkSettings {
         &self.settings

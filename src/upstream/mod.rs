@@ -11,6 +11,7 @@ mod idle;
 pub mod link;
 pub mod links;
 pub mod lost;
+pub mod misfit;
 mod outgoing;
 pub mod own;
 pub mod peers;

@@ -219,6 +219,7 @@ mod tests {
                 run_id: None,
                 time_us: None,
                 needs_auth: false,
+                is_cluster: false,
                 is_busy: false,
                 trail: None,
             }),

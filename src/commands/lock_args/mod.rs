@@ -242,6 +242,11 @@ impl LockCommand {
         }
     }
 
+    /// `true` where Lockgate's own links to the upstream carry out a part of it later: it waits, or its lease is renewed.
+    pub fn needs_service(&self) -> bool {
+        self.may_wait() || matches!(self, LockCommand::Acquire(args) if args.bond != Bond::None)
+    }
+
     /// The keys it names, none for a command about all of them.
     pub fn keys(&self) -> &[Arc<[u8]>] {
         match self {
