@@ -198,9 +198,11 @@ impl Line {
             }
             return;
         }
-        if matches!(call.stage, Stage::Waiting) {
-            self.waits_on(id, now, out);
-            return;
+        match call.stage {
+            Stage::Waiting => return self.waits_on(id, now, out),
+            // It waited while it asked again, and the same reply has given it the lock.
+            Stage::Granted(_) => return,
+            _ => {}
         }
         if std::mem::take(&mut call.owner_was_granted) {
             // The owner's older call was granted while this refusal was on its way: this one repeats it.
