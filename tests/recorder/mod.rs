@@ -61,6 +61,16 @@ pub fn compare(kind: ServerKind, talks: &str, left: Path, right: Path) {
     );
 }
 
+/// A node tells the others once that it is there; a monitor in the talk is not to hear of it. With a server that has settings of its own it
+/// may be unable to.
+fn has_announced_itself(server: &RedisServer, talk: &Talk) {
+    if talk.server_arguments.is_empty() {
+        let mut wire = server.wire();
+        let says = |text: String| text.contains("cmdstat_publish:").then_some(());
+        crate::common::eventually("the node has announced itself", || says(wire.run("INFO commandstats").text()));
+    }
+}
+
 fn play_along(kind: ServerKind, talk: &Talk, path: Path) -> Transcript {
     let extra: Vec<&str> = talk.server_arguments.iter().map(String::as_str).collect();
     let server = RedisServer::start_with(kind, &extra);
@@ -72,12 +82,14 @@ fn play_along(kind: ServerKind, talk: &Talk, path: Path) -> Transcript {
         }
         Path::Lockgate => {
             let lockgate = Lockgate::before_with(&server, &talk.lockgate_config);
+            has_announced_itself(&server, talk);
             play::play(talk, &server, lockgate.addr())
         }
         Path::ChoppedLockgate(pieces) => {
             let inner = Chopper::before(server.addr(), pieces);
             let url = format!("redis://{}", inner.addr());
             let lockgate = Lockgate::serve(&["--upstream", &url], Some(&talk.lockgate_config));
+            has_announced_itself(&server, talk);
             let outer = Chopper::before(lockgate.addr(), pieces);
             play::play(talk, &server, outer.addr())
         }
