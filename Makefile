@@ -29,12 +29,16 @@ test: ## Install what the tests need, run all of them
 DAYS ?= 20000
 LIVES ?= 1000000
 MINUTES ?= 30
+CONVERSATIONS ?= 100000
 
 test-long: ## The long form: Redis' own suite and redis-py's tests through Lockgate, many lives, days and histories; hours
 	@scripts/setup-tests.sh
 	@scripts/setup-suites.sh
 	$(CARGO) build --release --locked
 	tests/suites/compare.sh target/suites/shared target/release/lockgate
+	DIRECT=target/suites/shared/direct EXPECTED=/dev/null LOCKGATE_LINKS__SHARED=0 \
+		tests/suites/compare.sh target/suites/relay target/release/lockgate
+	DIFF_CONVERSATIONS=$(CONVERSATIONS) $(CARGO) test --release --locked --test differential random
 	LOCKGATE_SEEDS=$(LIVES) $(CARGO) test --release --locked --lib locks::simulation
 	LOCKGATE_DAYS=$(DAYS) $(CARGO) test --release --locked --lib proxy::simulation
 	LOCKGATE_HISTORY_MINUTES=$(MINUTES) $(CARGO) test --release --locked --test histories
