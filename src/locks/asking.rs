@@ -184,7 +184,8 @@ impl Line {
 
     /// The call's own try was answered, and not with the lock.
     pub(super) fn refused(&mut self, id: CallId, arrival_us: u64, now: Moment, out: &mut Vec<Action>) {
-        let call = self.call_mut(id);
+        // It waited while it asked again, and what the same reply has seen was its grant: it is over, and nothing concerns it any more.
+        let Some(call) = self.calls.get_mut(&id) else { return };
         call.was_lost = false;
         call.predecessor = None;
         call.untold_fence = None;
@@ -200,7 +201,7 @@ impl Line {
         }
         match call.stage {
             Stage::Waiting => return self.waits_on(id, now, out),
-            // It waited while it asked again, and the same reply has given it the lock.
+            // Likewise, or another script's reply has come in before.
             Stage::Granted(_) => return,
             _ => {}
         }

@@ -857,6 +857,30 @@ fn a_waiting_call_repeats_what_its_owner_came_to_hold_elsewhere() {
 }
 
 #[test]
+fn a_waiting_call_that_is_granted_while_it_asks_again_stays_granted() {
+    for is_told_by_the_refusal in [true, false] {
+        let mut story = Story::new();
+        story.waits("ann");
+        story.waits("bob");
+        let ann = story.id("ann");
+        let by_ann = Seen { by: Some(owner("ann")), ..by_stranger() };
+        story.step(Event::Observed { seen: Some(by_ann), registered: Some(ann) });
+        assert_eq!(story.step(Event::TriesAgain(ann)), ["ann tries for bob"]);
+        let told = if is_told_by_the_refusal {
+            let seen = held_by(&story, "ann", 101);
+            story.refused_by("ann", seen)
+        } else {
+            let mut told = story.holder_releases();
+            told.extend(story.refused("ann"));
+            told
+        };
+        let answers: Vec<&String> = told.iter().filter(|told| told.starts_with("ann")).collect();
+        assert_eq!(answers, ["ann has 101"]);
+        assert_eq!((story.line.position(b"ann"), story.line.position(b"bob")), (None, Some(1)));
+    }
+}
+
+#[test]
 fn a_promoted_waiter_passes_those_below() {
     let mut story = Story::new();
     story.waits("ann");
