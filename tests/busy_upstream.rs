@@ -225,3 +225,19 @@ fn behind_a_plain_write_that_is_held_back_reads_take_another_link() {
         assert_eq!(reader.reply(), Reply::bulk("w"));
     }
 }
+
+#[test]
+fn what_a_pause_through_lockgate_holds_back_never_shares_a_link_with_reads() {
+    let stage = Stage::with("workers = 1\nlinks.shared = 1\n");
+    let mut ruler = stage.client();
+    assert_eq!(ruler.run("PFADD h a"), Reply::Int(1));
+    assert_eq!(ruler.run("CLIENT PAUSE 600000 WRITE"), ok());
+    // PFCOUNT reads, and may have to tell replicas; COMMAND does not say so.
+    for line in ["SET k v", "PFCOUNT h", "PUBLISH ch m", "EVAL return 0", "LOCK.ACQUIRE l ann", "SET lock:1 v NX"] {
+        let mut writer = stage.client();
+        writer.ask_line(line);
+        assert!(matches!(ruler.run("GET h"), Reply::Bulk(_)), "behind {line}");
+        writer.still_waits();
+    }
+    assert_eq!(ruler.run("CLIENT UNPAUSE"), ok());
+}

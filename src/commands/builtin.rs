@@ -18,6 +18,8 @@ pub(super) struct Known {
 const N: Flags = Flags::NONE;
 const R: Flags = Flags::READONLY;
 const W: Flags = Flags::WRITE;
+/// Reads, and may have to tell replicas. `COMMAND` does not say so.
+const RR: Flags = R.and(Flags::MAY_REPLICATE);
 /// The keys stand where other arguments say.
 const NM: Flags = Flags::MOVABLE_KEYS;
 const RM: Flags = R.and(NM);
@@ -240,7 +242,7 @@ pub(super) const SHARED: &[Known] = &[
     share("pexpireat", -3, W, [1, 1, 1]),
     share("pexpiretime", 2, R, [1, 1, 1]),
     share("pfadd", -2, W, [1, 1, 1]),
-    share("pfcount", -2, R, [1, -1, 1]),
+    share("pfcount", -2, RR, [1, -1, 1]),
     share("pfmerge", -2, W, [1, -1, 1]),
     share("ping", -1, N, [0, 0, 0]),
     share("psetex", 4, W, [1, 1, 1]),

@@ -37,7 +37,7 @@ impl Flags {
     pub const MODULE: Flags = Flags(1 << 9);
     /// Constant or logarithmic time.
     pub const FAST: Flags = Flags(1 << 10);
-    /// It may have to be told to replicas, though it only reads: `CLIENT PAUSE … WRITE` holds it up.
+    /// It may have to be told to replicas, though it only reads: `CLIENT PAUSE … WRITE` holds it up. `COMMAND` does not show it.
     pub const MAY_REPLICATE: Flags = Flags(1 << 11);
 
     /// `true` if all of `other` are among these.
@@ -48,6 +48,12 @@ impl Flags {
     /// `true` if one of `other` is among these.
     pub const fn has_any(self, other: Flags) -> bool {
         self.0 & other.0 != 0
+    }
+
+    /// Those that are among `others`, too.
+    #[must_use]
+    pub const fn only(self, others: Flags) -> Flags {
+        Flags(self.0 & others.0)
     }
 
     /// Both.
@@ -69,7 +75,6 @@ impl Flags {
             b"no_auth" => Flags::NO_AUTH,
             b"module" => Flags::MODULE,
             b"fast" => Flags::FAST,
-            b"may_replicate" => Flags::MAY_REPLICATE,
             _ => Flags::NONE,
         }
     }
@@ -186,7 +191,10 @@ impl CommandTable {
         for _ in 0..count.min(ENTRIES_MAX) {
             let Some(told) = read_entry(&mut cursor)? else { continue };
             let entry = match known.get(&told.name) {
-                Some(ours) => Entry { treatment: ours.treatment, effect: ours.effect, ..told },
+                Some(ours) => {
+                    let flags = told.flags.and(ours.flags.only(Flags::MAY_REPLICATE));
+                    Entry { treatment: ours.treatment, effect: ours.effect, flags, ..told }
+                }
                 None => judge(told),
             };
             entries.insert(entry.name.clone(), entry);
