@@ -335,6 +335,37 @@ fn a_cancelled_call_gets_nil_and_its_place_is_gone() {
 }
 
 #[test]
+fn a_claim_is_nobodys_hold_before_it_is_confirmed() {
+    let stage = Stage::new();
+    let claim = "ann\x1f1790000000000000\x1f1\x1f1790000000000\x1felsewhere:7?\x1f";
+    for waits in [true, false] {
+        let key = format!("orders:{waits}");
+        let mut ann = stage.client();
+        if waits {
+            assert_eq!(stage.client().run(&format!("SET {key} stranger PX 60000")), Reply::Simple("OK".into()));
+            ann.waits_for(&key, "ann");
+            stage.await_waiters(&key, 1);
+        }
+        stage.bypass().run(&format!("SET {key} {claim} PX 60000"));
+        let place = if waits { Reply::Int(1) } else { Reply::Nil };
+        assert_eq!(stage.client().run(&format!("LOCK.POSITION {key} ann")), place);
+        let info = stage.client().run(&format!("LOCK.INFO {key}"));
+        assert_eq!((info.field("held"), info.field("waiters")), (Reply::Int(0), Reply::Int(i64::from(waits))));
+        for name in ["owner", "fence", "ttl", "priority", "acquired_at", "meta", "node"] {
+            assert_eq!(info.field(name), Reply::Nil, "{name}");
+        }
+        let listed = stage.client().run(&format!("LOCK.LIST 0 MATCH {key} COUNT 1000"));
+        assert_eq!(listed.items()[1].items(), []);
+        // And another's as soon as it is.
+        stage.bypass().run(&format!("SET {key} {} PX 60000", claim.replace('?', "")));
+        assert_eq!(stage.client().run(&format!("LOCK.INFO {key}")).field("held"), Reply::Int(1));
+        if !waits {
+            assert_eq!(stage.client().run(&format!("LOCK.POSITION {key} ann")), Reply::Int(0));
+        }
+    }
+}
+
+#[test]
 fn position_counts_from_the_holder() {
     let stage = Stage::new();
     let mut ann = stage.client();

@@ -379,6 +379,76 @@ fn what_tells_of_all_locks_needs_the_like_on_the_upstream() {
     }
 }
 
+/// The upstream's own words for a script that does what its user may not do. Each version has others.
+#[track_caller]
+fn assert_is_refused_in_a_script(reply: &Reply) {
+    let Reply::Error(says) = reply else { panic!("it is not refused: {reply:?}") };
+    assert!(["can't run this command", "no permissions"].iter().any(|words| says.contains(words)), "{says}");
+}
+
+#[test]
+fn who_may_only_look_at_locks_changes_nobodys_wait() {
+    const LOOKS: &str = "~* +@connection +evalsha +eval +exists +get +pttl +time +hget +hgetall";
+    for stage in stages() {
+        let (mut holder, mut waiter) = (stage.client(), stage.client());
+        holder.acquires("lock:1", "holder");
+        waiter.waits_for("lock:1", "waiter");
+        stage.await_waiters("lock:1", 1);
+        stage.user("ann", LOOKS);
+        let mut ann = stage.client().acting_as("ann");
+        let keys = |stage: &Stage| stage.bypass().run("HGETALL lockgate:q:lock:1");
+        let before = keys(&stage);
+        for line in ["LOCK.CANCEL lock:1 waiter", "LOCK.PROMOTE lock:1 waiter high", "LOCK.CANCEL lock:1 nobody"] {
+            assert_is_refused_in_a_script(&ann.run(line));
+        }
+        assert_eq!(ann.run("LOCK.POSITION lock:1 waiter"), Reply::Int(1));
+        let queue = ann.run("LOCK.QUEUE lock:1");
+        assert_eq!(queue.items()[0].field("priority").text(), "normal", "{queue:?}");
+        assert_eq!(keys(&stage), before);
+        stage.user("ann", &format!("{LOOKS} +hdel"));
+        let mut ann = stage.client().acting_as("ann");
+        assert_eq!(ann.run("LOCK.PROMOTE lock:1 waiter high"), Reply::Int(1));
+        assert_eq!(ann.run("LOCK.CANCEL lock:1 waiter"), Reply::Int(1));
+        assert_eq!(waiter.reply(), Reply::Nil);
+        // The question itself changes nothing upstream.
+        eventually("nobody is registered any more", || {
+            (stage.bypass().run("EXISTS lockgate:q:lock:1") == Reply::Int(0)).then_some(())
+        });
+        let changes = |stage: &Stage| {
+            let info = stage.bypass().run("INFO persistence").text();
+            info.lines().find(|line| line.starts_with("rdb_changes_since_last_save")).unwrap().to_owned()
+        };
+        let before = changes(&stage);
+        assert_eq!(ann.run("LOCK.CANCEL lock:2 waiter"), Reply::Int(0));
+        assert_eq!(changes(&stage), before);
+    }
+}
+
+#[test]
+fn a_release_that_the_upstream_refuses_is_not_counted_and_ends_nothing() {
+    for stage in stages() {
+        stage.user("ann", "~* &* +@all");
+        let mut ann = stage.client().acting_as("ann");
+        ann.run("LOCK.ACQUIRE lock:1 ann KEEPALIVE TTL 60000").int();
+        stage.client().acquires("lock:2", "holder");
+        let mut waiting = stage.client();
+        waiting.waits_for("lock:2", "ann");
+        stage.await_waiters("lock:2", 1);
+        stage.user("ann", "~* &* +@all -del");
+        let figures = |stage: &Stage| {
+            let stats = stage.client().run("LOCK.STATS");
+            ["holds", "released", "expired", "active_locks", "bound_locks"].map(|name| stats.field(name))
+        };
+        let before = figures(&stage);
+        assert_is_refused_in_a_script(&ann.run("LOCK.RELEASE lock:1 ann"));
+        stage.user("ann", "~lock:* &* +@all");
+        assert!(ann.run("LOCK.RELEASE lock:2 ann").is_error("NOPERM"));
+        assert_eq!(figures(&stage), before);
+        assert_eq!(stage.client().run("LOCK.POSITION lock:1 ann"), Reply::Int(0));
+        assert_eq!(stage.client().run("LOCK.POSITION lock:2 ann"), Reply::Int(1));
+    }
+}
+
 #[test]
 fn a_refused_reset_resets_nothing() {
     for stage in stages() {

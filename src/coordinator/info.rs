@@ -18,8 +18,9 @@ impl Coordinator {
     }
 }
 
-/// The map of one key; nil fields where something is unknown.
+/// The map of one key; nil fields where something is unknown. A claim is nobody's hold yet.
 pub(super) fn told(key: &LockKey, held: Option<&Held>, waiters: u64) -> LockReply {
+    let held = held.filter(|held| !held.is_claim());
     let value = held.map(|held| &*held.value);
     let fields = value.and_then(Fields::read);
     let bulk = |bytes: &[u8]| LockReply::Bulk(bytes.to_vec());

@@ -66,7 +66,7 @@ impl Coordinator {
         Ok((cursor, locks))
     }
 
-    /// The lock that `value` and `left` tell of; `None` for what is no lock, no more, or none of the client's business.
+    /// The lock that `value` and `left` tell of; `None` for what is no lock, no more, not held yet, or none of the client's business.
     fn held(&self, key: &LockKey, value: &[u8], left: &[u8]) -> Result<Option<Held>, Trouble> {
         let (value, left) = match (frame::decode(value), frame::decode(left)) {
             (Ok(Value::Bulk(value)), Ok(Value::Integer(left))) => (value, left),
@@ -78,7 +78,8 @@ impl Coordinator {
             return Ok(None);
         }
         let is_lock = Fields::read(value).is_some() || self.settings.lock_keys.matches(&key.name);
-        Ok(is_lock.then(|| Held { value: value.into(), left_ms: u64::try_from(left).ok() }))
+        let held = is_lock.then(|| Held { value: value.into(), left_ms: u64::try_from(left).ok() });
+        Ok(held.filter(|held| !held.is_claim()))
     }
 }
 

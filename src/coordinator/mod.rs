@@ -463,6 +463,16 @@ impl Coordinator {
         Ok(held)
     }
 
+    /// The same, for a client who is about to change who waits for the key: the upstream's ACL decides whether he may.
+    async fn look_to_change<C: Caller>(&self, asker: &Asker<C>, key: &LockKey) -> Result<Option<Held>, StoreError> {
+        let is_rule_key = self.settings.lock_keys.matches(&key.name);
+        let held = self.store.look_to_change(&asker.caller, key, is_rule_key).await?;
+        if held.is_none() {
+            self.hint(key);
+        }
+        Ok(held)
+    }
+
     fn next_call(&self) -> CallId {
         CallId(self.last_call.fetch_add(1, Ordering::Relaxed) + 1)
     }

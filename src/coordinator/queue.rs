@@ -9,6 +9,7 @@ use super::{Asker, Coordinator, LockReply, holder, integer};
 use crate::domain::{Level, LockKey, OwnerId};
 use crate::locks::rank::Rank;
 use crate::locks::{Event, Waiter};
+use crate::store::StoreError;
 use crate::upstream::call::Caller;
 
 /// Waiters that one node lists for another at most …
@@ -27,9 +28,9 @@ struct Listed {
 impl Coordinator {
     /// `LOCK.POSITION`: 0 for the holder, the place in the queue from 1, or nil.
     pub(super) async fn position<C: Caller>(&self, asker: &Asker<C>, key: LockKey, owner: OwnerId) -> LockReply {
-        match self.look(asker, &key).await {
-            Ok(Some(held)) if holder(&held.value) == owner.as_bytes() => return LockReply::Integer(0),
-            Ok(_) => {}
+        match self.is_held_by(asker, &key, &owner).await {
+            Ok(true) => return LockReply::Integer(0),
+            Ok(false) => {}
             Err(error) => return LockReply::Error(error.into_line()),
         }
         let (mut rank, mut silent) = (self.rank_here(&key, owner.as_bytes()), Vec::new());
@@ -38,10 +39,26 @@ impl Coordinator {
             rank = best_rank(&answers);
             silent = answers.silent;
         }
-        match rank {
-            Some(rank) => integer(self.place(&key, rank, &silent).await),
-            None => LockReply::Nil,
+        if let Some(rank) = rank {
+            return integer(self.place(&key, rank, &silent).await);
         }
+        // He may have been told between the two that he has it.
+        match self.is_held_by(asker, &key, &owner).await {
+            Ok(true) => LockReply::Integer(0),
+            Ok(false) => LockReply::Nil,
+            Err(error) => LockReply::Error(error.into_line()),
+        }
+    }
+
+    /// A claim is nobody's hold yet.
+    async fn is_held_by<C: Caller>(
+        &self,
+        asker: &Asker<C>,
+        key: &LockKey,
+        owner: &OwnerId,
+    ) -> Result<bool, StoreError> {
+        let held = self.look(asker, key).await?;
+        Ok(held.is_some_and(|held| !held.is_claim() && holder(&held.value) == owner.as_bytes()))
     }
 
     /// `LOCK.CANCEL`: 1 where the owner waited, on whichever node, else 0.
@@ -51,8 +68,7 @@ impl Coordinator {
         key: LockKey,
         owner: OwnerId,
     ) -> LockReply {
-        // Nothing upstream changes, but its ACL decides who may touch the key.
-        if let Err(error) = self.look(asker, &key).await {
+        if let Err(error) = self.look_to_change(asker, &key).await {
             return LockReply::Error(error.into_line());
         }
         let mut was_waiting = self.cancel_here(&key, owner.as_bytes(), || asker.service.clone());
@@ -73,7 +89,7 @@ impl Coordinator {
         owner: OwnerId,
         level: Level,
     ) -> LockReply {
-        if let Err(error) = self.look(asker, &key).await {
+        if let Err(error) = self.look_to_change(asker, &key).await {
             return LockReply::Error(error.into_line());
         }
         let mut rank = self.promote_here(&key, owner.as_bytes(), level, || asker.service.clone());

@@ -65,13 +65,20 @@ pub struct Ask {
     pub standing: Standing,
 }
 
-/// A lock that somebody holds.
+/// A lock that somebody holds, or that is kept for a waiter by a claim.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Held {
     /// The whole value.
     pub value: Arc<[u8]>,
     /// The rest of its lease in ms; `None` where it has no expiry.
     pub left_ms: Option<u64>,
+}
+
+impl Held {
+    /// It is only kept for a waiter, whose node has not confirmed it yet: nobody holds the lock.
+    pub fn is_claim(&self) -> bool {
+        Fields::read(&self.value).is_some_and(|fields| fields.is_claim)
+    }
 }
 
 /// What an ACQUIRE or SET NX brought.
@@ -491,16 +498,18 @@ impl Store {
         key: &LockKey,
         is_rule_key: bool,
     ) -> Result<Option<Held>, StoreError> {
-        let Reply::Array(parts) = self.run(&script::LOOK, caller, &[&key.name], &[]).await? else {
-            return Err(odd_reply());
-        };
-        match parts.as_slice() {
-            [Reply::Text(word)] if word == b"free" => Ok(None),
-            [Reply::Text(word), Reply::Text(value), Reply::Integer(left)] if word == b"held" => {
-                held(key, value, *left, is_rule_key).map(Some)
-            }
-            _ => Err(odd_reply()),
-        }
+        looked(self.run(&script::LOOK, caller, &[&key.name], &[]).await?, key, is_rule_key)
+    }
+
+    /// The same, refused where the caller may not change who waits for `key`.
+    pub async fn look_to_change<C: Caller>(
+        &self,
+        caller: &C,
+        key: &LockKey,
+        is_rule_key: bool,
+    ) -> Result<Option<Held>, StoreError> {
+        let reply = self.run(&script::MAY_CHANGE, caller, &[&key.name, &companion::queue(key)], &[]).await?;
+        looked(reply, key, is_rule_key)
     }
 
     async fn run<C: Caller>(
@@ -640,6 +649,17 @@ fn confirmed_value(claim: &[u8], form: &Form) -> Option<Arc<[u8]>> {
 
 fn registered_call(text: &[u8]) -> Registered {
     CallId::parse(text)
+}
+
+fn looked(reply: Reply, key: &LockKey, is_rule_key: bool) -> Result<Option<Held>, StoreError> {
+    let Reply::Array(parts) = reply else { return Err(odd_reply()) };
+    match parts.as_slice() {
+        [Reply::Text(word)] if word == b"free" => Ok(None),
+        [Reply::Text(word), Reply::Text(value), Reply::Integer(left)] if word == b"held" => {
+            held(key, value, *left, is_rule_key).map(Some)
+        }
+        _ => Err(odd_reply()),
+    }
 }
 
 fn held(key: &LockKey, value: &[u8], left: i64, is_rule_key: bool) -> Result<Held, StoreError> {

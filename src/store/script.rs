@@ -11,12 +11,13 @@ pub struct Script {
 }
 
 /// What scripts share, by the line in their text that asks for it. What is included may ask for what stands below it.
-const INCLUDES: [(&str, &str, &str); 5] = [
+const INCLUDES: [(&str, &str, &str); 6] = [
     ("-- include ask.lua\n", "ask.lua", include_str!("../../lua/ask.lua")),
     ("-- include turn.lua\n", "turn.lua", include_str!("../../lua/turn.lua")),
     ("-- include queue.lua\n", "queue.lua", include_str!("../../lua/queue.lua")),
     ("-- include fence.lua\n", "fence.lua", include_str!("../../lua/fence.lua")),
     ("-- include holds.lua\n", "holds.lua", include_str!("../../lua/holds.lua")),
+    ("-- include look.lua\n", "look.lua", include_str!("../../lua/look.lua")),
 ];
 
 /// The text of a file of `lua/`, as it was built in.
@@ -92,6 +93,7 @@ script!("Renews the lease of one grant.", RENEW, "renew.lua");
 script!("Gives a lock to another owner.", TRANSFER, "transfer.lua");
 script!("Takes several locks, all or none.", ACQUIRE_ALL, "acquire_all.lua");
 script!("Who holds a lock, and for how long.", LOOK, "look.lua");
+script!("The same, for somebody who may change who waits.", MAY_CHANGE, "may_change.lua");
 script!("Takes, keeps or lays down the lead among nodes.", LEAD, "lead.lua");
 script!("Removes registrations that nobody is behind.", CLEAN, "clean.lua");
 
@@ -124,9 +126,20 @@ mod tests {
 
     #[test]
     fn every_include_is_found() {
-        for script in
-            [&ACQUIRE, &SET_NX, &HAND_OVER, &RELEASE, &EXTEND, &RENEW, &LOOK, &TRANSFER, &ACQUIRE_ALL, &LEAD, &CLEAN]
-        {
+        for script in [
+            &ACQUIRE,
+            &SET_NX,
+            &HAND_OVER,
+            &RELEASE,
+            &EXTEND,
+            &RENEW,
+            &LOOK,
+            &MAY_CHANGE,
+            &TRANSFER,
+            &ACQUIRE_ALL,
+            &LEAD,
+            &CLEAN,
+        ] {
             assert!(!script.text.contains("-- include"), "{}", script.text);
         }
     }

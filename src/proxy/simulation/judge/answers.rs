@@ -166,11 +166,14 @@ impl Judge {
         };
         let word = |bytes: &[u8]| Said::Word(bytes.to_vec());
         let fits = |held: &Held| {
-            let fields = held.fields();
+            // A claim is nobody's hold yet.
+            let value = held.value.as_deref().filter(|_| !held.is_claim());
+            let fields = value.and_then(Fields::read);
             let number = |number: u64| Said::Number(number as i64);
-            let owner = fields.as_ref().map(|fields| fields.owner).or(held.value.as_deref());
+            let owner = fields.as_ref().map(|fields| fields.owner).or(value);
             let ttl_fits = match (told("ttl"), held.until_ms) {
-                (Said::Nil, _) => held.value.is_none(),
+                (Said::Nil, _) => value.is_none(),
+                (_, _) if value.is_none() => false,
                 (Said::Number(-1), until) => until.is_none(),
                 (Said::Number(ttl), Some(until)) => {
                     let most = until.saturating_sub(sent_us.max(held.since_us) / 1000);
@@ -189,7 +192,7 @@ impl Judge {
                 ]
             });
             let names = ["fence", "priority", "acquired_at", "meta", "node"];
-            *told("held") == Said::Number(i64::from(held.value.is_some()))
+            *told("held") == Said::Number(i64::from(value.is_some()))
                 && *told("owner") == owner.map_or(Said::Nil, word)
                 && ttl_fits
                 && names.into_iter().zip(of_fields).all(|(name, expected)| *told(name) == expected)
@@ -214,7 +217,7 @@ impl Judge {
         };
         match place {
             Some(0) if may_hold => {
-                if !self.at_some_moment(key, sent_us, |held| held.names(owner)) {
+                if !self.at_some_moment(key, sent_us, |held| held.names(owner) && !held.is_claim()) {
                     self.wrong(format!("POSITION says that {who} holds {key_name}, and it never did"));
                 }
             }

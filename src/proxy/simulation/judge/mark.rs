@@ -75,6 +75,11 @@ impl Held {
         self.value.as_deref().and_then(Fields::read)
     }
 
+    /// It is only kept for a waiter: nobody holds it yet.
+    pub fn is_claim(&self) -> bool {
+        self.fields().is_some_and(|fields| fields.is_claim)
+    }
+
     /// `owner` holds it, under that fence if one is named; a claim is nobody's hold.
     pub fn is_held_by(&self, owner: &[u8], fence: Option<u64>) -> bool {
         self.fields().is_some_and(|fields| {
