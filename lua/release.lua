@@ -4,8 +4,10 @@
 --   key for a lock, '1' to take it from whoever holds it; this node's best waiters (0 to 2)
 -- Returns: 1 released, 0 another holds it (or another fence), -1 nobody does; {'no lock'} for data. Instead of 1 stands since when it was
 --   held (Unix ms), where the value says so. Where somebody waits, and where it was taken from its holder:
---   1 or -1, 'handed', fence, call, registered | 1 or -1, 'claimed', value, call, registered | 1 or -1, 'free', registered
---   and, where it was taken from its holder, the value that it held, behind all of it
+--   1 or -1, time, 'handed', fence, call, registered | 1 or -1, time, 'claimed', value, call, registered |
+--   1 or -1, time, 'free', registered
+--   and, where it was taken from its holder, the value that it held, behind all of it; and 0, time where other nodes have waiters.
+--   time is two elements, the upstream's seconds and microseconds, both empty where no other node has a waiter.
 local lock, queue, owner, terms, first = KEYS[1], KEYS[3], ARGV[3], ARGV[4], ARGV[5]
 local value = redis.pcall('GET', lock)
 if type(value) == 'table' then return value end
@@ -29,28 +31,39 @@ if value then
     -- include holds.lua
     outcome = holds(lock, value, owner, fence, is_rule_key)
     if outcome == 'no lock' then return {outcome} end
-    if outcome == 0 then return 0 end
   end
-  outcome = math.max(tonumber(since) or 1, 1)
+  if outcome ~= 0 then outcome = math.max(tonumber(since) or 1, 1) end
 end
-local function reply(parts)
-  if value and is_forced == '1' then parts[#parts + 1] = value end
-  return parts
-end
-local freed
-if first or redis.call('EXISTS', queue) == 1 then
-  -- include fence.lua
-  -- include queue.lua
-  -- include turn.lua
-  -- A counter that cannot be raised (out of memory, say) must not keep the holder from releasing.
-  local given = take_turns(first, ARGV[6], value and tonumber(value:match('^[^\31]*\31(%d+)\31')))
-  if given and not given.err then return reply({outcome, given[1], given[2], given[3], given[4]}) end
-  freed = {outcome, 'free', call_of(first)}
-end
-if value then
+local is_taken = value and is_forced == '1'
+if not first and redis.call('EXISTS', queue) == 0 then
+  if not value or outcome == 0 then return outcome end
   local deleted = redis.pcall('DEL', lock)
   if type(deleted) == 'table' then return deleted end
+  return is_taken and {outcome, '', '', 'free', '', value} or outcome
 end
-if not freed and is_forced == '1' and value then freed = {outcome, 'free', ''} end
-if freed then return reply(freed) end
-return outcome
+-- include fence.lua
+-- include queue.lua
+-- include turn.lua
+-- When it was released, for the other nodes: their calls of this owner end with it.
+local function now()
+  if not others_wait then return '', '' end
+  local time = redis.call('TIME')
+  return time[1], time[2]
+end
+if outcome == 0 then
+  registered()
+  return others_wait and {0, now()} or 0
+end
+local given = take_turns(first, ARGV[6], value and tonumber(value:match('^[^\31]*\31(%d+)\31')))
+-- A counter that cannot be raised (out of memory, say) must not keep the holder from releasing.
+if not given or given.err then
+  if value then
+    local deleted = redis.pcall('DEL', lock)
+    if type(deleted) == 'table' then return deleted end
+  end
+  given = {'free', call_of(first)}
+end
+local secs, micros = now()
+local reply = {outcome, secs, micros, unpack(given)}
+if is_taken then reply[#reply + 1] = value end
+return reply

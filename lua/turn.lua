@@ -9,6 +9,9 @@ local ahead_us, me, sent_us, kept_ms, knows_until, left_over =
 -- `held` is the fence of the hold that ends, if there is one.
 local function next_fence(held) return fence_after(KEYS[2], tonumber(ARGV[1]), tonumber(ahead_us), held) end
 
+-- Whether other nodes had waiters when the queue was read last.
+local others_wait = false
+
 -- The best waiter of the other nodes and its node, and what this node has registered; nil where there is none.
 local function registered()
   local waiters = waiters_in(KEYS[3])
@@ -22,6 +25,7 @@ local function registered()
       if not best or rank < best_rank or (rank == best_rank and node < best_node) then best, best_node = waiter, node end
     end
   end
+  others_wait = best ~= nil
   return best, best_node, mine
 end
 

@@ -296,6 +296,37 @@ fn an_owner_who_waits_on_several_nodes_is_told_on_all_of_them() {
 }
 
 #[test]
+fn a_release_ends_the_owners_calls_on_all_nodes_and_none_that_comes_later() {
+    let nodes = Nodes::new();
+    nodes.server.wire().run("SET k stranger PX 600000");
+    let mut other = nodes.wire(1);
+    other.waits_for("k", "bob");
+    nodes.await_waiters(1);
+    for round in 0..20 {
+        let mut calls: Vec<Wire> = (0..3).map(|node| nodes.wire(node)).collect();
+        for (number, call) in calls.iter_mut().enumerate() {
+            call.waits_for("k", "ann");
+            nodes.await_waiters(number as i64 + 2);
+        }
+        let mut ann = nodes.wire(round % 3);
+        assert_eq!(ann.run("LOCK.RELEASE k ann FENCE 5"), Reply::Int(0), "one of the past ends nothing");
+        calls.iter_mut().for_each(Wire::still_waits);
+        assert_eq!(ann.run("LOCK.RELEASE k ann"), Reply::Int(0));
+        // Her next call overtakes what is still on its way.
+        let mut next = nodes.wire((round + 1) % 3);
+        next.waits_for("k", "ann");
+        for call in &mut calls {
+            assert_eq!(call.reply(), Reply::Nil);
+        }
+        nodes.await_waiters(2);
+        next.still_waits();
+        assert_eq!(ann.run("LOCK.CANCEL k ann"), Reply::Int(1));
+        assert_eq!(next.reply(), Reply::Nil);
+        nodes.await_waiters(1);
+    }
+}
+
+#[test]
 fn an_owner_who_comes_to_hold_the_key_by_a_transfer_waits_no_more() {
     let nodes = Nodes::new();
     for transfers_at in [0, 1] {

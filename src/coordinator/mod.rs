@@ -387,6 +387,9 @@ impl Coordinator {
                 Err(_) => false,
             };
             let ends_calls_of = owner.filter(|_| ends_calls);
+            if let (Some(owner), Ok(Freed { at_us: Some(at_us), .. })) = (&ends_calls_of, &freed) {
+                coordinator.tell_released(&key, owner, *at_us);
+            }
             coordinator.fed(&key, Event::Released { ends_calls_of, sent, outcome }, &service);
             freed.map(|freed| (freed.outcome, freed.taken))
         };

@@ -45,6 +45,8 @@ pub enum Question {
     Cancel(Arc<[u8]>),
     /// The waiter of this name gets that level. Answer: his new rank, or nothing.
     Promote(Arc<[u8]>, Level),
+    /// This owner has let go of the key at that time of the upstream (Unix time in µs): what he had asked for by then ends. No answer.
+    Released(OwnerId, u64),
     /// Which waits these holds cannot end before. Answer: see `deadlock/words.rs`, as for all that follow.
     Holds(Vec<Hold>),
     /// Which locks an owner may hold. Answer: their keys.
@@ -174,6 +176,19 @@ impl Talk {
         }
     }
 
+    /// Tells `nodes` what asks for no answer; lost where it cannot be sent.
+    pub fn tell(&self, nodes: Vec<Arc<str>>, key: &LockKey, question: &Question) {
+        let number = self.last_number.fetch_add(1, Ordering::Relaxed) + 1;
+        let mut state = self.lock();
+        if state.outbox.len() + nodes.len() > OUTBOX_MAX {
+            return;
+        }
+        let body = question.encode(number, key);
+        state.outbox.extend(nodes.into_iter().map(|to| Parcel { to, body: body.clone() }));
+        drop(state);
+        self.bell.notify_one();
+    }
+
     /// An answer has come; one that nobody waits for any more is dropped.
     pub fn answered(&self, from: &str, number: u64, words: Vec<Vec<u8>>) {
         let mut state = self.lock();
@@ -238,6 +253,9 @@ impl Question {
             Question::Promote(owner, level) => {
                 ("promote", vec![owner.to_vec(), level.number().to_string().into_bytes()])
             }
+            Question::Released(owner, at_us) => {
+                ("released", vec![owner.as_bytes().to_vec(), at_us.to_string().into_bytes()])
+            }
             Question::Holds(holds) => ("holds", write_holds(holds)),
             Question::Locks(owner) => ("locks", vec![owner.as_bytes().to_vec()]),
             Question::Suspect(Suspect(call)) => ("suspect", vec![call.0.to_string().into_bytes()]),
@@ -270,6 +288,7 @@ impl Message {
                     b"queue" => Question::Queue(usize::try_from(self::number(words.next()?)?).ok()?),
                     b"cancel" => Question::Cancel(words.next()?.into()),
                     b"promote" => Question::Promote(words.next()?.into(), Level::parse(words.next()?)?),
+                    b"released" => Question::Released(OwnerId::new(words.next()?)?, self::number(words.next()?)?),
                     b"holds" => Question::Holds(read_holds(words)?),
                     b"locks" => Question::Locks(OwnerId::new(words.next()?)?),
                     b"suspect" => Question::Suspect(Suspect(CallId(self::number(words.next()?)?))),
@@ -340,6 +359,7 @@ mod tests {
             Question::Cancel(b""[..].into()),
             Question::Promote(b"ann"[..].into(), Level::Low),
             Question::Holds(vec![Hold { key: key.clone(), by: crate::locks::wait::HeldBy::plain(b"v") }]),
+            Question::Released(OwnerId::new(b"a\r\nb").unwrap(), u64::MAX),
             Question::Holds(vec![]),
             Question::Locks(OwnerId::new(b"ann").unwrap()),
             Question::Suspect(Suspect(CallId(3))),

@@ -141,24 +141,32 @@ impl Coordinator {
         here + sum(&self.ask_others(key, &Question::Waiters, &[]).await)
     }
 
-    /// Answers another node's question. `service` makes a link to the upstream in the key's database.
-    pub(super) fn answer<C: Caller>(self: &Arc<Self>, asked: &Asked, service: impl FnOnce() -> C) -> Vec<Vec<u8>> {
+    /// Answers another node's question; `None` where none is expected. `service` makes a link to the upstream in the key's database.
+    pub(super) fn answer<C: Caller>(
+        self: &Arc<Self>,
+        asked: &Asked,
+        service: impl FnOnce() -> C,
+    ) -> Option<Vec<Vec<u8>>> {
         let key = &asked.key;
         let number = |number: u64| vec![number.to_string().into_bytes()];
         let rank = |rank: Option<Rank>| rank.map(|rank| rank.text().into_bytes()).into_iter().collect();
-        match &asked.question {
+        Some(match &asked.question {
             Question::Waiters => number(self.waiting_here(key)),
             Question::Place(owner) => rank(self.rank_here(key, owner)),
             Question::Before(rank) => number(self.before_here(key, *rank)),
             Question::Queue(count) => write_list(&self.waiters_here(key, (*count).min(LISTED_MAX)), *count),
             Question::Cancel(owner) => number(u64::from(self.cancel_here(key, owner, service))),
             Question::Promote(owner, level) => rank(self.promote_here(key, owner, *level, service)),
+            Question::Released(owner, at_us) => {
+                self.released_elsewhere(key, owner, *at_us, service);
+                return None;
+            }
             Question::Holds(holds) => self.known_of(holds).words(),
             Question::Locks(owner) => self.deadlocks.tell_locks(owner),
             Question::Suspect(Suspect(call)) => number(u64::from(self.is_suspected(*call))),
             Question::Waits => self.edges_here().words(),
             Question::Deadlocks(count) => self.deadlocks.tell_found(*count),
-        }
+        })
     }
 
     /// From 1, over all nodes but the `silent` ones.
@@ -172,16 +180,42 @@ impl Coordinator {
         if self.nodes.is_alone() {
             return Answers::default();
         }
+        let (asked, not_asked) = self.others(but);
+        let mut answers = match asked.is_empty() {
+            true => Answers::default(),
+            false => self.nodes.talk.ask(asked, key, question).await,
+        };
+        answers.silent.extend(not_asked);
+        answers
+    }
+
+    /// All other nodes but some: those that can be asked, and those that cannot.
+    fn others(&self, but: &[Arc<str>]) -> (Vec<Arc<str>>, Vec<Arc<str>>) {
         let peers = self.nodes.peers().into_iter().filter(|(id, _)| !but.contains(id));
         let can_talk = self.nodes.can_talk(self.now());
         let (asked, not_asked): (Vec<_>, Vec<_>) = peers.partition(|(_, peer)| peer.is_understood && can_talk);
-        let names = |nodes: Vec<(Arc<str>, _)>| nodes.into_iter().map(|(id, _)| id).collect::<Vec<_>>();
-        let mut answers = match asked.is_empty() {
-            true => Answers::default(),
-            false => self.nodes.talk.ask(names(asked), key, question).await,
-        };
-        answers.silent.extend(names(not_asked));
-        answers
+        let names = |nodes: Vec<(Arc<str>, _)>| nodes.into_iter().map(|(id, _)| id).collect();
+        (names(asked), names(not_asked))
+    }
+
+    /// An owner is one actor on all nodes: what he has let go of here, at that time of the upstream, he waits for nowhere.
+    pub(super) fn tell_released(&self, key: &LockKey, owner: &OwnerId, at_us: u64) {
+        if !self.nodes.is_alone() {
+            self.nodes.talk.tell(self.others(&[]).0, key, &Question::Released(owner.clone(), at_us));
+        }
+    }
+
+    fn released_elsewhere<C: Caller>(
+        self: &Arc<Self>,
+        key: &LockKey,
+        owner: &OwnerId,
+        at_us: u64,
+        service: impl FnOnce() -> C,
+    ) {
+        let event = Event::ReleasedElsewhere { owner: owner.clone(), at_us };
+        if let Some(fed) = self.shards.feed_if(key, |line| line.knows(owner), event, self.now()) {
+            self.carry_out(fed, key, &service());
+        }
     }
 
     pub(super) fn waiting_here(&self, key: &LockKey) -> u64 {

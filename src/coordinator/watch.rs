@@ -593,7 +593,9 @@ impl<'a> Watch<'a> {
             Some(Message::Ask(asked)) => {
                 let links = self.links;
                 let words = coordinator.answer(&asked, || links.caller(&links.service_pool(asked.key.db)));
-                talk.answer(&asked.from, asked.number, &words);
+                if let Some(words) = words {
+                    talk.answer(&asked.from, asked.number, &words);
+                }
             }
             None => {}
         }

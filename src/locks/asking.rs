@@ -189,11 +189,13 @@ impl Line {
         call.was_lost = false;
         call.predecessor = None;
         call.untold_fence = None;
+        let arrived_us = *call.arrived_us.get_or_insert(arrival_us);
+        let was_released = call.released_us.is_some_and(|released_us| arrived_us <= released_us);
         let (may_wait, actor) = (call.asked.may_wait, call.asked.actor.clone());
         let queue_max = call.asked.queue_max.and_then(|most| usize::try_from(most).ok());
         let own_place = call.asked.place.unwrap_or(Place { arrival_us, first_call: id });
         if let Stage::Gone { keeps_place } = call.stage {
-            if keeps_place && may_wait && self.waiting_call(&actor).is_none() {
+            if keeps_place && may_wait && !was_released && self.waiting_call(&actor).is_none() {
                 let place = self.take_kept(&actor, now).unwrap_or(own_place);
                 self.keep(actor, place, now);
             }
@@ -203,6 +205,7 @@ impl Line {
             Stage::Waiting => return self.waits_on(id, now, out),
             // Likewise, or another script's reply has come in before.
             Stage::Granted(_) => return,
+            _ if was_released => return self.end_living(id, Some(Answer::NotGranted), false, now, out),
             _ => {}
         }
         if std::mem::take(&mut call.owner_was_granted) {

@@ -40,6 +40,11 @@ pub struct Call {
     pub stage: Stage,
     /// When it came, once that is known.
     pub place: Option<Place>,
+    /// When its own try was refused first, Unix time of the upstream in µs. Its place may be older, by another call of its owner.
+    pub arrived_us: Option<u64>,
+    /// While its own try was under way its owner let go of the key through another node, at that time of the upstream: if the try was
+    /// refused before, the call ended then.
+    pub released_us: Option<u64>,
     pub is_queued: bool,
     /// It was answered, and waits for the poller's next call.
     pub ticket: Option<Ticket>,
@@ -82,6 +87,8 @@ impl Call {
             asked,
             asked_at,
             stage: Stage::Asking,
+            arrived_us: None,
+            released_us: None,
             is_queued: false,
             ticket: None,
             sent: Moment::default(),

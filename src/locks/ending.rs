@@ -81,6 +81,24 @@ impl Line {
         }
     }
 
+    /// The upstream's clock tells which calls were there when their owner let go of the key through another node.
+    pub(super) fn released_elsewhere(&mut self, owner: OwnerId, at_us: u64, now: Moment, out: &mut Vec<Action>) {
+        let actor = Actor::Owner(owner);
+        if self.kept.get(&actor).is_some_and(|(place, _)| place.arrival_us <= at_us) {
+            self.forget_place(&actor);
+        }
+        for id in self.living(&actor) {
+            let call = self.call_mut(id);
+            match call.arrived_us {
+                Some(arrived_us) if arrived_us <= at_us => {
+                    self.end_living(id, Some(Answer::NotGranted), false, now, out);
+                }
+                Some(_) => {}
+                None => call.released_us = call.released_us.max(Some(at_us)),
+            }
+        }
+    }
+
     /// Ends a call that has no answer yet; one that has needs nothing more.
     pub(super) fn end_living(
         &mut self,

@@ -388,6 +388,13 @@ pub enum Event {
         /// What came of it.
         outcome: Released,
     },
+    /// The owner has let go of the key through another node: his calls that had come by then end.
+    ReleasedElsewhere {
+        /// Who.
+        owner: OwnerId,
+        /// When, Unix time of the upstream in µs: what he asks for after that is a new wish.
+        at_us: u64,
+    },
     /// A grant is given back: nobody was told of it, or its connection has ended.
     GivesBack {
         /// The whole value.

@@ -203,6 +203,7 @@ impl Line {
                 }
                 self.released(sent, outcome, now, &mut out);
             }
+            Event::ReleasedElsewhere { owner, at_us } => self.released_elsewhere(owner, at_us, now, &mut out),
             Event::GivesBack { value, lease_ms } => self.give_back(value, lease_ms, now),
             Event::Extended { lease_ms } => {
                 self.grants += 1;
@@ -263,6 +264,12 @@ impl Line {
         let can_leave =
             |id: CallId| matches!(self.calls[&id].asked.actor, Actor::Owner(_)) || !self.is_being_confirmed(id);
         living.iter().any(|id| self.calls[id].asked.may_wait) || self.waiting_as(owner).is_some_and(can_leave)
+    }
+
+    /// Calls of this owner, or his place, are known here.
+    pub fn knows(&self, owner: &OwnerId) -> bool {
+        let actor = Actor::Owner(owner.clone());
+        self.desks.contains_key(&actor) || self.kept.contains_key(&actor)
     }
 
     /// The rank of the waiting call that shows this owner.

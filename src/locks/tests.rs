@@ -881,6 +881,49 @@ fn a_waiting_call_that_is_granted_while_it_asks_again_stays_granted() {
 }
 
 #[test]
+fn a_release_through_another_node_ends_what_its_owner_had_asked_for_by_then() {
+    let released = |at_us| Event::ReleasedElsewhere { owner: owner("ann"), at_us };
+    let mut story = Story::new();
+    story.waits("bob");
+    story.waits("ann");
+    let arrived_us = story.now.0;
+    assert_eq!(story.step(released(arrived_us - 1)), [""; 0], "she has come since");
+    assert_eq!(story.step(released(arrived_us)), ["ann gets nil"]);
+    // What she asks for after that is a new wish, be it at the older call's place.
+    story.waits("ann'");
+    story.begins("ann''", Level::Normal, true);
+    let before_us = story.now.0;
+    assert_eq!(story.refused("ann''"), ["ann' gets nil"]);
+    assert_eq!(story.step(released(before_us)), [""; 0]);
+    assert_eq!(story.line.position(b"ann"), Some(2));
+    // A place that is kept for her goes as well.
+    story.leaves("ann''");
+    assert!(story.line.knows(&owner("ann")));
+    let now_us = story.now.0;
+    story.step(released(now_us));
+    assert!(!story.line.knows(&owner("ann")) && story.line.knows(&owner("bob")));
+}
+
+#[test]
+fn a_release_through_another_node_may_be_told_before_the_try_has_returned() {
+    for (later_us, leaves) in [(0, false), (0, true), (1, false), (1, true)] {
+        let mut story = Story::new();
+        story.begins("ann", Level::Normal, true);
+        // The refusal bears a time 10 ms after this.
+        let at_us = story.now.0 + 10 - later_us;
+        assert_eq!(story.step(Event::ReleasedElsewhere { owner: owner("ann"), at_us }), [""; 0]);
+        if leaves {
+            story.leaves("ann");
+        }
+        let told = story.refused("ann");
+        let waits = story.line.position(b"ann").is_some();
+        let is_known = story.line.kept_place(&Actor::Owner(owner("ann")), story.now).is_some() || waits;
+        assert_eq!(is_known, later_us > 0, "{told:?}");
+        assert_eq!(told.contains(&"ann gets nil".to_owned()), later_us == 0 && !leaves, "{told:?}");
+    }
+}
+
+#[test]
 fn a_promoted_waiter_passes_those_below() {
     let mut story = Story::new();
     story.waits("ann");

@@ -123,6 +123,16 @@ pub struct Freed {
     pub since_ms: Option<u64>,
     /// The whole value of a lock that was taken from its holder.
     pub taken: Option<Arc<[u8]>>,
+    /// When that was, Unix time of the upstream in µs; told where other nodes have waiters.
+    pub at_us: Option<u64>,
+}
+
+impl Freed {
+    /// Somebody released it, and nobody has it next; `number` is how that ended, as the script tells it.
+    fn alone(number: i64, at_us: Option<u64>) -> Result<Freed, StoreError> {
+        let (outcome, since_ms) = ended(number)?;
+        Ok(Freed { outcome, handed: None, registered: None, since_ms, taken: None, at_us })
+    }
 }
 
 /// What a hand-over found.
@@ -431,30 +441,29 @@ impl Store {
         let terms = [fence.as_bytes(), flag(is_rule_key), flag(owner.is_none())].join(&FIELD_SEPARATOR);
         args.extend([owner.unwrap_or_default(), &terms]);
         args.extend(texts.iter().map(Vec::as_slice));
-        let mut parts = match self.run_on(&script::RELEASE, caller, key, &args).await? {
-            Reply::Integer(number) => {
-                let (outcome, since_ms) = ended(number)?;
-                return Ok(Freed { outcome, handed: None, registered: None, since_ms, taken: None });
-            }
+        let parts = match self.run_on(&script::RELEASE, caller, key, &args).await? {
+            Reply::Integer(number) => return Freed::alone(number, None),
             Reply::Array(parts) => parts,
             _ => return Err(odd_reply()),
         };
-        let Some(Reply::Integer(number)) = parts.first() else { return Err(data_or_odd(key, &parts)) };
-        let (outcome, since_ms) = ended(*number)?;
-        let is_taken = owner.is_none() && outcome == Outcome::Released;
-        let taken = match is_taken.then(|| parts.pop()).flatten() {
-            Some(Reply::Text(value)) => Some(value.into()),
-            Some(_) => return Err(odd_reply()),
-            None => None,
+        let [Reply::Integer(number), Reply::Text(secs), Reply::Text(micros), parts @ ..] = parts.as_slice() else {
+            return Err(data_or_odd(key, &parts));
         };
-        let (handed, registered) = match &parts[1..] {
+        let at_us = if secs.is_empty() { None } else { Some(time(secs, micros)?) };
+        let freed = Freed::alone(*number, at_us)?;
+        let (parts, taken) = match (owner, parts.split_last(), freed.outcome) {
+            (_, _, Outcome::HeldByAnother) => return Ok(freed),
+            (None, Some((Reply::Text(value), parts)), Outcome::Released) => (parts, Some(value.as_slice().into())),
+            _ => (parts, None),
+        };
+        let (handed, registered) = match parts {
             [Reply::Text(word), Reply::Text(registered)] if word == b"free" => (None, registered_call(registered)),
-            handed => {
-                let (handed, registered) = self.handed(handed, offers, times.sent_us).ok_or_else(odd_reply)?;
+            parts => {
+                let (handed, registered) = self.handed(parts, offers, times.sent_us).ok_or_else(odd_reply)?;
                 (Some(handed), registered)
             }
         };
-        Ok(Freed { outcome, handed, registered: Some(registered), since_ms, taken })
+        Ok(Freed { handed, registered: Some(registered), taken, ..freed })
     }
 
     /// Sets the lease of `owner` on `key` to `lease_ms` from now.

@@ -285,7 +285,9 @@ impl<'a> Play<'a> {
         let store = &self.stores[turn.node];
         let mut real = now(store.release(&self.link, &key, by, fence, &turn.offers, turn.times, turn.is_rule_key));
         self.has_run();
-        let expected = self.spec.release(KEYS[turn.at], &turn.sender, (by, fence), &turn.offers, turn.is_rule_key);
+        let at_us = real.as_ref().ok().and_then(|freed| freed.at_us);
+        let terms = (turn.is_rule_key, at_us);
+        let expected = self.spec.release(KEYS[turn.at], &turn.sender, (by, fence), &turn.offers, terms);
         if let (Ok(Freed { registered: real, .. }), Ok(Freed { registered: None, .. })) = (&mut real, &expected) {
             *real = real.filter(Option::is_some);
         }

@@ -3,6 +3,7 @@
 use super::mark::{Held, Mark};
 use super::{Asked, CALMS_DOWN_US, Call, Judge, Key};
 use crate::proxy::simulation::client::Said;
+use crate::store::value::Fields;
 
 /// Whoever was refused or has left is known to wait, or to wait no more, after this, in calm times, in µs.
 const SETTLES_US: u64 = 700_000;

@@ -91,16 +91,20 @@ impl Spec {
         HandedOver::Confirmed(granted, registered)
     }
 
-    /// RELEASE, and FORCE where nobody is named.
+    /// RELEASE, and FORCE where nobody is named; `at_us` is when the upstream heard of it.
     pub fn release(
         &mut self,
         key: &[u8],
         sender: &Sender,
         (owner, fence): (Option<&[u8]>, Option<Fence>),
         offers: &[Offer],
-        is_rule_key: bool,
+        (is_rule_key, at_us): (bool, Option<u64>),
     ) -> Result<Freed, Refusal> {
         let held = self.text(key)?.map(|(value, until_ms)| (value.to_vec(), until_ms));
+        let is_another = |node: &String| *node != sender.node;
+        // Their calls of the same owner end with it.
+        let others_wait = self.queues.get(key).is_some_and(|queue| queue.waiters.keys().any(is_another));
+        let freed = |outcome| Freed { at_us: others_wait.then(|| at_us.unwrap_or_default()), ..freed(outcome) };
         let ended = match held {
             None => freed(Outcome::HeldByNobody),
             Some((value, until_ms)) => {
@@ -147,5 +151,5 @@ impl Spec {
 }
 
 fn freed(outcome: Outcome) -> Freed {
-    Freed { outcome, handed: None, registered: None, since_ms: None, taken: None }
+    Freed { outcome, handed: None, registered: None, since_ms: None, taken: None, at_us: None }
 }
