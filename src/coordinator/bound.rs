@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
+use std::ops::ControlFlow;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::task::Waker;
@@ -14,6 +15,7 @@ use super::{Coordinator, holder};
 use crate::commands::lock_args::Bond;
 use crate::domain::{LockKey, Moment, OwnerId};
 use crate::locks::Event;
+use crate::observe::fault::kept_up;
 use crate::store::StoreError;
 use crate::store::value::Fields;
 use crate::upstream::call::Caller;
@@ -179,90 +181,137 @@ impl BoundLocks {
             coordinator: coordinator.clone(),
         };
         self.ties.borrow_mut().insert((key, owner), tie);
-        let (ties, news) = (Rc::downgrade(&self.ties), Rc::downgrade(&self.news));
-        tokio::task::spawn_local(renew(coordinator.clone(), granted, value, ends, (ties, news)));
+        let mut renewal = Renewal {
+            coordinator: coordinator.clone(),
+            present: value,
+            ends,
+            ties: Rc::downgrade(&self.ties),
+            news: Rc::downgrade(&self.news),
+            pause_ms: (granted.lease_ms / 2).max(1),
+            until: coordinator.now().plus_ms(granted.lease_ms),
+            closed: None,
+            granted,
+        };
+        tokio::task::spawn_local(kept_up("the renewal of a lock", async move || renewal.run().await));
     }
 }
 
-/// Renews one lock at half of its lease until the tie ends or the lock is another's.
-async fn renew<C: Caller>(
+/// What one lock's renewals need, from one to the next.
+struct Renewal<C> {
     coordinator: Arc<Coordinator>,
     granted: Granted<C>,
     present: Rc<RefCell<Arc<[u8]>>>,
-    mut ends: oneshot::Receiver<Ending>,
-    (ties, news): (Weak<RefCell<Ties>>, Weak<News>),
-) {
-    let Granted { key, owner, lease_ms, mut bond, service, .. } = granted;
-    let mut pause_ms = (lease_ms / 2).max(1);
-    let mut until = coordinator.now().plus_ms(lease_ms);
-    loop {
-        let at = coordinator.now().plus_ms(pause_ms);
-        tokio::select! {
-            biased;
-            ending = &mut ends => {
-                if let Ok(Ending::Closed(_errand)) = ending && bond == Bond::Ephemeral {
-                    coordinator.hold_ends(&key, owner.as_bytes(), Ended::AsNoted);
-                    let event = Event::GivesBack { value: present.borrow().clone(), lease_ms };
-                    let fed = coordinator.shards.feed_always(&key, event, coordinator.now());
-                    coordinator.carry_out(fed, &key, &service);
+    ends: oneshot::Receiver<Ending>,
+    ties: Weak<RefCell<Ties>>,
+    news: Weak<News>,
+    pause_ms: u64,
+    until: Moment,
+    /// Its connection has closed, and an ephemeral lock is being released.
+    closed: Option<Errand>,
+}
+
+impl<C: Caller> Renewal<C> {
+    /// Renews the lock at half of its lease until the tie ends or the lock is another's.
+    async fn run(&mut self) {
+        while self.closed.is_none() {
+            let at = self.coordinator.now().plus_ms(self.pause_ms);
+            let ending = tokio::select! {
+                biased;
+                ending = &mut self.ends => ending,
+                () = self.coordinator.sleep_until(at) => {
+                    // On the heap while it lasts: a hundred thousand of these tasks wait, and few renew at a time.
+                    if Box::pin(self.renew()).await.is_break() {
+                        return;
+                    }
+                    continue;
                 }
-                return;
+            };
+            match ending {
+                Ok(Ending::Closed(errand)) if self.granted.bond == Bond::Ephemeral => self.closed = Some(errand),
+                _ => return,
             }
-            () = coordinator.sleep_until(at) => {}
         }
-        let value = present.borrow().clone();
-        // On the heap while it lasts: a hundred thousand of these tasks wait, and few renew at a time.
-        match Box::pin(coordinator.store.renew(&service, &key, &value, lease_ms)).await {
+        self.release();
+        self.closed = None;
+    }
+
+    fn release(&self) {
+        let Granted { key, owner, lease_ms, service, .. } = &self.granted;
+        let coordinator = &self.coordinator;
+        coordinator.hold_ends(key, owner.as_bytes(), Ended::AsNoted);
+        let event = Event::GivesBack { value: self.present.borrow().clone(), lease_ms: *lease_ms };
+        let fed = coordinator.shards.feed_always(key, event, coordinator.now());
+        coordinator.carry_out(fed, key, service);
+    }
+
+    /// Renews once; `Break` where there is nothing left to renew.
+    async fn renew(&mut self) -> ControlFlow<()> {
+        // Where it ends in a fault the next one is due soon.
+        self.pause_ms = retry_pause_ms(self.granted.lease_ms);
+        #[cfg(test)]
+        crate::observe::fault::failpoint::pass("the renewal of a lock");
+        let Granted { key, lease_ms, service, .. } = &self.granted;
+        let (coordinator, lease_ms) = (&self.coordinator, *lease_ms);
+        let value = self.present.borrow().clone();
+        match coordinator.store.renew(service, key, &value, lease_ms).await {
             Ok(true) => {
-                until = coordinator.now().plus_ms(lease_ms);
-                coordinator.books.holds.extended(&key, lease_ms, coordinator.now());
-                coordinator.fed(&key, Event::Extended { lease_ms }, &service);
-                pause_ms = (lease_ms / 2).max(1);
+                self.until = coordinator.now().plus_ms(lease_ms);
+                coordinator.books.holds.extended(key, lease_ms, coordinator.now());
+                coordinator.fed(key, Event::Extended { lease_ms }, service);
+                self.pause_ms = (lease_ms / 2).max(1);
             }
             // It was renamed while the renewal was on its way.
-            Ok(false) if *present.borrow() != value => pause_ms = 1,
+            Ok(false) if *self.present.borrow() != value => self.pause_ms = 1,
             // Whichever way, this grant is over.
-            Ok(false) => {
-                let has_let_go = coordinator.tied.has_let_go(&key, &owner);
-                let found = match has_let_go {
-                    true => Ok(Found::Let),
-                    false => Box::pin(coordinator.found_instead(&service, &key, &owner, &value, until)).await,
-                };
-                let Ok(found) = found else {
-                    pause_ms = (lease_ms / 8).clamp(1, 1000);
-                    continue;
-                };
-                if let Found::Repeated(now) = found {
-                    // Another call of the owner's has repeated this hold: it is renewed on, but the end of this connection does not
-                    // touch it any more.
-                    present.replace(now);
-                    (bond, pause_ms) = (Bond::KeepAlive, 1);
-                    continue;
-                }
-                // Untied, closed, or let go of over another connection, while that was found out.
-                if ends.try_recv().is_err()
-                    && !coordinator.tied.has_let_go(&key, &owner)
-                    && let Found::Lost(reason) = found
-                {
-                    coordinator.note_loss(&key, &owner, &value, reason);
-                    if let Some(news) = news.upgrade() {
-                        news.add(LostLock { key: key.name.clone(), owner: owner.clone(), reason });
-                    }
-                }
-                if let Some(ties) = ties.upgrade() {
-                    let key = (key, owner);
-                    let is_this = ties.borrow().get(&key).is_some_and(|tie| Rc::ptr_eq(&tie.value, &present));
-                    let tie = if is_this { ties.borrow_mut().remove(&key) } else { None };
-                    drop(tie);
-                }
-                return;
-            }
+            Ok(false) => return self.look_what_became(&value).await,
             Err(error) => {
                 tracing::debug!(%key, %error, "a lease could not be renewed; trying again");
-                pause_ms = (lease_ms / 8).clamp(1, 1000);
             }
         }
+        ControlFlow::Continue(())
     }
+
+    /// The upstream has renewed nothing: `value` is not there any more.
+    async fn look_what_became(&mut self, value: &Arc<[u8]>) -> ControlFlow<()> {
+        let Granted { key, owner, service, .. } = &self.granted;
+        let coordinator = &self.coordinator;
+        let has_let_go = coordinator.tied.has_let_go(key, owner);
+        let found = match has_let_go {
+            true => Ok(Found::Let),
+            false => coordinator.found_instead(service, key, owner, value, self.until).await,
+        };
+        let Ok(found) = found else { return ControlFlow::Continue(()) };
+        if let Found::Repeated(now) = found {
+            // Another call of the owner's has repeated this hold: it is renewed on, but the end of this connection does not
+            // touch it any more.
+            self.present.replace(now);
+            self.granted.bond = Bond::KeepAlive;
+            self.pause_ms = 1;
+            return ControlFlow::Continue(());
+        }
+        // Untied, closed, or let go of over another connection, while that was found out.
+        if self.ends.try_recv().is_err()
+            && !coordinator.tied.has_let_go(key, owner)
+            && let Found::Lost(reason) = found
+        {
+            coordinator.note_loss(key, owner, value, reason);
+            if let Some(news) = self.news.upgrade() {
+                news.add(LostLock { key: key.name.clone(), owner: owner.clone(), reason });
+            }
+        }
+        if let Some(ties) = self.ties.upgrade() {
+            let key = (key.clone(), owner.clone());
+            let is_this = ties.borrow().get(&key).is_some_and(|tie| Rc::ptr_eq(&tie.value, &self.present));
+            let tie = if is_this { ties.borrow_mut().remove(&key) } else { None };
+            drop(tie);
+        }
+        ControlFlow::Break(())
+    }
+}
+
+/// The pause after a renewal of which nothing was heard.
+fn retry_pause_ms(lease_ms: u64) -> u64 {
+    (lease_ms / 8).clamp(1, 1000)
 }
 
 impl Coordinator {

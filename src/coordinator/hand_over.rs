@@ -8,6 +8,7 @@ use super::shards::{Fed, HandOver};
 use super::{Coordinator, seen};
 use crate::domain::LockKey;
 use crate::locks::{Event, Handing};
+use crate::observe::fault::kept_up;
 use crate::observe::seldom::Seldom;
 use crate::store::{HandedOver, StoreError};
 use crate::upstream::call::{CallError, Caller};
@@ -26,7 +27,10 @@ impl Coordinator {
             self.want(key);
         }
         if let Some(bell) = fed.start_timer {
-            tokio::task::spawn_local(watch(self.clone(), key.clone(), bell, service.clone()));
+            let (coordinator, key, service) = (self.clone(), key.clone(), service.clone());
+            tokio::task::spawn_local(kept_up("the timer of a queue", async move || {
+                watch(&coordinator, &key, &bell, &service).await;
+            }));
         }
         if let Some(hand_over) = fed.hand_over {
             let errand = self.errands.begin();
@@ -62,13 +66,15 @@ impl Drop for Fault {
 }
 
 /// The timer of one line, for as long as it needs one.
-async fn watch<C: Caller>(coordinator: Arc<Coordinator>, key: LockKey, bell: Arc<Notify>, service: C) {
-    while let Some(at) = coordinator.shards.timer_at(&key, &bell) {
+async fn watch<C: Caller>(coordinator: &Arc<Coordinator>, key: &LockKey, bell: &Arc<Notify>, service: &C) {
+    while let Some(at) = coordinator.shards.timer_at(key, bell) {
+        #[cfg(test)]
+        crate::observe::fault::failpoint::pass("the timer of a queue");
         match at {
             Some(at) => tokio::select! {
                 biased;
                 () = bell.notified() => continue,
-                () = coordinator.sleep_until(at) => coordinator.fed(&key, Event::Tick, &service),
+                () = coordinator.sleep_until(at) => coordinator.fed(key, Event::Tick, service),
             },
             None => bell.notified().await,
         }

@@ -8,9 +8,10 @@ use std::time::Duration;
 use super::presence::{FORMAT, Load, Peer};
 use super::{Asker, Coordinator, LockReply, integer};
 use crate::domain::{Db, LockKey};
+use crate::observe::fault::{Fault, caught};
 use crate::observe::seldom::Seldom;
 use crate::store::{StoreError, companion};
-use crate::upstream::call::Caller;
+use crate::upstream::call::{CallError, Caller};
 use crate::upstream::links::Links;
 
 /// A pause after each step of a scan for leftovers: nobody waits for it, and large data is not gone through in a rush.
@@ -29,6 +30,8 @@ impl Coordinator {
                 () = nodes.duty.notified() => {}
                 () = self.sleep_until(wake_at) => {}
             }
+            #[cfg(test)]
+            crate::observe::fault::failpoint::pass("housekeeping among the nodes");
             self.lead_if_need_be(&links).await;
             let duty = nodes.duties(self.now());
             let is_my_turn = duty.leads || !duty.has_peers;
@@ -39,7 +42,9 @@ impl Coordinator {
                 // On its own: meanwhile the lead has to be kept.
                 let (coordinator, links) = (self.clone(), links.clone());
                 tokio::task::spawn_local(async move {
-                    let removed = coordinator.clean_up(&links).await;
+                    let removed = caught(coordinator.clean_up(&links)).await.unwrap_or_else(|Fault| {
+                        Err(StoreError::Call(CallError::Lost("a fault of Lockgate ended the clean-up".to_owned())))
+                    });
                     match &removed {
                         Ok(0) => {}
                         Ok(removed) => tracing::info!(removed, "removed what nodes that are gone had left in queues"),

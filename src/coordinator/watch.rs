@@ -8,6 +8,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::task::JoinSet;
+
 use super::fit::Part;
 use super::nodes::{self, Introduction, News};
 use super::peers::{Message, channel_of};
@@ -15,6 +17,7 @@ use super::presence::Load;
 use super::{Coordinator, seen};
 use crate::domain::{Db, LockKey, Moment};
 use crate::locks::Event;
+use crate::observe::fault::kept_up;
 use crate::protocol::frame::{Value, decode};
 use crate::store::nodes::registered_call;
 use crate::store::value::Fields;
@@ -114,17 +117,35 @@ impl Coordinator {
     /// Keeps a watch link to the upstream, and this node in touch with the others, until [`Coordinator::leaves`]. One worker runs it,
     /// in its `LocalSet`; if that ends, so does it.
     pub async fn keep_watch(self: Arc<Self>, links: Rc<Links>) {
-        let house = tokio::task::spawn_local(self.clone().keep_house(links.clone()));
-        let search = tokio::task::spawn_local(self.clone().search_for_deadlocks(links.clone()));
-        let (mut memory, mut pause) = (Memory::default(), Duration::ZERO);
+        // Dropped, it ends them.
+        let mut beside = JoinSet::new();
+        let (coordinator, with) = (self.clone(), links.clone());
+        beside.spawn_local(kept_up("housekeeping among the nodes", async move || {
+            coordinator.clone().keep_house(with.clone()).await;
+        }));
+        let (coordinator, with) = (self.clone(), links.clone());
+        beside.spawn_local(kept_up("the search for deadlocks", async move || {
+            coordinator.clone().search_for_deadlocks(with.clone()).await;
+        }));
+        let mut memory = Memory::default();
+        kept_up("the watch over the upstream", async || self.watch_upstream(&links, &mut memory).await).await;
+        drop(beside);
+        // Nobody is left to do it.
+        drop(self.nodes.take_clean_ups());
+        self.lays_down_lead(&links).await;
+    }
+
+    /// One watch link after the other, until the node leaves.
+    async fn watch_upstream(self: &Arc<Self>, links: &Rc<Links>, memory: &mut Memory) {
+        let mut pause = Duration::ZERO;
         while !self.nodes.is_leaving() {
             match links.dial_watch().await {
                 Ok(dialled) => {
                     self.fit.found(Part::Handshake, dialled.is_cluster.then_some(Misfit::Cluster));
-                    let watch = Watch::new(&self, &links, WatchLink::new(dialled), &mut memory);
+                    let watch = Watch::new(self, links, WatchLink::new(dialled), memory);
                     let begun = self.now();
                     // However the link ends, a panic or the end of this worker's runtime included.
-                    let on_loss = OnLoss(&self);
+                    let on_loss = OnLoss(self);
                     let end = watch.run().await;
                     drop(on_loss);
                     match end {
@@ -158,11 +179,6 @@ impl Coordinator {
             let settings = links.settings();
             pause = (pause * 2).clamp(settings.retry_base, settings.retry_max.clamp(settings.retry_base, REDIAL_MAX));
         }
-        house.abort();
-        search.abort();
-        // Nobody is left to do it.
-        drop(self.nodes.take_clean_ups());
-        self.lays_down_lead(&links).await;
     }
 
     /// The node is about to end: the others are told, and [`Coordinator::keep_watch`] ends.
@@ -298,6 +314,8 @@ impl<'a> Watch<'a> {
                 self.ask_for_changes();
             }
             self.send_looks();
+            #[cfg(test)]
+            crate::observe::fault::failpoint::pass("the watch over the upstream");
             while let Some(parcel) = nodes.talk.take_mail() {
                 if let Some(message) = nodes.tell(&parcel.to, &parcel.body) {
                     self.publish(&channel_of(&parcel.to), &message);

@@ -11,6 +11,7 @@ mod worker;
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -66,8 +67,17 @@ pub fn start(config: Arc<Config>, live: Arc<LiveConfig>, endpoint: Endpoint) -> 
     let workers = listeners.into_iter().enumerate().map(|(number, listener)| {
         let (shared, stopped) = (shared.clone(), stopped.clone());
         std::thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
-            if let Err(error) = worker::run(shared, listener, stopped, number == 0) {
-                tracing::error!(%error, "a worker ended");
+            let run = AssertUnwindSafe(|| worker::run(shared, listener, stopped, number == 0));
+            match catch_unwind(run) {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::error!(%error, "a worker ended"),
+                Err(_) => {
+                    // Its clients wait for nobody, and a door may be left at which nobody opens.
+                    eprintln!(
+                        "lockgate: a worker thread ended by a fault of Lockgate; the process ends, to be started again"
+                    );
+                    std::process::abort();
+                }
             }
         })
     });

@@ -16,6 +16,7 @@ use super::session::Session;
 use crate::config::LiveConfig;
 use crate::coordinator::{Coordinator, Rules};
 use crate::domain::Resp;
+use crate::observe::fault::kept_up;
 use crate::observe::memory;
 use crate::observe::seldom::Seldom;
 use crate::upstream::dial::{Identity, LinkKey};
@@ -170,12 +171,12 @@ pub fn run(
     let tasks = LocalSet::new();
     tasks.block_on(&runtime, async move {
         let worker = Worker::new(shared);
-        tokio::task::spawn_local(async {
+        tokio::task::spawn_local(kept_up("giving back memory", async || {
             loop {
                 tokio::time::sleep(GIVE_BACK_EVERY).await;
                 memory::give_back();
             }
-        });
+        }));
         let watch = keeps_watch.then(|| tokio::task::spawn_local(worker.keep_watch()));
         let listener = match listener.listen() {
             Ok(listener) => listener,
@@ -184,12 +185,15 @@ pub fn run(
                 return Err(error);
             }
         };
-        loop {
-            tokio::select! {
-                socket = listener.accept() => admit(&worker, socket),
-                _ = stop.wait_for(|stop| *stop != Stop::No) => break,
+        kept_up("taking new clients", async || {
+            loop {
+                tokio::select! {
+                    socket = listener.accept() => admit(&worker, socket),
+                    _ = stop.wait_for(|stop| *stop != Stop::No) => break,
+                }
             }
-        }
+        })
+        .await;
         drop(listener);
         let _ = stop.wait_for(|stop| *stop == Stop::Now).await;
         // Ephemeral locks of those who have just left, and grants on their way to them, are given on first.

@@ -3,6 +3,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -14,6 +15,7 @@ use super::dial::{DialError, Dialled};
 use super::lost::Trail;
 use super::socket::{Reader, Writer};
 use super::stuck::{Alarm, Silence};
+use crate::observe::fault::{Fault, caught};
 use crate::protocol::reply::ReplyScanner;
 
 /// Requests not yet written, in bytes, at which sessions stop adding more to a link.
@@ -22,6 +24,8 @@ pub const BACKLOG_MAX: usize = 1 << 20;
 const BUFFER_KEPT: usize = 64 << 10;
 /// Bytes of one reply from which it is big: the link that carries it takes no new requests.
 const BIG_REPLY: u64 = 1 << 20;
+/// What those are told who were owed something on a link that panicked.
+const FAULT: &str = "a fault of Lockgate ended the link to the upstream";
 /// Reads of one link in one turn, so that a flood on one does not hold up the others.
 const READS_PER_TURN: usize = 4;
 
@@ -274,7 +278,7 @@ impl Link {
         dialled: impl Future<Output = Result<Dialled, DialError>>,
         scratch: Rc<RefCell<Box<[u8]>>>,
     ) -> Result<(), DialError> {
-        let dialled = match dialled.await {
+        let dialled = match caught(dialled).await.unwrap_or_else(|Fault| Err(DialError::Unreachable(FAULT.into()))) {
             Ok(dialled) => dialled,
             Err(error) => {
                 let loss = error.loss();
@@ -292,12 +296,20 @@ impl Link {
         self.is_stopgap.set(dialled.is_busy);
         self.trail.replace(dialled.trail);
         let mut wire = Wire::new(dialled.reader, dialled.writer);
-        let why: Rc<str> = std::future::poll_fn(|cx| self.poll(cx, &mut wire, &scratch)).await;
+        let ended = caught(std::future::poll_fn(|cx| self.poll(cx, &mut wire, &scratch))).await;
         if let Some(trail) = self.trail.borrow().as_ref().filter(|_| self.owed_replies.get() > 0) {
             trail.is_lost();
         }
-        let cut = !wire.scanner.is_at_boundary();
-        self.close_cut(&Loss::Unknown(why), cut);
+        match ended {
+            Ok(why) => self.close_cut(&Loss::Unknown(why), !wire.scanner.is_at_boundary()),
+            Err(Fault) => {
+                tracing::error!(
+                    "a fault of Lockgate ended a shared link to the upstream, and no other; please report it with the panic above"
+                );
+                // How much of the reply at the front was handed on is not known.
+                self.close_cut(&Loss::Unknown(FAULT.into()), true);
+            }
+        }
         Ok(())
     }
 
@@ -427,6 +439,8 @@ impl Link {
                 .scan(bytes, front.replies)
                 .map_err(|error| Rc::from(format!("the upstream's reply makes no sense: {error}")))?;
             let (reply, rest) = bytes.split_at(scan.consumed);
+            #[cfg(test)]
+            crate::observe::fault::failpoint::pass("a shared link");
             front.sink.deliver(reply, scan.frames);
             front.replies -= scan.frames;
             self.owed_replies.set(self.owed_replies.get() - u64::from(scan.frames));
@@ -449,9 +463,12 @@ impl Link {
         self.out.take();
         self.owed_replies.set(0);
         for owed in self.owed.take() {
-            owed.sink.lost(owed.replies, cut, why);
+            // Each of them is told, whatever happens to another one.
+            let _ = catch_unwind(AssertUnwindSafe(|| {
+                owed.sink.lost(owed.replies, cut, why);
+                owed.sink.flush();
+            }));
             cut = false;
-            owed.sink.flush();
         }
         for waker in self.waiting_for_room.take() {
             waker.wake();

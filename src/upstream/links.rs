@@ -25,6 +25,7 @@ use super::pools::{Lane, Pool};
 use super::stuck::{Alarm, watch_silence};
 use super::url::Endpoint;
 use crate::domain::{Db, Resp};
+use crate::observe::fault::kept_up;
 use crate::observe::seldom::Seldom;
 
 /// The upstream is tried again at least this often.
@@ -155,10 +156,16 @@ impl Links {
             on_revoked: OnceCell::new(),
             on_dialled: OnceCell::new(),
         });
-        tokio::task::spawn_local(links.clone().learn_facts());
-        tokio::task::spawn_local(sweep(Rc::downgrade(&links)));
-        tokio::task::spawn_local(watch_silence(Rc::downgrade(&links), links.alarm.clone()));
-        tokio::task::spawn_local(end_lost(Rc::downgrade(&links), links.lost.clone()));
+        links.clone().learns_facts();
+        let (weak, alarm, lost) = (Rc::downgrade(&links), links.alarm.clone(), links.lost.clone());
+        let (sweeping, ending) = (weak.clone(), weak.clone());
+        tokio::task::spawn_local(kept_up("closing idle links", async move || sweep(sweeping.clone()).await));
+        tokio::task::spawn_local(kept_up("looking for stuck links", async move || {
+            watch_silence(weak.clone(), alarm.clone()).await;
+        }));
+        tokio::task::spawn_local(kept_up("ending lost links", async move || {
+            end_lost(ending.clone(), lost.clone()).await;
+        }));
         links
     }
 
@@ -383,7 +390,7 @@ impl Links {
         if self.down.take().is_some() {
             tracing::info!(upstream = %self.endpoint.address, "the upstream is back");
             self.back.notify_waiters();
-            tokio::task::spawn_local(self.clone().learn_facts());
+            self.clone().learns_facts();
         }
     }
 
@@ -393,17 +400,20 @@ impl Links {
             tracing::warn!(upstream = %self.endpoint.address, why = %why, "the upstream is away");
         }
         if !self.is_probing.replace(true) {
-            tokio::task::spawn_local(self.clone().probe());
+            let links = self.clone();
+            tokio::task::spawn_local(kept_up("reaching for the upstream", async move || links.probe().await));
         }
     }
 
     /// Tries to reach the upstream until it answers.
-    async fn probe(self: Rc<Self>) {
+    async fn probe(self: &Rc<Self>) {
         let gone = Instant::now();
         let mut pause = self.settings.retry_base.min(self.knock_pause_max(Duration::ZERO));
         while self.down.borrow().is_some() {
             // Between half and the whole pause, so that the workers do not knock together.
             tokio::time::sleep(pause.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
+            #[cfg(test)]
+            crate::observe::fault::failpoint::pass("reaching for the upstream");
             let key = self.service_pool(self.endpoint.db).key().clone();
             let _ = self.dial(&key).await;
             pause = (pause * 2).min(self.knock_pause_max(gone.elapsed()));
@@ -411,7 +421,13 @@ impl Links {
         self.is_probing.set(false);
     }
 
-    async fn learn_facts(self: Rc<Self>) {
+    fn learns_facts(self: Rc<Self>) {
+        tokio::task::spawn_local(kept_up("asking the upstream for its commands", async move || {
+            self.learn_facts().await
+        }));
+    }
+
+    async fn learn_facts(self: &Rc<Self>) {
         let service = self.caller(&self.service_pool(self.endpoint.db));
         let asked = loop {
             match Facts::ask(&service).await {
@@ -528,6 +544,8 @@ impl Links {
 async fn sweep(links: std::rc::Weak<Links>) {
     loop {
         tokio::time::sleep(SWEEP_EVERY).await;
+        #[cfg(test)]
+        crate::observe::fault::failpoint::pass("closing idle links");
         let Some(links) = links.upgrade() else { return };
         links.give_up_stalled();
         links.close_idle();

@@ -11,6 +11,7 @@ use nix::sys::socket::getsockopt;
 use tokio::time::Instant;
 
 use super::socket::{TcpWriter, Unanswered, Writer};
+use crate::observe::fault::kept_up;
 
 /// Asks the kernel for `tcp_info`.
 #[derive(Clone, Copy, Debug)]
@@ -51,7 +52,10 @@ impl Peers {
     pub fn new(silence_max: Duration) -> Rc<Peers> {
         let peers = Rc::new(Peers { writers: RefCell::default(), silence_max });
         if !silence_max.is_zero() {
-            tokio::task::spawn_local(look_after(Rc::downgrade(&peers), (silence_max / LOOKS).max(LOOK_EVERY_MIN)));
+            let (weak, pause) = (Rc::downgrade(&peers), (silence_max / LOOKS).max(LOOK_EVERY_MIN));
+            tokio::task::spawn_local(kept_up("looking for peers that have vanished", async move || {
+                look_after(weak.clone(), pause).await;
+            }));
         }
         peers
     }

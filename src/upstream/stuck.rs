@@ -48,11 +48,12 @@ impl Silence {
 /// Looks at the links of a worker for as long as they owe something.
 pub async fn watch_silence(links: Weak<Links>, alarm: Rc<Alarm>) {
     loop {
-        alarm.bell.notified().await;
         alarm.is_watching.set(true);
         let mut is_quiet = false;
         while !is_quiet {
             tokio::time::sleep(LOOK_EVERY).await;
+            #[cfg(test)]
+            crate::observe::fault::failpoint::pass("looking for stuck links");
             let Some(links) = links.upgrade() else { return };
             is_quiet = true;
             for pool in links.all_pools() {
@@ -61,6 +62,7 @@ pub async fn watch_silence(links: Weak<Links>, alarm: Rc<Alarm>) {
             }
         }
         alarm.is_watching.set(false);
+        alarm.bell.notified().await;
     }
 }
 

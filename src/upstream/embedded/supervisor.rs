@@ -124,10 +124,11 @@ impl Shared {
         let mut pause = PAUSE_MIN;
         while !self.lock().stopping {
             let began = Instant::now();
-            let why = match self.find_orphan() {
+            let minded = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| match self.find_orphan() {
                 Some(orphan) => self.mind_adopted(orphan),
                 None => self.mind_child(),
-            };
+            }));
+            let why = minded.unwrap_or_else(|_| "is out of sight after a fault of Lockgate".to_owned());
             if self.lock().stopping {
                 break;
             }
