@@ -232,3 +232,115 @@ fn users_that_come_and_go_keep_a_bounded_number_of_shared_links_and_are_all_serv
         assert_eq!(session.call(&["SET", "k", "again"]), b"+OK\r\n");
     }
 }
+
+#[test]
+fn replies_that_wait_for_all_clients_together_have_a_bound_and_a_neighbour_is_served() {
+    let server = RedisServer::start();
+    let gate = Lockgate::before_with(&server, "workers = 1\n[limits]\noutput_buffer = \"16mb\"\n");
+    let mut neighbour = gate.wire();
+    assert_eq!(neighbour.call(&[&b"SET"[..], b"long", &vec![b'v'; 250_000]]), b"+OK\r\n");
+    let before = tools::resident_bytes(gate.pid());
+    // Each of them may have what it asks for; all of them may not.
+    let mut greedy: Vec<Wire> = (0..30).map(|_| gate.wire()).collect();
+    for wire in &mut greedy {
+        wire.send(&command(&["GET", "long"]).repeat(64));
+    }
+    eventually("some are closed", || gate.wrote().contains("four times that").then_some(()));
+    assert_eq!(neighbour.call(&["GET", "long"]).len(), 9 + 250_000 + 2);
+    let peak = tools::peak_resident_bytes(gate.pid());
+    assert!(peak < before + (64 << 20) + 2 * GROWTH, "{peak} after {before}");
+    drop(greedy);
+    gate.assert_settles_below(before + GROWTH);
+}
+
+#[test]
+fn of_a_long_client_name_the_beginning_is_kept() {
+    let server = RedisServer::start();
+    let gate = Lockgate::before(&server);
+    let (name, kept) = ("n".repeat(1 << 20), "n".repeat(4 << 10));
+    let before = tools::resident_bytes(gate.pid());
+    let mut all: Vec<Wire> = (0..40).map(|_| gate.wire()).collect();
+    for wire in &mut all {
+        assert_eq!(wire.call(&["CLIENT", "SETNAME", &name]), b"+OK\r\n");
+        assert_eq!(wire.run("CLIENT GETNAME"), Reply::Bulk(kept.clone().into()));
+    }
+    // Queued, it is not kept whole either.
+    let mut queuing = gate.wire();
+    assert_eq!(queuing.run("MULTI"), Reply::Simple("OK".into()));
+    for _ in 0..60 {
+        assert_eq!(queuing.call(&["CLIENT", "SETNAME", &name]), b"+QUEUED\r\n");
+    }
+    gate.assert_settles_below(before + GROWTH);
+    assert_eq!(queuing.run("EXEC").items().len(), 60);
+    assert_eq!(queuing.run("CLIENT GETNAME"), Reply::Bulk(kept.into()));
+    let mut greets = gate.wire();
+    assert!(greets.call(&["HELLO", "3", "SETNAME", &name]).starts_with(b"%"));
+    assert_eq!(greets.call(&["CLIENT", "GETNAME"]).len(), b"$4096\r\n".len() + 4096 + 2);
+}
+
+#[test]
+fn channels_that_are_subscribed_to_are_counted_and_not_kept() {
+    const CHANNELS: usize = 6000;
+    let server = RedisServer::start();
+    let gate = Lockgate::before(&server);
+    let mut wire = gate.wire();
+    let before = tools::resident_bytes(gate.pid());
+    let long = "c".repeat(10_000);
+    let hundred = |wire: &mut Wire, command: &str, first: usize| {
+        let mut words = vec![command.to_owned()];
+        words.extend((first..first + 100).map(|number| format!("{long}{number}")));
+        wire.ask(&words);
+        wire.frames(100);
+    };
+    (0..CHANNELS).step_by(100).for_each(|first| hundred(&mut wire, "SUBSCRIBE", first));
+    gate.assert_settles_below(before + GROWTH);
+    wire.ask(&["PSUBSCRIBE", "a*", "b*"]);
+    wire.frames(2);
+    let mut other = gate.wire();
+    let mut shows = |what: &str| {
+        let list = String::from_utf8(other.call(&["CLIENT", "LIST"])).unwrap();
+        assert!(list.contains(what), "{what} in {list}");
+    };
+    shows(" sub=6000 psub=2 ");
+    // One of them twice, and one that was never subscribed to.
+    wire.ask(&["SUBSCRIBE", &format!("{long}0")]);
+    wire.ask(&["UNSUBSCRIBE", &format!("{long}0"), "nobody's"]);
+    assert!(wire.frames(3).ends_with(b":6001\r\n"));
+    shows(" sub=5999 psub=2 ");
+    // All at once would be more than the upstream has waiting for a subscriber.
+    (1000..CHANNELS).step_by(100).for_each(|first| hundred(&mut wire, "UNSUBSCRIBE", first));
+    wire.ask(&["UNSUBSCRIBE"]);
+    wire.ask(&["PUNSUBSCRIBE"]);
+    assert!(wire.frames(999 + 2).ends_with(b":0\r\n"));
+    wire.ask(&["UNSUBSCRIBE"]);
+    assert!(wire.frame().ends_with(b"$-1\r\n:0\r\n"), "one for none");
+    assert_eq!(wire.run("PING"), Reply::Simple("PONG".into()));
+    shows(" sub=0 psub=0 ");
+}
+
+#[test]
+fn locks_that_are_renewed_have_a_bound() {
+    let server = RedisServer::start();
+    let gate = Lockgate::before_with(&server, "[limits]\nwaiting_bytes = \"64kb\"\n");
+    let mut wire = gate.wire();
+    let mut acquire = |key: &str, bond: &[&str]| {
+        let words: Vec<&str> = ["LOCK.ACQUIRE", key, "ann"].into_iter().chain(bond.iter().copied()).collect();
+        String::from_utf8(wire.call(&words)).unwrap()
+    };
+    let refused = (0..2000).find(|number| !acquire(&format!("k:{number}"), &["KEEPALIVE"]).starts_with(':'));
+    let refused = refused.expect("there is a bound");
+    assert!((500..1024).contains(&refused), "{refused}");
+    let key = format!("k:{refused}");
+    for bond in ["KEEPALIVE", "EPHEMERAL"] {
+        let reply = acquire(&key, &[bond]);
+        assert!(reply.starts_with("-LIMIT ") && reply.contains("limits.waiting_bytes"), "{reply}");
+    }
+    assert_eq!(server.wire().run(&format!("EXISTS {key}")), Reply::Int(0), "it was not taken");
+    assert!(acquire(&key, &[]).starts_with(':'), "without being renewed it is granted");
+    assert!(acquire("k:0", &["KEEPALIVE"]).starts_with(':'), "and what is renewed already may be asked for again");
+    assert_eq!(gate.wire().run("LOCK.RELEASE k:1 ann"), Reply::Int(1));
+    let mut other = gate.wire();
+    eventually("one that ends makes room", || {
+        other.call(&["LOCK.ACQUIRE", "k:1", "bob", "EPHEMERAL"]).starts_with(b":").then_some(())
+    });
+}

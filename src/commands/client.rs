@@ -104,6 +104,14 @@ impl<'a> ClientCall<'a> {
     }
 }
 
+/// Longest name or value of a client that is kept, in bytes; of a longer one the beginning.
+const NAME_KEPT: usize = 4 << 10;
+
+/// What is kept of a client's name.
+pub fn kept_name(name: &[u8]) -> &[u8] {
+    &name[..name.len().min(NAME_KEPT)]
+}
+
 /// What servers take for a name or a value: printable ASCII without blanks, or nothing.
 pub fn is_plain_word(word: &[u8]) -> bool {
     word.iter().all(|byte| (b'!'..=b'~').contains(byte))

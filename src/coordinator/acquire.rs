@@ -24,6 +24,10 @@ use crate::upstream::call::{CallError, Caller};
 const CROWDED_OUT: &str = "QUEUEFULL the calls that wait keep as many bytes of keys, owners and meta as limits.waiting_bytes \
                            allows; raise it, shorten them, or lower the load";
 
+/// What a call is told whose lock cannot be renewed, because too many are.
+const TOO_MANY_RENEWED: &str = "LIMIT the locks that are renewed (KEEPALIVE, EPHEMERAL) keep sixteen times limits.waiting_bytes, \
+                                which is all they may; raise it, or take the lock without";
+
 /// What a try came to.
 struct Came {
     /// What the call does next.
@@ -107,6 +111,9 @@ impl Coordinator {
         args: AcquireArgs,
         is_there: impl Fn() -> bool,
     ) -> LockReply {
+        if args.bond != Bond::None && !self.tied.has_room(&key, &args.owner) {
+            return LockReply::Error(TOO_MANY_RENEWED.into());
+        }
         let (asked, deadline) = self.asked_for(&args, &key, &asker.user);
         let (asked, answer) = match self.wait_for(asker, &key, asked, deadline, None, is_there).await {
             Some(answered) => answered,

@@ -111,6 +111,13 @@ pub struct Coordinator {
 /// What is said of a key that cannot be a lock.
 pub const OWN_KEYS: &str = "ERR keys that begin with 'lockgate:' are Lockgate's own and cannot be locks";
 
+/// Locks that are renewed may keep so many times what calls that wait may.
+const RENEWED_PER_WAITING: u64 = 16;
+
+fn renewed_bytes_max(waiting_bytes: u64) -> u64 {
+    waiting_bytes.saturating_mul(RENEWED_PER_WAITING)
+}
+
 /// EXTEND compares before it sets, so that a lost reply may be asked for again, so often. Each try can take the reply timeout.
 const EXTEND_TRIES_MAX: u32 = 2;
 
@@ -124,7 +131,7 @@ impl Coordinator {
             store: Store::new(node.as_str().into(), settings.clock.clone(), settings.queue_kept_ms()),
             shards: Shards::new(settings.line_rules(), settings.waiting_bytes),
             books: Books::default(),
-            tied: Tied::default(),
+            tied: Tied::new(renewed_bytes_max(settings.waiting_bytes)),
             deadlocks: Deadlocks::new(settings.deadlock_mode, settings.victim),
             errands: Arc::default(),
             fallback: Fallback::default(),
@@ -235,6 +242,7 @@ impl Coordinator {
         // Queues outlive the longest wait that may have begun.
         self.store.keep_queues(self.settings.queue_kept_ms());
         let waiting_max = usize::try_from(limits.max_queue).unwrap_or(usize::MAX);
+        self.tied.keeps_at_most(renewed_bytes_max(limits.waiting_bytes));
         self.shards.change_rules(waiting_max, limits.waiting_bytes, limits.promote_after_ms.saturating_mul(1000));
     }
 

@@ -1,11 +1,20 @@
 //! Which owners have locks tied to connections of this node, so that a release over one connection is not taken for a loss on
 //! another. Costs nothing while no lock is tied.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use dashmap::DashMap;
 
 use crate::domain::{LockKey, OwnerId};
+
+/// What a renewed lock costs beside its names, in bytes, about: the task that renews it, and two entries in tables.
+const COST: u64 = 1 << 10;
+
+/// What a lock of this key and owner costs while it is renewed, in bytes.
+fn cost(key: &LockKey, owner: &OwnerId) -> u64 {
+    // Both tables and the task have the names by reference but for the owner's; the value repeats the owner, and has the meta.
+    COST + key.name.len() as u64 + 4 * owner.as_bytes().len() as u64
+}
 
 #[derive(Debug, Default)]
 struct Tie {
@@ -20,12 +29,32 @@ struct Tie {
 pub struct Tied {
     ties: DashMap<(LockKey, OwnerId), Tie>,
     count: AtomicUsize,
+    bytes: AtomicU64,
+    /// Beyond it no lock is tied that is not tied already.
+    bytes_max: AtomicU64,
 }
 
 impl Tied {
+    /// No ties; they are to keep `bytes_max` at most.
+    pub fn new(bytes_max: u64) -> Tied {
+        Tied { bytes_max: AtomicU64::new(bytes_max), ..Tied::default() }
+    }
+
+    /// They are to keep that much at most from now on. Those that are there stay.
+    pub fn keeps_at_most(&self, bytes_max: u64) {
+        self.bytes_max.store(bytes_max, Ordering::Relaxed);
+    }
+
+    /// Whether one more lock may be renewed. A repeated call for one that is needs no more room.
+    pub fn has_room(&self, key: &LockKey, owner: &OwnerId) -> bool {
+        let bytes = self.bytes.load(Ordering::Relaxed).saturating_add(cost(key, owner));
+        bytes <= self.bytes_max.load(Ordering::Relaxed) || self.is_tied(key, owner)
+    }
+
     /// A lock was granted, and is tied to a connection.
     pub fn begins(&self, key: &LockKey, owner: &OwnerId) {
         self.count.fetch_add(1, Ordering::SeqCst);
+        self.bytes.fetch_add(cost(key, owner), Ordering::Relaxed);
         let mut tie = self.ties.entry((key.clone(), owner.clone())).or_default();
         tie.connections += 1;
         tie.has_let_go = false;
@@ -38,6 +67,7 @@ impl Tied {
             tie.connections == 0
         });
         self.count.fetch_sub(1, Ordering::SeqCst);
+        self.bytes.fetch_sub(cost(key, owner), Ordering::Relaxed);
     }
 
     /// The owner has released the lock, or given it away.
@@ -86,5 +116,24 @@ mod tests {
         tied.ends(&key, &ann);
         tied.ends(&key, &ann);
         assert_eq!((tied.count(), tied.ties.len()), (0, 0));
+    }
+
+    #[test]
+    fn one_more_has_room_while_all_together_keep_less_than_they_may() {
+        let key = |name: &str| LockKey::new(0, name.as_bytes());
+        let ann = OwnerId::new(b"ann").unwrap();
+        let one = cost(&key("a"), &ann);
+        let tied = Tied::new(2 * one);
+        for name in ["a", "b"] {
+            assert!(tied.has_room(&key(name), &ann));
+            tied.begins(&key(name), &ann);
+        }
+        assert!(!tied.has_room(&key("c"), &ann));
+        assert!(tied.has_room(&key("a"), &ann), "it is renewed already");
+        tied.ends(&key("b"), &ann);
+        assert!(tied.has_room(&key("c"), &ann));
+        assert!(!tied.has_room(&key("long"), &ann));
+        tied.ends(&key("a"), &ann);
+        assert_eq!(tied.bytes.load(Ordering::Relaxed), 0);
     }
 }

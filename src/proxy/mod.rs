@@ -22,6 +22,7 @@ use tokio::sync::watch;
 
 use self::listener::{Bound, ListenError, bind};
 use self::registry::Registry;
+use self::session::AllOutboxes;
 use self::worker::{Shared, Stop};
 use crate::config::{self, Config, LiveConfig, WhenAway};
 use crate::coordinator::seal::Seal;
@@ -31,6 +32,8 @@ use crate::upstream::dial::Connector;
 use crate::upstream::links::LinkSettings;
 use crate::upstream::url::{Endpoint, Upstream};
 
+/// For all clients together so many times the bytes of replies may wait that may wait for one.
+const OUTPUT_OF_ALL: usize = 4;
 /// How often the drain looks whether the last client has gone.
 const DRAIN_LOOK: Duration = Duration::from_millis(10);
 
@@ -117,6 +120,7 @@ fn prepare(
         closes_when_away: config.when_away == WhenAway::Close,
         is_relay: config.links.shared == 0,
         output_max: config.limits.output_buffer.0,
+        outboxes: Arc::new(AllOutboxes::new(config.limits.output_buffer.0.saturating_mul(OUTPUT_OF_ALL))),
         client_timeout: config.client_timeout.unwrap_or_default(),
         is_draining: AtomicBool::new(false),
     })

@@ -12,7 +12,7 @@ use tokio::task::LocalSet;
 
 use super::listener::Listener;
 use super::registry::{Profile, Registry};
-use super::session::Session;
+use super::session::{AllOutboxes, Outbox, Session};
 use crate::config::LiveConfig;
 use crate::coordinator::{Coordinator, Rules};
 use crate::domain::Resp;
@@ -61,6 +61,8 @@ pub struct Shared {
     pub trust_clients: bool,
     /// Most bytes of replies that wait for one client.
     pub output_max: usize,
+    /// And of those that wait for all.
+    pub outboxes: Arc<AllOutboxes>,
     /// A client that is silent on the network for so long is gone.
     pub client_timeout: Duration,
     /// No new clients; idle ones close.
@@ -143,9 +145,9 @@ impl Worker {
         self.shared.is_relay
     }
 
-    /// Most bytes of replies that wait for one client.
-    pub fn output_max(&self) -> usize {
-        self.shared.output_max
+    /// Where replies wait for one client.
+    pub fn outbox(&self) -> Outbox {
+        Outbox::new(self.shared.output_max, &self.shared.outboxes)
     }
 
     /// The process is about to end.

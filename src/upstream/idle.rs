@@ -102,3 +102,7 @@ impl Drop for OwnPermit {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
+
+#[cfg(test)]
+#[path = "idle_tests.rs"]
+mod tests;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::queued::tracking_entry;
 use super::transaction::{Change, Entry};
 use super::{Gone, Session};
-use crate::commands::client::{ClientCall, integer};
+use crate::commands::client::{ClientCall, integer, kept_name};
 use crate::commands::{Effect, Why, client_effect};
 use crate::domain::Resp;
 use crate::protocol::args::encode_command;
@@ -110,7 +110,7 @@ impl Session {
                 }
             }
             ClientCall::SetName(name) => {
-                self.card().profile().name = name.to_vec();
+                self.card().profile().name = kept_name(name).to_vec();
                 out = judged;
             }
             ClientCall::SetInfo(field, value) => {
@@ -147,8 +147,8 @@ impl Session {
     fn set_info(&self, field: &[u8], value: &[u8]) {
         let mut profile = self.card().profile();
         match field.to_ascii_lowercase().as_slice() {
-            b"lib-name" => profile.lib_name = value.to_vec(),
-            b"lib-ver" => profile.lib_ver = value.to_vec(),
+            b"lib-name" => profile.lib_name = kept_name(value).to_vec(),
+            b"lib-ver" => profile.lib_ver = kept_name(value).to_vec(),
             // A newer upstream keeps it; the next session must not have it.
             _ => {}
         }

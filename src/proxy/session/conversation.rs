@@ -2,7 +2,7 @@
 //! because a command was sent: what it changes is kept beside the reply that is awaited, and counts when that shows that the command
 //! was accepted. Pure: bytes stay outside.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::VecDeque;
 
 use super::doubt::Doubt;
 use super::transaction::{Change, Entry, Queue, Reading, Replies, SessionChange};
@@ -117,10 +117,8 @@ pub(super) struct Conversation {
     /// Something stays on the connection for as long as this client has it.
     is_kept: bool,
     replies: Replies,
-    subscribed: [HashSet<Box<[u8]>>; 3],
-    /// Channels and patterns, as the upstream last counted them.
-    confirmed: u64,
-    confirmed_shard: u64,
+    /// Channels, patterns and shard channels, as the upstream counts them.
+    subscribed: [u64; 3],
     has_waited: bool,
     grade: Grade,
     changes: Vec<SessionChange>,
@@ -157,7 +155,6 @@ impl Conversation {
                 || !self.doubt.is_empty()
                 || self.replies != Replies::On)
             && !self.is_subscribed()
-            && self.subscribed.iter().all(HashSet::is_empty)
     }
 
     /// What has to happen to the link before another session may have it; to be asked when nothing is owed.
@@ -200,7 +197,7 @@ impl Conversation {
 
     /// Channels are subscribed to: under RESP2 few commands are allowed then.
     pub(super) fn is_subscribed(&self) -> bool {
-        self.confirmed + self.confirmed_shard > 0
+        self.subscribed != [0; 3]
     }
 
     /// Under RESP2 a subscriber may do little else.
@@ -209,8 +206,8 @@ impl Conversation {
     }
 
     /// How many channels, patterns and shard channels.
-    pub(super) fn subscriptions(&self) -> [usize; 3] {
-        [self.subscribed[0].len(), self.subscribed[1].len(), self.subscribed[2].len()]
+    pub(super) fn subscriptions(&self) -> [u64; 3] {
+        self.subscribed
     }
 
     /// A blocking command has not been answered.
@@ -538,24 +535,17 @@ impl Conversation {
         }
     }
 
-    /// Takes the number of subscriptions from an acknowledgement.
+    /// Takes the number of subscriptions from an acknowledgement. That of channels and that of patterns come as their sum: what it has
+    /// changed by is of the kind that is acknowledged.
     fn count(&mut self, head: &FrameHead) {
-        let count = u64::try_from(head.last_integer.unwrap_or(0)).unwrap_or(0);
-        match ack_of(&head.word) {
-            Some(Channel::Shard) => {
-                self.confirmed_shard = count;
-                if count == 0 {
-                    self.subscribed[Channel::Shard as usize].clear();
-                }
-            }
-            _ => {
-                self.confirmed = count;
-                if count == 0 {
-                    self.subscribed[Channel::Plain as usize].clear();
-                    self.subscribed[Channel::Pattern as usize].clear();
-                }
-            }
-        }
+        let Some(kind) = ack_of(&head.word) else { return };
+        let now = u64::try_from(head.last_integer.unwrap_or(0)).unwrap_or(0);
+        let other = match kind {
+            Channel::Plain => self.subscribed[Channel::Pattern as usize],
+            Channel::Pattern => self.subscribed[Channel::Plain as usize],
+            Channel::Shard => 0,
+        };
+        self.subscribed[kind as usize] = now.saturating_sub(other);
     }
 
     fn came_ack(&mut self) {
@@ -565,23 +555,11 @@ impl Conversation {
             _ => None,
         };
         let Some(channels) = channels else { return };
-        let known = &mut self.subscribed[channels.kind as usize];
-        let has_ended = match channels.names.get(channels.came) {
-            Some(name) if channels.is_subscribe => {
-                known.insert(name.clone());
-                channels.came += 1;
-                channels.came == channels.names.len()
-            }
-            Some(name) => {
-                known.remove(name);
-                channels.came += 1;
-                channels.came == channels.names.len()
-            }
-            // One for each that was subscribed to, but at least one; which one it is does not matter.
-            None => {
-                let one = known.iter().next().cloned();
-                one.is_none_or(|one| known.remove(&one) && known.is_empty())
-            }
+        channels.came += 1;
+        let has_ended = match channels.names {
+            // One for each that was subscribed to, but at least one.
+            0 => self.subscribed[channels.kind as usize] == 0,
+            names => channels.came == names,
         };
         if !has_ended {
             return;
@@ -783,8 +761,7 @@ impl Conversation {
         self.transaction_ended();
         (self.is_tracking, self.redirect, self.is_noloop) = (false, None, false);
         self.is_monitor = false;
-        self.subscribed.iter_mut().for_each(HashSet::clear);
-        (self.confirmed, self.confirmed_shard) = (0, 0);
+        self.subscribed = [0; 3];
     }
 
     /// The front of what is owed has come.
@@ -860,3 +837,7 @@ fn is_monitor_line(word: &[u8]) -> bool {
     let seconds = word.iter().take_while(|byte| byte.is_ascii_digit()).count();
     seconds > 0 && word.get(seconds) == Some(&b'.')
 }
+
+#[cfg(test)]
+#[path = "conversation_tests.rs"]
+mod tests;

@@ -4,6 +4,7 @@
 use super::handshake::HelloOption;
 use super::transaction::SessionChange;
 use super::{Gone, Session};
+use crate::commands::client::kept_name;
 use crate::protocol::args::encode_command;
 use crate::protocol::frame::{self, Value};
 use crate::upstream::dial::{Credentials, Identity};
@@ -108,9 +109,9 @@ impl Session {
     fn is_named(&mut self, reply: &[u8]) {
         let Some(doubt) = self.own.as_ref().and_then(|own| own.talk.doubt()) else { return };
         if let Ok(Value::Bulk(name)) = frame::decode(reply)
-            && doubt.is_name(name)
+            && doubt.is_name(kept_name(name))
         {
-            self.card().profile().name = name.to_vec();
+            self.card().profile().name = kept_name(name).to_vec();
         }
     }
 }

@@ -6,6 +6,7 @@ use std::rc::Rc;
 use super::transaction::{Change, Entry, SessionChange};
 use super::{Gone, Session};
 use crate::commands::Why;
+use crate::commands::client::kept_name;
 use crate::domain::{Db, Resp};
 use crate::protocol::args::encode_command;
 use crate::protocol::request::RequestFrame;
@@ -56,7 +57,7 @@ impl Hello {
                     rest
                 }
                 (b"setname", [_, name, rest @ ..]) if is_client_name(name) => {
-                    hello.options.push(HelloOption::Name(name.to_vec()));
+                    hello.options.push(HelloOption::Name(kept_name(name).to_vec()));
                     rest
                 }
                 _ => {

@@ -7,6 +7,7 @@ use std::task::{Context, Waker};
 
 use super::outbox::{Full, Outbox};
 use super::own::BIG_REPLY;
+use crate::observe::seldom::Seldom;
 use crate::upstream::link::{Loss, Sink};
 use crate::upstream::socket::Writer;
 
@@ -44,11 +45,11 @@ pub struct ClientIo {
 }
 
 impl ClientIo {
-    /// Writes to `writer`; at most `output_max` bytes wait for it. With `closes_when_away` the connection ends where replies are lost.
-    pub fn new(writer: Writer, output_max: usize, closes_when_away: bool) -> ClientIo {
+    /// Writes to `writer` what does not have to wait in `outbox`. With `closes_when_away` the connection ends where replies are lost.
+    pub fn new(writer: Writer, outbox: Outbox, closes_when_away: bool) -> ClientIo {
         ClientIo {
             writer,
-            outbox: RefCell::new(Outbox::new(output_max)),
+            outbox: RefCell::new(outbox),
             owed: Cell::new(0),
             wake_at: Cell::new(None),
             state: Cell::new(State::Stands),
@@ -170,7 +171,14 @@ impl ClientIo {
             }
         }
         if let Err(Full) = outbox.push(bytes) {
-            tracing::warn!("a client does not read, and what waits for it reaches limits.output_buffer; it is closed");
+            static TOLD: Seldom = Seldom::new();
+            if let Some(clients) = TOLD.happened() {
+                tracing::warn!(
+                    clients,
+                    "a client that does not read is closed: what waits for it reaches limits.output_buffer, or, with what waits for \
+                     others, four times that"
+                );
+            }
             self.breaks();
         }
     }

@@ -33,6 +33,7 @@ use bytes::{Buf, BytesMut};
 use self::away::{Reaching, Submitted};
 use self::grants::Grants;
 use self::io::ClientIo;
+pub use self::outbox::{AllOutboxes, Outbox};
 use self::own::{BIG_REPLIES_KEEP, OwnMode};
 use self::set_nx::{Gate, Verdict};
 use self::window::Window;
@@ -149,7 +150,7 @@ impl Session {
     pub async fn serve(worker: Rc<Worker>, socket: Socket, member: Member) {
         let (reader, writer) = socket.split();
         worker.clients().add(&writer);
-        let io = Rc::new(ClientIo::new(writer, worker.output_max(), worker.closes_when_away()));
+        let io = Rc::new(ClientIo::new(writer, worker.outbox(), worker.closes_when_away()));
         let key = worker.initial_key();
         let pool = worker.links().pool(key.clone());
         let session = Session {

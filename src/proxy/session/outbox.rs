@@ -3,6 +3,8 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Above this the client counts as slow.
 const ROOM_BELOW: usize = 256 << 10;
@@ -10,6 +12,27 @@ const ROOM_BELOW: usize = 256 << 10;
 const BUFFER_KEPT: usize = 16 << 10;
 /// Longest piece that a buffer is made of: a longer one would be copied again and again as it grows.
 const PIECE: usize = 256 << 10;
+
+/// What waits for all clients of a process together, in bytes, the first piece of each left out.
+///
+/// Each may take as much as is free. So one that does not read takes half of it at most, two take a third each, and there is always
+/// something left for those who are merely slow; nobody has to find out who takes most.
+#[derive(Debug)]
+pub struct AllOutboxes {
+    waits: AtomicUsize,
+    limit: usize,
+}
+
+impl AllOutboxes {
+    /// At most `limit` bytes ever wait.
+    pub fn new(limit: usize) -> AllOutboxes {
+        AllOutboxes { waits: AtomicUsize::new(0), limit }
+    }
+
+    fn free(&self) -> usize {
+        self.limit.saturating_sub(self.waits.load(Ordering::Relaxed))
+    }
+}
 
 /// First in, first out.
 pub struct Outbox {
@@ -21,6 +44,7 @@ pub struct Outbox {
     rest_bytes: usize,
     /// Most bytes of all.
     limit: usize,
+    all: Arc<AllOutboxes>,
 }
 
 /// More waits for the client than it may.
@@ -28,9 +52,9 @@ pub struct Outbox {
 pub struct Full;
 
 impl Outbox {
-    /// Nothing waits; at most `limit` bytes ever do.
-    pub fn new(limit: usize) -> Outbox {
-        Outbox { first: Vec::new(), start: 0, rest: VecDeque::new(), rest_bytes: 0, limit }
+    /// Nothing waits; at most `limit` bytes ever do, and no more than `all` have room for.
+    pub fn new(limit: usize, all: &Arc<AllOutboxes>) -> Outbox {
+        Outbox { first: Vec::new(), start: 0, rest: VecDeque::new(), rest_bytes: 0, limit, all: all.clone() }
     }
 
     /// Nothing waits.
@@ -53,10 +77,11 @@ impl Outbox {
             self.first.extend_from_slice(bytes);
             return Ok(());
         }
-        if self.len() + bytes.len() > self.limit {
+        if self.len() + bytes.len() > self.limit || self.rest_bytes + bytes.len() > self.all.free() {
             return Err(Full);
         }
         self.rest_bytes += bytes.len();
+        self.all.waits.fetch_add(bytes.len(), Ordering::Relaxed);
         while !bytes.is_empty() {
             if self.rest.back().is_none_or(|last| last.len() == PIECE) {
                 self.rest.push_back(Vec::with_capacity(PIECE));
@@ -83,6 +108,7 @@ impl Outbox {
             self.first.clear();
             let Some(next) = self.rest.pop_front() else { break };
             self.rest_bytes -= next.len();
+            self.all.waits.fetch_sub(next.len(), Ordering::Relaxed);
             self.first = next;
         }
         if self.first.capacity() > BUFFER_KEPT {
@@ -92,13 +118,41 @@ impl Outbox {
     }
 }
 
+impl Drop for Outbox {
+    fn drop(&mut self) {
+        self.all.waits.fetch_sub(self.rest_bytes, Ordering::Relaxed);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn outbox(limit: usize) -> Outbox {
+        Outbox::new(limit, &Arc::new(AllOutboxes::new(usize::MAX)))
+    }
+
+    #[test]
+    fn all_together_never_keep_more_than_they_may_and_one_alone_half_of_it() {
+        const LIMIT: usize = 16 << 20;
+        let all = Arc::new(AllOutboxes::new(LIMIT));
+        let piece = vec![7; 100_000];
+        let fill = |outbox: &mut Outbox| while outbox.push(&piece).is_ok() {};
+        let mut greedy: Vec<Outbox> = (0..20).map(|_| Outbox::new(LIMIT, &all)).collect();
+        fill(&mut greedy[0]);
+        assert!(greedy[0].rest_bytes.abs_diff(LIMIT / 2) <= piece.len(), "{}", greedy[0].rest_bytes);
+        greedy.iter_mut().skip(1).for_each(fill);
+        assert!(all.waits.load(Ordering::Relaxed) <= LIMIT);
+        let mut slow = Outbox::new(LIMIT, &all);
+        assert_eq!(slow.push(&piece), Ok(()), "it has its first piece");
+        drop(slow);
+        drop(greedy);
+        assert_eq!(all.waits.load(Ordering::Relaxed), 0);
+    }
+
     #[test]
     fn a_client_that_reads_slowly_loses_no_byte() {
-        let mut outbox = Outbox::new(8 << 20);
+        let mut outbox = outbox(8 << 20);
         let all: Vec<u8> = (0..5_000_000u32).map(|i| (i % 251) as u8).collect();
         for chunk in all.chunks(70_001) {
             outbox.push(chunk).unwrap();
@@ -125,7 +179,7 @@ mod tests {
 
     #[test]
     fn no_more_than_the_limit_waits_however_long_the_client_reads_a_little() {
-        let mut outbox = Outbox::new(1 << 20);
+        let mut outbox = outbox(1 << 20);
         let mut most = 0;
         for _ in 0..1000 {
             outbox.push(&[7; 10_000]).unwrap();

@@ -390,8 +390,9 @@ impl OwnMode {
             Effect::Discard => self.talk.sent_discard(),
             Effect::Watch => self.talk.sent(Entry::Change(Change::Watch)),
             Effect::Unwatch => self.talk.sent(Entry::Change(Change::Unwatch)),
-            Effect::Subscribe(kind) => self.talk.sent(Entry::Channels(Channels::named(kind, true, args))),
-            Effect::Unsubscribe(kind) => self.talk.sent(Entry::Channels(Channels::named(kind, false, args))),
+            Effect::Subscribe(kind) | Effect::Unsubscribe(kind) => {
+                self.talk.sent(Entry::Channels(Channels::named(kind, args.len())));
+            }
             // What is a monitor counts as a replica, and these are not answered any more.
             Effect::Monitor | Effect::Replication if self.talk.is_monitor() => self.talk.sent_unanswered(),
             Effect::Monitor => self.talk.sent(Entry::Change(Change::Monitor)),

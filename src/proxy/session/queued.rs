@@ -6,7 +6,7 @@ use super::handshake::{Hello, canonical_number};
 use super::step::OWN_CHANNEL;
 use super::transaction::{Change, Entry, NOTED_MAX, Replies, SessionChange};
 use super::{Gone, Session};
-use crate::commands::client::ClientCall;
+use crate::commands::client::{ClientCall, kept_name};
 use crate::commands::{Effect, Here, Plan, Treatment, client_effect, plan, resolve};
 use crate::domain::Resp;
 use crate::protocol::args::{args, encode_command};
@@ -98,7 +98,10 @@ impl Session {
         let as_it_is = |entry| Some((command.to_vec(), entry));
         let Some(subcommand) = args.get(1) else { return as_it_is(Entry::Plain) };
         if let Some(call) = ClientCall::read(args) {
-            return Some((call.stand_in(args), Entry::Answer(args.iter().map(|arg| Box::from(*arg)).collect())));
+            // Of a name the upstream gets nothing, so that nothing else bounds how much of it waits here.
+            let is_naming = matches!(call, ClientCall::SetName(_) | ClientCall::SetInfo(..));
+            let kept = |arg: &&[u8]| Box::from(if is_naming { kept_name(arg) } else { arg });
+            return Some((call.stand_in(args), Entry::Answer(args.iter().map(kept).collect())));
         }
         match (subcommand.to_ascii_lowercase().as_slice(), args.get(2..).unwrap_or_default()) {
             (b"reply", [mode]) => match reply_mode(mode) {

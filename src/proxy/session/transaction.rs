@@ -104,15 +104,16 @@ pub(super) enum Replies {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Channels {
     pub(super) kind: Channel,
-    pub(super) is_subscribe: bool,
-    pub(super) names: Box<[Box<[u8]>]>,
+    /// How many were named.
+    pub(super) names: usize,
     /// Acknowledgements that have come.
     pub(super) came: usize,
 }
 
 impl Channels {
-    pub(super) fn named(kind: Channel, is_subscribe: bool, names: &[&[u8]]) -> Channels {
-        Channels { kind, is_subscribe, names: names.iter().map(|name| Box::from(*name)).collect(), came: 0 }
+    /// So many names of one kind.
+    pub(super) fn named(kind: Channel, names: usize) -> Channels {
+        Channels { kind, names, came: 0 }
     }
 }
 
@@ -211,3 +212,7 @@ pub(super) struct Reading {
     /// `CLIENT REPLY SKIP` ran in it: what comes behind `EXEC` gets no reply.
     pub(super) skips_next: bool,
 }
+
+#[cfg(test)]
+#[path = "transaction_tests.rs"]
+mod tests;
