@@ -23,9 +23,9 @@ local function ask_free(take, first, second)
   end
   if is_waiting then
     -- The asker takes his place among his node's.
-    if goes_before(asker, first) or not first then
+    if goes_before(asker, first) then
       first, second = asker, first
-    elseif goes_before(asker, second) or not second then
+    elseif goes_before(asker, second) then
       second = asker
     end
   end

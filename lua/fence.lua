@@ -16,8 +16,8 @@ local function fence_after(counter, floor, ahead_us, held)
   local last = redis.pcall('SET', counter, string.format('%.0f', fence), 'GET')
   local is_written = true
   if type(last) == 'table' then
+    -- Something else stands there: it is written over.
     if not last.err:find('WRONGTYPE', 1, true) then return last end
-    redis.call('DEL', counter)
     is_written = false
   elseif last and #last <= 16 and last:find('^%d+$') then
     -- The counter is ahead where the clock was set back, or two fences are given in one microsecond.

@@ -96,8 +96,8 @@ local function with_newcomer(first, second, mine)
   if not sent or sent <= tonumber(knows_until) then return first, second end
   local call = call_of(mine)
   if call == left_over or call == call_of(first) or call == call_of(second) then return first, second end
-  if not first or goes_before(mine, first) then return mine, first end
-  if not second or goes_before(mine, second) then return first, mine end
+  if goes_before(mine, first) then return mine, first end
+  if goes_before(mine, second) then return first, mine end
   return first, second
 end
 

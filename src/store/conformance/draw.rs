@@ -17,7 +17,7 @@ pub const LEASES_MS: [u64; 4] = [200_000, 400_000, 600_000, 800_000];
 /// How long a queue is kept.
 pub const KEPT_MS: [u64; 2] = [300_000, 500_000];
 /// What stands in a key that nobody has locked by LOCK.*: what SET NX writes, an owner's very name, and what is almost of the long form.
-const AROUND: [&[u8]; 9] = [
+const AROUND: [&[u8]; 16] = [
     b"v",
     b"ann",
     b"ann2",
@@ -27,9 +27,19 @@ const AROUND: [&[u8]; 9] = [
     b"ann\x1f5\x1f4\x1f1\x1fn:1\x1f",
     b"ann\x1f5\x1f1\x1f1\x1fn:1",
     b"ann\x1fx\x1f1\x1f1\x1fn:1\x1f",
+    b"ann\x1f\x1f1\x1f1\x1fn:1\x1f",
+    b"ann\x1f5\x1f1\x1f\x1fn:1\x1f",
+    b"ann\x1f5\x1f1\x1f1\x1f",
+    b"v\x1fann\x1f5\x1f1\x1f1\x1fn:1\x1f",
+    // The long form, by other hands: with nothing in a field that may be empty.
+    b"ann\x1f5\x1f1\x1f1\x1f\x1f",
+    b"\x1f5\x1f1\x1f1\x1fn:1\x1f",
+    b"ann\x1f5\x1f1\x1f0\x1fn:1?\x1fnote",
 ];
 /// By how much a level outweighs waiting, in µs.
 const PROMOTES_AFTER_US: u64 = 10_000_000;
+/// When all twins came: before anybody else of their level.
+const TWINS_CAME_US: u64 = 1_763_700_000_000_000;
 /// Half a second off each second of the real clock, so that who was here before never is a matter of moments.
 const HALF_US: u64 = 500_000;
 
@@ -68,17 +78,23 @@ pub fn form(dice: &mut fastrand::Rng, now_ms: u64) -> Form {
     Form::Lock { owner: owner(dice), lease_ms: lease_ms(dice), meta: meta.into() }
 }
 
-pub fn standing(dice: &mut fastrand::Rng, call: CallId, now_us: u64) -> Standing {
-    // Two of the same moment and call are told apart by their nodes.
-    let has_a_twin = dice.u8(..4) == 0;
-    let second = now_us / 1_000_000 - if has_a_twin { 30 } else { dice.u64(..60) } + 30;
-    Standing {
-        first_call: if has_a_twin { CallId(1) } else { call },
-        arrival_us: (has_a_twin || dice.bool()).then_some(second * 1_000_000 - HALF_US),
-        promote_after_us: if dice.u8(..3) == 0 { PROMOTES_AFTER_US } else { 0 },
-        waits: dice.u8(..3) > 0,
-        claim_ms: lease_ms(dice),
+/// A level and a standing. Some are twins: whoever of them waits first at a node, their ranks are the very same, and what tells nodes
+/// apart are their names.
+pub fn level_and_standing(dice: &mut fastrand::Rng, call: CallId, now_us: u64) -> (Level, Standing) {
+    let (waits, claim_ms) = (dice.u8(..3) > 0, lease_ms(dice));
+    if dice.u8(..5) == 0 {
+        let arrival_us = Some(TWINS_CAME_US);
+        return (Level::High, Standing { first_call: CallId(1), arrival_us, promote_after_us: 0, waits, claim_ms });
     }
+    let second = now_us / 1_000_000 - dice.u64(..60) + 30;
+    let standing = Standing {
+        first_call: call,
+        arrival_us: dice.bool().then_some(second * 1_000_000 - HALF_US),
+        promote_after_us: if dice.u8(..3) == 0 { PROMOTES_AFTER_US } else { 0 },
+        waits,
+        claim_ms,
+    };
+    (level(dice), standing)
 }
 
 /// A string that was written around Lockgate.

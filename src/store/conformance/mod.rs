@@ -10,6 +10,7 @@ mod coverage;
 mod draw;
 mod lives;
 mod play;
+mod refused;
 mod server;
 mod spec;
 

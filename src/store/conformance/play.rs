@@ -168,8 +168,8 @@ impl<'a> Play<'a> {
     fn acquire(&mut self, turn: &Turn) {
         let (key, call) = (Self::name(turn), self.call());
         let now_us = self.link.now_us();
-        let (form, level) = (draw::form(&mut self.dice, now_us / 1000), draw::level(&mut self.dice));
-        let standing = draw::standing(&mut self.dice, call, now_us);
+        let form = draw::form(&mut self.dice, now_us / 1000);
+        let (level, standing) = draw::level_and_standing(&mut self.dice, call, now_us);
         let ask = Ask { call, form: form.clone(), level, standing };
         self.tell(turn, &ask);
         let (command, owner) = match &form {

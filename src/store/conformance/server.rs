@@ -41,11 +41,16 @@ impl Server {
         server
     }
 
+    /// A connection to it alone.
+    pub fn stream(&self) -> UnixStream {
+        UnixStream::connect(self.folder.path().join("s")).unwrap()
+    }
+
     /// A connection to it, and to the model beside it.
     pub fn link(&self) -> Link {
         let mut model = Redis::default();
         let client = model.connects();
-        let socket = UnixStream::connect(self.folder.path().join("s")).unwrap();
+        let socket = self.stream();
         Link(Arc::new(Mutex::new(Wire { socket, model, client, now_us: 0 })))
     }
 }
