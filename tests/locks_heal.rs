@@ -290,3 +290,28 @@ fn two_processes_under_one_name_do_not_drive_each_other_round() {
     let sent = scripts(&mut admin) - before;
     assert!(sent < 60, "{sent} scripts in three seconds, while nothing happens");
 }
+
+#[test]
+fn fences_far_ahead_of_the_clock_are_known_to_all_nodes_before_the_counter_can_be_lost() {
+    let server = RedisServer::start();
+    // No heartbeat falls into this test.
+    let gate = |id: &str| {
+        let config = format!("[nodes]\nid = \"{id}\"\nheartbeat = \"5m\"\ntimeout = \"20m\"\n");
+        Lockgate::before_with(&server, &config)
+    };
+    let (a, b) = (gate("a"), gate("b"));
+    let mut other = b.wire();
+    eventually("they know one another", || (other.run("LOCK.NODES").items().len() == 2).then_some(()));
+    let mut direct = server.wire();
+    let time = direct.run("TIME").items()[0].text().parse::<u64>().unwrap();
+    direct.run(&format!("SET lockgate:fence {}", (time + 86_400) * 1_000_000));
+    let fence = a.wire().acquires("k", "ann");
+    assert!(fence > i64::try_from((time + 86_400) * 1_000_000).unwrap(), "the counter stands, and is gone on from");
+    direct.run("DEL lockgate:fence");
+    eventually("the other node goes on above it", || {
+        let next = other.acquires("probe", "bob");
+        other.releases("probe", "bob");
+        direct.run("DEL lockgate:fence");
+        (next > fence).then_some(())
+    });
+}

@@ -5,7 +5,7 @@
 
 mod common;
 
-use common::{RedisServer, Reply, ServerKind, Stage, Wire, eventually};
+use common::{Lockgate, RedisServer, Reply, ServerKind, Stage, Wire, eventually};
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
@@ -506,6 +506,28 @@ fn a_set_nx_whose_user_may_not_queue_passes_and_is_counted() {
         assert_eq!(ann.run("SET lock:1 w NX PX 60000"), Reply::Nil);
         assert_eq!(stage.client().run("LOCK.STATS").field("fallbacks"), Reply::Int(2));
         assert_eq!(ann.run("EVAL return(redis.call('DEL',KEYS[1])) 1 lock:1"), Reply::Int(1));
+    }
+}
+
+#[test]
+fn a_setnx_that_passes_carries_its_rules_lease_all_the_same() {
+    const RULE: &str = "[[lock_keys]]\nmatch = \"lock:*\"\ndefault_ttl = \"20s\"\n";
+    for kind in ServerKind::ALL {
+        let server = RedisServer::start_with(kind, &[]);
+        let gate = Lockgate::before_with(&server, RULE);
+        // Whose rights suffice for SETNX alone, for its lease, too, and for the queue.
+        for (number, rights) in ["+setnx", "+setnx +pexpire", "+@all -evalsha -eval", "+@all"].iter().enumerate() {
+            let rules = format!("ACL SETUSER ann reset on >ann ~* {rights}");
+            assert_eq!(server.wire().run(&rules), Reply::Simple("OK".into()));
+            let (mut ann, key) = (gate.wire().acting_as("ann"), format!("lock:{number}"));
+            assert_eq!(ann.run(&format!("SETNX {key} v")), Reply::Int(1), "{rights}");
+            let left = server.wire().run(&format!("PTTL {key}")).int();
+            assert!((1..=20_000).contains(&left), "{rights}: {left}");
+            // Nor is the lease of a lock that stands touched.
+            server.wire().run(&format!("PEXPIRE {key} 5000"));
+            assert_eq!(ann.run(&format!("SETNX {key} w")), Reply::Int(0), "{rights}");
+            assert!(server.wire().run(&format!("PTTL {key}")).int() <= 5000);
+        }
     }
 }
 

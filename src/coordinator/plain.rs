@@ -74,6 +74,30 @@ impl Coordinator {
 
     /// Sends the plain command for the client; never answers [`SetNxAnswer::PassOn`].
     pub async fn plain<C: Caller>(&self, asker: &Asker<C>, ask: &SetNx, form: PlainForm) -> SetNxAnswer {
+        let answer = self.as_written(asker, ask, form).await;
+        if let (SetNxAnswer::Set, PlainForm::SetNx, PlainLease::Ms(ms)) = (&answer, form, ask.lease) {
+            self.add_lease(asker, &ask.key, ms).await;
+        }
+        answer
+    }
+
+    /// `SETNX` has no words for the lease that a rule gives. It is set before the client is told that it has the lock; what has an expiry
+    /// by then is somebody else's lock already. Where the client's user may not set one, Lockgate's own does.
+    async fn add_lease<C: Caller>(&self, asker: &Asker<C>, key: &[u8], ms: u64) {
+        let ms = ms.to_string();
+        let words: [&[u8]; 4] = [b"PEXPIRE", key, ms.as_bytes(), b"NX"];
+        // Redis 6.2 does not know NX.
+        for (caller, count) in [(&asker.caller, 4), (&asker.service, 4), (&asker.service, 3)] {
+            let mut request = Vec::new();
+            encode_command(&words[..count], &mut request);
+            if caller.call(request).await.is_ok_and(|reply| reply.starts_with(b":")) {
+                return;
+            }
+        }
+        tracing::warn!(key = %key.escape_ascii(), ms, "a SETNX that passed got no lease: PEXPIRE was refused; the lock stays until it is released");
+    }
+
+    async fn as_written<C: Caller>(&self, asker: &Asker<C>, ask: &SetNx, form: PlainForm) -> SetNxAnswer {
         match asker.caller.call(plain_command(ask, form)).await {
             Ok(reply) => match decode(&reply) {
                 Ok(Value::Simple(_) | Value::Integer(1)) => SetNxAnswer::Set,
@@ -91,7 +115,7 @@ impl Coordinator {
     }
 }
 
-/// As the client wrote it: who may run `SETNX` need not be allowed to `SET`. There is no lease in it, whatever a rule says.
+/// As the client wrote it: who may run `SETNX` need not be allowed to `SET`.
 fn plain_command(ask: &SetNx, form: PlainForm) -> Vec<u8> {
     let mut out = Vec::new();
     if form == PlainForm::SetNx {

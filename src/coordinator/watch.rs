@@ -357,6 +357,7 @@ impl<'a> Watch<'a> {
                 () = coordinator.desk.wanted() => {}
                 () = nodes.talk.has_mail() => {}
                 () = nodes.leaves.notified() => {}
+                () = coordinator.store.ahead_grew.notified() => nodes.speaks_up(),
                 () = coordinator.store.master_doubted.notified() => {
                     self.has_met_master = false;
                     self.ask_for_master();

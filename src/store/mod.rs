@@ -165,6 +165,9 @@ pub struct Store {
     ahead_us: AtomicU64,
     /// Rings when the upstream has called itself a replica: its master is to be met anew.
     pub master_doubted: Notify,
+    /// Rings when fences run further ahead of the clock than before: the other nodes should know before the next heartbeat, in case the
+    /// counter is lost.
+    pub ahead_grew: Notify,
     /// How long a queue upstream outlives its last change, in ms.
     queue_kept_ms: AtomicU64,
 }
@@ -194,6 +197,7 @@ impl Store {
             ahead_us: AtomicU64::new(0),
             queue_kept_ms: AtomicU64::new(queue_kept_ms),
             master_doubted: Notify::new(),
+            ahead_grew: Notify::new(),
         }
     }
 
@@ -207,6 +211,9 @@ impl Store {
     pub fn met_master(&self, time_us: u64, other_history: bool) {
         let gap = if other_history { OTHER_HISTORY_GAP } else { 0 };
         let ahead_us = self.ahead_us.fetch_add(gap, Ordering::Relaxed) + gap;
+        if gap > 0 {
+            self.ahead_grew.notify_one();
+        }
         let above_seen = self.fence_max.load(Ordering::Relaxed) + 1;
         let floor = time_us.saturating_add(ahead_us).max(above_seen).min(FENCE_MAX / 2);
         self.floor.fetch_max(floor, Ordering::Relaxed);
@@ -270,8 +277,10 @@ impl Store {
         }
         self.fence_max.fetch_max(fence, Ordering::Relaxed);
         let ahead_us = fence.saturating_sub(now_us);
-        if (AHEAD_MIN_US..FENCE_MAX / 4).contains(&ahead_us) {
-            self.ahead_us.fetch_max(ahead_us, Ordering::Relaxed);
+        if (AHEAD_MIN_US..FENCE_MAX / 4).contains(&ahead_us)
+            && self.ahead_us.fetch_max(ahead_us, Ordering::Relaxed) < ahead_us
+        {
+            self.ahead_grew.notify_one();
         }
     }
 
