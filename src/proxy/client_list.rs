@@ -2,6 +2,7 @@
 //! `CLIENT KILL` mean. Whether a filter exists and is well formed the upstream has judged before.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use super::registry::{Card, FieldNames};
@@ -51,31 +52,94 @@ pub fn fields_of(listed: &[u8]) -> Option<FieldNames> {
     Some(parts(line).map(|(name, _)| name.into()).collect())
 }
 
-/// One client as `CLIENT LIST` shows it, with the fields that the upstream shows. What Lockgate does not count is 0.
-pub fn line(card: &Card, fields: Option<&[Box<[u8]>]>, out: &mut Vec<u8>) {
-    let known: Vec<&[u8]> = match fields {
-        Some(fields) => fields.iter().map(|name| &**name).collect(),
-        None => FIELDS.iter().map(|name| name.as_bytes()).collect(),
-    };
-    for (at, name) in known.into_iter().enumerate() {
-        let value = of_client(card, name).or_else(|| of_connection(card, name)).unwrap_or_else(|| b"0".to_vec());
-        push(at, name, &value, out);
-    }
-    out.push(b'\n');
+/// A client as it can be listed.
+pub struct Listed {
+    card: Arc<Card>,
+    /// What the upstream says of the link that only this client is on; `None` where it has none, or the upstream did not say.
+    link: Option<Box<[u8]>>,
 }
 
-/// What `CLIENT INFO` says: the upstream's line of the link that the client is on, with what it knows of the client's own connection.
+impl Listed {
+    /// All that can be told of a client on shared links.
+    pub fn without_link(card: Arc<Card>) -> Listed {
+        Listed { card, link: None }
+    }
+
+    /// The clients with what the upstream has `listed` of their links; of each the number by which it was asked for.
+    pub fn with_links(asked: Vec<(Arc<Card>, u64)>, listed: &[u8]) -> Vec<Listed> {
+        let mut lines: HashMap<u64, &[u8]> =
+            listed.split(|byte| *byte == b'\n').filter_map(|line| Some((number_of(line)?, line))).collect();
+        let with_link = |(card, link): (Arc<Card>, u64)| {
+            // One that was given back meanwhile is another client's, or nobody's.
+            let line = lines.remove(&link).filter(|_| card.upstream_id() == link);
+            Listed { card, link: line.map(Box::from) }
+        };
+        asked.into_iter().map(with_link).collect()
+    }
+
+    /// The client.
+    pub fn card(&self) -> &Arc<Card> {
+        &self.card
+    }
+
+    /// As `CLIENT LIST` shows it, with the fields that the upstream shows. What is not known is 0.
+    pub fn line(&self, fields: Option<&[Box<[u8]>]>, out: &mut Vec<u8>) {
+        if let Some(link) = &self.link {
+            return out.extend(own_line(&self.card, link));
+        }
+        let known: Vec<&[u8]> = match fields {
+            Some(fields) => fields.iter().map(|name| &**name).collect(),
+            None => FIELDS.iter().map(|name| name.as_bytes()).collect(),
+        };
+        for (at, name) in known.into_iter().enumerate() {
+            let value = of_client(&self.card, name).or_else(|| of_connection(&self.card, name));
+            push(at, name, value.as_deref().unwrap_or(b"0"), out);
+        }
+        out.push(b'\n');
+    }
+
+    fn flags(&self) -> Vec<u8> {
+        match self.link.as_deref().and_then(|link| value_of(link, b"flags")) {
+            Some(of_link) => with_own_flags(&self.card, of_link),
+            None => flags(&self.card).into_bytes(),
+        }
+    }
+
+    fn kind(&self) -> Kind {
+        match &self.link {
+            Some(_) => Kind::told_by(&self.flags()),
+            None => kind(&self.card),
+        }
+    }
+}
+
+/// What `CLIENT INFO` says, and `CLIENT LIST` of who has an own link: the upstream's line of the link that the client is on, with what
+/// Lockgate knows of the client's own connection.
 pub fn own_line(card: &Card, upstream: &[u8]) -> Vec<u8> {
     let mut out = Vec::new();
+    // Until the upstream was asked it alone knows who this is.
+    let is_doubted = card.is_doubted.load(Ordering::Relaxed);
     for (at, (name, value)) in parts(upstream.trim_ascii_end()).enumerate() {
         let own = match name {
-            b"flags" => Some(with_own_socket(card, value)),
+            b"flags" => Some(with_own_flags(card, value)),
+            b"user" if is_doubted => None,
+            b"name" if is_doubted && !value.is_empty() => None,
+            b"cmd" => of_connection(card, name),
             _ => of_client(card, name),
         };
         push(at, name, own.as_deref().unwrap_or(value), &mut out);
     }
     out.push(b'\n');
     out
+}
+
+/// The upstream's number in its line of a client.
+fn number_of(line: &[u8]) -> Option<u64> {
+    value_of(line, b"id").and_then(|id| std::str::from_utf8(id).ok()?.parse().ok())
+}
+
+fn value_of<'a>(line: &'a [u8], wanted: &[u8]) -> Option<&'a [u8]> {
+    parts(line.trim_ascii_end()).find(|(name, _)| *name == wanted).map(|(_, value)| value)
 }
 
 fn push(at: usize, name: &[u8], value: &[u8], out: &mut Vec<u8>) {
@@ -144,11 +208,18 @@ fn capa(card: &Card) -> &'static str {
     if card.profile().can_redirect { "r" } else { "" }
 }
 
-/// The flags that the upstream shows of a link, as those of the client: over which kind of socket it came is its own affair.
-fn with_own_socket(card: &Card, flags: &[u8]) -> Vec<u8> {
+/// The flags that the upstream shows of a link, as those of the client: over which kind of socket it came is its own affair, and who
+/// waits for a lock is blocked.
+fn with_own_flags(card: &Card, flags: &[u8]) -> Vec<u8> {
     let mut flags: Vec<u8> = flags.iter().copied().filter(|flag| !b"UN".contains(flag)).collect();
-    if card.is_unix {
-        flags.push(b'U');
+    for (is_set, flag) in [
+        (card.waits_for_lock.load(Ordering::Relaxed), b'b'),
+        (card.is_quitting.load(Ordering::Relaxed), b'c'),
+        (card.is_unix, b'U'),
+    ] {
+        if is_set && !flags.contains(&flag) {
+            flags.push(flag);
+        }
     }
     if flags.is_empty() { b"N".to_vec() } else { flags }
 }
@@ -161,6 +232,7 @@ fn flags(card: &Card) -> String {
         (kind(card) == Kind::PubSub, 'P'),
         (card.multi.load(Ordering::Relaxed) >= 0, 'x'),
         (is(&card.is_blocked) || is(&card.waits_for_lock), 'b'),
+        (is(&card.is_quitting), 'c'),
         (is(&card.is_tracking), 't'),
         (card.is_unix, 'U'),
     ];
@@ -174,6 +246,16 @@ enum Kind {
     PubSub,
     /// Its connection has become a replication stream.
     Replica,
+}
+
+impl Kind {
+    fn told_by(flags: &[u8]) -> Kind {
+        match flags {
+            _ if flags.contains(&b'S') => Kind::Replica,
+            _ if flags.contains(&b'P') => Kind::PubSub,
+            _ => Kind::Normal,
+        }
+    }
 }
 
 fn kind(card: &Card) -> Kind {
@@ -252,27 +334,33 @@ impl Filters {
         self.is_address
     }
 
+    /// Whether what only the upstream knows of clients' own links decides.
+    pub fn ask_for_links(&self) -> bool {
+        self.wanted.keys().any(|(name, _)| matches!(*name, "flags" | "type"))
+    }
+
     /// Whether the client is meant.
-    pub fn take(&self, card: &Card) -> bool {
-        self.skip != Some(card.id)
+    pub fn take(&self, client: &Listed) -> bool {
+        self.skip != Some(client.card.id)
             && self
                 .wanted
                 .iter()
-                .all(|((name, is_not), values)| values.iter().any(|value| is(card, name, value)) != *is_not)
+                .all(|((name, is_not), values)| values.iter().any(|value| is(client, name, value)) != *is_not)
     }
 }
 
 /// Whether the filter `name` with this value means the client.
-fn is(card: &Card, name: &str, value: &[u8]) -> bool {
+fn is(client: &Listed, name: &str, value: &[u8]) -> bool {
+    let card = &*client.card;
     let number = || integer(value).and_then(|number| u64::try_from(number).ok());
     // What is not set has no value that could be equal.
     let is_set_to = |set: &[u8]| !set.is_empty() && set == value;
     match name {
         "id" => number() == Some(card.id),
         "type" => match value.to_ascii_lowercase().as_slice() {
-            b"normal" => kind(card) == Kind::Normal,
-            b"pubsub" => kind(card) == Kind::PubSub,
-            b"replica" | b"slave" => kind(card) == Kind::Replica,
+            b"normal" => client.kind() == Kind::Normal,
+            b"pubsub" => client.kind() == Kind::PubSub,
+            b"replica" | b"slave" => client.kind() == Kind::Replica,
             // Masters do not connect here.
             _ => false,
         },
@@ -281,7 +369,10 @@ fn is(card: &Card, name: &str, value: &[u8]) -> bool {
         "user" => card.profile().user == value,
         "maxage" => number().is_some_and(|least| card.since.elapsed().as_secs() >= least),
         "idle" => number().is_some_and(|least| card.idle_s() >= least),
-        "flags" => value.iter().all(|flag| flags(card).as_bytes().contains(flag)),
+        "flags" => {
+            let shown = client.flags();
+            value.iter().all(|flag| shown.contains(flag))
+        }
         "name" => is_set_to(&card.profile().name),
         "lib-name" => is_set_to(&card.profile().lib_name),
         "lib-ver" => is_set_to(&card.profile().lib_ver),
@@ -310,7 +401,7 @@ mod tests {
 
     fn means(words: &str) -> bool {
         let words: Vec<&[u8]> = words.split(' ').map(str::as_bytes).collect();
-        Filters::read(&words, 99, false, true).expect("known").take(&client().card)
+        Filters::read(&words, 99, false, true).expect("known").take(&Listed::without_link(client().card.clone()))
     }
 
     #[test]
@@ -360,8 +451,10 @@ mod tests {
     #[test]
     fn of_one_filter_the_last_counts_but_where_the_upstream_collects_ids() {
         let ids = [&b"ID"[..], b"1", b"ID", b"2"];
-        assert!(!Filters::read(&ids, 9, true, false).expect("known").take(&client().card));
-        assert!(Filters::read(&ids, 9, true, true).expect("known").take(&client().card));
+        assert!(
+            !Filters::read(&ids, 9, true, false).expect("known").take(&Listed::without_link(client().card.clone()))
+        );
+        assert!(Filters::read(&ids, 9, true, true).expect("known").take(&Listed::without_link(client().card.clone())));
     }
 
     #[test]
@@ -369,7 +462,7 @@ mod tests {
         let upstream = b"id=5 addr=/a b/s:0 name= new-one=7 flags=U user=x resp=2\nid=6 addr=\n";
         let fields = fields_of(upstream).expect("one is listed");
         let mut listed = Vec::new();
-        line(&client().card, Some(&fields), &mut listed);
+        Listed::without_link(client().card.clone()).line(Some(&fields), &mut listed);
         assert_eq!(listed, b"id=1 addr=127.0.0.1:5 name=bob new-one=0 flags=N user=ann resp=2\n");
         let first = upstream.split(|byte| *byte == b'\n').next().unwrap_or_default();
         let told = own_line(&client().card, first);

@@ -86,6 +86,8 @@ pub struct Card {
     link_changed: Notify,
     /// A wait of Lockgate's own (LOCK.*) is under way.
     pub waits_for_lock: AtomicBool,
+    /// It has said `QUIT` where no answer was wanted: nothing more is read of it, and it is to close the connection.
+    pub is_quitting: AtomicBool,
     /// A blocking command runs on its own link.
     pub is_blocked: AtomicBool,
     /// Channels subscribed to.
@@ -102,6 +104,8 @@ pub struct Card {
     pub is_monitor: AtomicBool,
     /// `CLIENT TRACKING` is on.
     pub is_tracking: AtomicBool,
+    /// A refused `HELLO` may have made it another user, or named it; the upstream was not asked yet.
+    pub is_doubted: AtomicBool,
     /// To whom its invalidations go: 0 itself, -1 where nothing is tracked.
     pub redirect: AtomicI64,
 }
@@ -303,6 +307,7 @@ impl Registry {
             keeps_link: AtomicBool::new(false),
             link_changed: Notify::new(),
             waits_for_lock: AtomicBool::new(false),
+            is_quitting: AtomicBool::new(false),
             is_blocked: AtomicBool::new(false),
             subscriptions: AtomicU32::new(0),
             patterns: AtomicU32::new(0),
@@ -311,6 +316,7 @@ impl Registry {
             is_watching: AtomicBool::new(false),
             is_monitor: AtomicBool::new(false),
             is_tracking: AtomicBool::new(false),
+            is_doubted: AtomicBool::new(false),
             redirect: AtomicI64::new(-1),
         });
         self.clients.insert(card.id, card.clone());

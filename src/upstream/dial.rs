@@ -260,6 +260,11 @@ async fn greet_fully(endpoint: &Endpoint, key: &LinkKey, socket: Socket) -> Resu
     let is_busy = told[0].starts_with(b"-BUSY");
     let upstream_id = match decode(&told[0]) {
         Ok(Value::Integer(id)) => u64::try_from(id).unwrap_or(0),
+        // HELLO needs no right, and changes nothing.
+        _ if told[0].starts_with(b"-NOPERM") => {
+            let greeted = exchange(&mut reader, &writer, &command(&[b"HELLO"]), 1).await?;
+            id_in_hello(&greeted[0]).unwrap_or(0)
+        }
         _ => 0,
     };
     let run_id = info_field(&told[1], b"run_id:").map(Rc::from);
@@ -276,6 +281,13 @@ async fn greet_fully(endpoint: &Endpoint, key: &LinkKey, socket: Socket) -> Resu
         is_cluster: is_cluster(&told[1]),
         trail: None,
     })
+}
+
+/// What the reply of `HELLO` says that the connection is called.
+fn id_in_hello(reply: &[u8]) -> Option<u64> {
+    const FIELD: &[u8] = b"$2\r\nid\r\n:";
+    let number = &reply[memchr::memmem::find(reply, FIELD)? + FIELD.len()..];
+    std::str::from_utf8(number.split(|byte| *byte == b'\r').next()?).ok()?.parse().ok()
 }
 
 /// A field of an `INFO`, named with its colon; `None` where it is not there or empty.

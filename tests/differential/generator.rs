@@ -34,9 +34,16 @@ struct Generator {
     rng: Rng,
     topics: Vec<(Topic, u32)>,
     left_out: &'static [&'static str],
+    kind: ServerKind,
     sessions: usize,
     moods: [Mood; SESSIONS.len()],
     is_paused: bool,
+    /// Pauses are of writes, and last until they are ended. Beside one of those a short pause of everything would last as long, and
+    /// nobody would be answered any more.
+    has_long_pauses: bool,
+    /// `CLIENT TRACKING … BCAST` is played. The server tells of written keys when it has read all that lies before it, so that each
+    /// command is a write of its own then.
+    has_broadcasts: bool,
     steps: Vec<Step>,
 }
 
@@ -50,15 +57,26 @@ pub fn conversation(seed: u64, kind: ServerKind, without: Option<&[Topic]>) -> C
     let left_out = if without.is_some() { &[] } else { Topic::OPEN };
     let mut rng = Rng::with_seed(seed);
     let sessions = rng.usize(1..=SESSIONS.len());
-    let mut generator =
-        Generator { rng, topics, left_out, sessions, moods: Default::default(), is_paused: false, steps: prologue() };
+    let (has_long_pauses, has_broadcasts) = (rng.bool(), rng.u8(0..4) == 0);
+    let mut generator = Generator {
+        rng,
+        topics,
+        left_out,
+        kind,
+        sessions,
+        moods: Default::default(),
+        is_paused: false,
+        has_long_pauses,
+        has_broadcasts,
+        steps: prologue(),
+    };
     for who in 0..sessions {
         generator.begins(who);
     }
     for _ in 0..generator.rng.usize(5..25) {
         generator.goes_on();
     }
-    let mut steps = generator.steps;
+    let mut steps = ending_alone(generator.steps);
     if kind == ServerKind::Redis82 {
         steps.iter_mut().for_each(without_silent_refusals);
     }
@@ -82,6 +100,29 @@ fn without_silent_refusals(step: &mut Step) {
             *command = vec![b"PING".to_vec()];
         }
     }
+}
+
+/// A server that is not to answer closes a connection only where something else is about to be written to it. So what ends one, in a
+/// conversation with silence in it, is a write of its own.
+fn ending_alone(steps: Vec<Step>) -> Vec<Step> {
+    let says = |command: &Command, at: usize, word: &str| {
+        command.get(at).is_some_and(|is| is.eq_ignore_ascii_case(word.as_bytes()))
+    };
+    let ends = |command: &Command| says(command, 0, "quit") || says(command, 1, "kill");
+    if !steps.iter().flat_map(Step::sent).any(|command| says(command, 1, "reply")) {
+        return steps;
+    }
+    let mut alone = Vec::new();
+    for step in steps {
+        match &step.act {
+            Act::Commands(commands) if commands.iter().any(ends) => {
+                let writes = commands.chunk_by(|one, next| !ends(one) && !ends(next));
+                alone.extend(writes.map(|commands| Step::commands(&step.who, commands.to_vec())));
+            }
+            _ => alone.push(step),
+        }
+    }
+    alone
 }
 
 /// The users, and in each database its number under `db`.
@@ -124,7 +165,7 @@ impl Generator {
                 self.steps.push(Step { who: SESSIONS[who].to_owned(), act: Act::Close });
                 self.begins(who);
             }
-            5..=6 if self.talks_of(Topic::Half) => {
+            5..=6 if self.talks_of(Topic::Half) && !self.has_broadcasts => {
                 let bytes = RAW[self.rng.usize(..RAW.len())].into();
                 self.steps.push(Step { who: SESSIONS[who].to_owned(), act: Act::Raw(bytes) });
             }
@@ -200,17 +241,41 @@ impl Generator {
         let templates = topic.templates();
         let template = templates[self.rng.usize(..templates.len())];
         let template = if self.left_out.contains(&template) { "PING" } else { template };
+        if template.contains("BCAST") && !self.has_broadcasts {
+            return self.filled("PING");
+        }
         // A word too many or too few, now and then.
         let mut command = self.filled(template);
         match self.rng.u32(0..60) {
             // Redis 7.0 does what stands before it in a HELLO, and the name is upstream's then.
             0 if command[0] != b"HELLO" => command.push(b"extra".to_vec()),
-            // Not of what would stop the clock for long.
-            1 if command.len() > 1 && !matches!(topic, Topic::Blocking | Topic::Pause) => drop(command.pop()),
+            // Not of what would stop the clock for long, nor so that Lockgate's own channels are listed.
+            1 if command.len() > 1
+                && !matches!(topic, Topic::Blocking | Topic::Pause)
+                && command[..2] != [b"PUBSUB".to_vec(), b"CHANNELS".to_vec()] =>
+            {
+                drop(command.pop());
+            }
             _ => {}
+        }
+        if !self.may_pause(&command) {
+            return self.filled("PING");
         }
         self.note(who, &command);
         command
+    }
+
+    /// Whether the command is no pause, or one of those that this conversation has.
+    fn may_pause(&self, command: &Command) -> bool {
+        let words: Vec<_> = command.iter().map(|word| String::from_utf8_lossy(word)).collect();
+        let words: Vec<&str> = words.iter().map(AsRef::as_ref).collect();
+        match words[..] {
+            // Valkey does not look at what stands behind a word too many, and pauses everything.
+            ["CLIENT", "PAUSE", _, _, _, ..] if self.kind == ServerKind::Valkey91 => false,
+            ["CLIENT", "PAUSE", ms, "WRITE", ..] => ms == "0" || self.has_long_pauses,
+            ["CLIENT", "PAUSE", ms, ..] if ms.parse::<u32>().is_ok_and(|ms| ms < 100_000) => !self.has_long_pauses,
+            _ => true,
+        }
     }
 
     /// What the command does to the session's mood, if it is taken.
@@ -239,6 +304,9 @@ impl Generator {
     fn says(&mut self, who: usize, commands: Vec<Command>) {
         for command in &commands {
             self.note(who, command);
+        }
+        if self.has_broadcasts {
+            return self.steps.extend(commands.into_iter().map(|one| Step::commands(SESSIONS[who], vec![one])));
         }
         self.steps.push(Step::commands(SESSIONS[who], commands));
     }

@@ -9,19 +9,40 @@ use std::collections::HashMap;
 pub const SMALLEST_ID: i64 = 300;
 
 /// Which connection has which id.
-pub type Ids = HashMap<i64, String>;
+pub struct Ids {
+    labels: HashMap<i64, String>,
+    /// The order of all clients is the server's own: it turns its list a little further each time it looks after them, by five or, where
+    /// there are no more, once round.
+    are_turned: bool,
+}
+
+impl Ids {
+    pub fn new(are_turned: bool) -> Self {
+        Self { are_turned, labels: HashMap::new() }
+    }
+
+    pub fn insert(&mut self, id: i64, label: String) {
+        self.labels.insert(id, label);
+    }
+
+    fn label(&self, id: i64) -> Option<&String> {
+        self.labels.get(&id)
+    }
+
+    pub fn id(&self, label: &str) -> Option<i64> {
+        self.labels.iter().find(|(_, known)| *known == label).map(|(id, _)| *id)
+    }
+}
 
 /// The fields of `CLIENT LIST` that are about the client, not about its buffers and sockets.
-const CLIENT_FIELDS: [&str; 14] = [
-    "id", "name", "flags", "db", "sub", "psub", "ssub", "multi", "user", "redir", "resp", "lib-name", "lib-ver", "capa",
+const CLIENT_FIELDS: [&str; 15] = [
+    "watch", "id", "name", "flags", "db", "sub", "psub", "ssub", "multi", "user", "redir", "resp", "lib-name",
+    "lib-ver", "capa",
 ];
 
 /// Commands on data, which reach the server in the same order on both ways.
 const MONITORED: [&str; 12] =
     ["get", "set", "incr", "append", "del", "lpush", "rpush", "lrange", "hset", "strlen", "publish", "echo"];
-
-/// The word that a run without Lockgate says in place of a LOCK command.
-pub const STAND_IN: &str = "lock.stand-in";
 
 /// The frame as it is compared; `None` for one that is not.
 pub fn masked(frame: &[u8], ids: &Ids) -> Option<Vec<u8>> {
@@ -48,11 +69,21 @@ fn in_any_order(frame: &[u8]) -> Cow<'_, [u8]> {
 /// Whether the reply without Lockgate and the one through it are the same.
 pub fn are_equal(direct: &[u8], through: &[u8]) -> bool {
     // Both sides of a LOCK command have one reply in its place; inside a transaction that is an error, as EXEC shows.
-    direct == through || (is_stand_in(direct) && !through.starts_with(b">"))
+    // After EXEC was not heard whole, what comes next counts as its elements.
+    direct == through || lock_command(direct).is_some_and(|before| through.starts_with(before) && through[0] != b'>')
 }
 
-fn is_stand_in(frame: &[u8]) -> bool {
-    frame.starts_with(b"-ERR unknown command") && frame.windows(STAND_IN.len()).any(|part| part == STAND_IN.as_bytes())
+/// What stands before the place where a server says that it does not know a command which Lockgate does.
+fn lock_command(frame: &[u8]) -> Option<&[u8]> {
+    const UNKNOWN: &[u8] = b"-err unknown command 'lock.";
+    let at = frame.to_ascii_lowercase().windows(UNKNOWN.len()).position(|part| part == UNKNOWN)?;
+    Some(&frame[..at])
+}
+
+/// What a client hears beside the answers to its commands.
+pub fn is_aside(frame: &[u8]) -> bool {
+    let is_message = [&b"*3\r\n$7\r\nmessage\r\n"[..], b"*4\r\n$8\r\npmessage\r\n", b"*3\r\n$8\r\nsmessage\r\n"];
+    frame.starts_with(b">") || frame.starts_with(b"+monitor") || is_message.iter().any(|begin| frame.starts_with(begin))
 }
 
 fn rewritten(frame: &[u8], ids: &Ids) -> Vec<u8> {
@@ -63,8 +94,9 @@ fn rewritten(frame: &[u8], ids: &Ids) -> Vec<u8> {
         rest = after;
         let number = std::str::from_utf8(&line[1..]).ok().and_then(|text| text.parse::<i64>().ok());
         match (line.first(), number) {
-            (Some(b':'), Some(id)) if id >= SMALLEST_ID && ids.contains_key(&id) => {
-                out.extend_from_slice(format!(":<{}>\r\n", ids[&id]).as_bytes());
+            (Some(b':'), Some(id)) if id >= SMALLEST_ID && ids.label(id).is_some() => {
+                let label = ids.label(id).expect("just looked at");
+                out.extend_from_slice(format!(":<{label}>\r\n").as_bytes());
             }
             (Some(b'$' | b'=' | b'!'), Some(len)) if len >= 0 => {
                 let body = &after[..len as usize];
@@ -75,10 +107,24 @@ fn rewritten(frame: &[u8], ids: &Ids) -> Vec<u8> {
                 }
                 out.extend_from_slice(b"\r\n");
             }
+            (Some(b'-'), _) => out.extend([quoted_ids(line, ids).as_bytes(), b"\r\n"].concat()),
+            // A monitor's line falls between the elements of what EXEC answers to it.
+            _ if monitor_line(&[line, b"\r\n"].concat()).is_some() => out.extend_from_slice(b"+monitor\r\n"),
             _ => out.extend([line, b"\r\n"].concat()),
         }
     }
     out
+}
+
+/// An error in which what was meant for a number or an address is quoted.
+fn quoted_ids(line: &[u8], ids: &Ids) -> String {
+    let text = String::from_utf8_lossy(line).into_owned();
+    let shown = |word: &str| match word.parse().ok().and_then(|id: i64| ids.label(id)) {
+        Some(label) => format!("<{label}>"),
+        None if word.starts_with("127.0.0.1:") => "<address>".to_owned(),
+        None => word.to_owned(),
+    };
+    text.split('\'').map(shown).collect::<Vec<_>>().join("'")
 }
 
 /// `CLIENT LIST` and `CLIENT INFO`: the lines of the conversation's own connections. In the reply of `EXEC` the asker's
@@ -89,18 +135,27 @@ fn clients(body: &[u8], ids: &Ids, is_in_exec: bool) -> Option<String> {
     if !text.starts_with("id=") || !text.contains(" addr=") {
         return None;
     }
-    let lines: Vec<String> = text.lines().filter_map(|line| client(line, ids, is_in_exec)).collect();
+    let mut listed: Vec<(i64, String)> =
+        text.lines().filter_map(|line| Some((id_of(line)?, client(line, ids, is_in_exec)?))).collect();
+    if ids.are_turned {
+        listed.sort();
+    }
+    let lines: Vec<String> = listed.into_iter().map(|(_, line)| line).collect();
     Some(format!("clients\n{}", lines.join("\n")))
 }
 
-/// What tells of the connection's state; Lockgate shows no finer ones in the lists of others.
+fn id_of(line: &str) -> Option<i64> {
+    super::connection::field(line, "id")?.parse().ok()
+}
+
+/// All of them but the asker's own transaction, which the reply of `EXEC` ends.
 fn flags(all: &str, is_queueing: bool) -> String {
-    let shown: String = all.chars().filter(|flag| !"eTBdrR".contains(*flag) && (*flag != 'x' || is_queueing)).collect();
+    let shown: String = all.chars().filter(|flag| *flag != 'x' || is_queueing).collect();
     if shown.is_empty() { "N".to_owned() } else { shown }
 }
 
 fn client(line: &str, ids: &Ids, is_in_exec: bool) -> Option<String> {
-    let label = |number: &str| number.parse().ok().and_then(|id: i64| ids.get(&id)).cloned();
+    let label = |number: &str| number.parse().ok().and_then(|id: i64| ids.label(id)).cloned();
     let id = super::connection::field(line, "id")?;
     let is_queueing = super::connection::field(line, "flags").is_some_and(|flags| flags.contains('x') && !is_in_exec);
     let fields = line.split(' ').filter_map(|word| {

@@ -1,17 +1,20 @@
 //! Plays a conversation on one side, step by step: one write, then everybody takes in what it brings.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use super::common::command;
 use super::connection::{Connection, NoAnswer, wait_for_any};
 use super::conversation::{Act, BOSS, Command, Conversation, Step};
 use super::links;
-use super::mask::{self, Ids, STAND_IN};
+use super::mask::{self, Ids};
 use super::side::Side;
 
 /// How long `BRPOP … 0.01` takes to end by its time, for a server that looks every 2 ms.
 const TIMED: Duration = Duration::from_millis(20);
+
+/// So many clients a server looks after each time, at least.
+const CLIENTS_A_TURN: usize = 5;
 
 /// What all connections have seen after a step: of each how many frames, and whether it has ended.
 type Mark = Vec<(usize, bool)>;
@@ -23,6 +26,8 @@ pub struct Transcript {
     labels: Vec<String>,
     frames: Vec<Vec<Vec<u8>>>,
     marks: Vec<Mark>,
+    /// Somebody may have closed another's connection.
+    has_kills: bool,
 }
 
 /// Where the two sides differ.
@@ -46,7 +51,7 @@ struct Player<'a> {
 
 /// Plays it on a server without Lockgate.
 pub fn watch(conversation: &Conversation, side: &mut Side) -> Result<Transcript, NoAnswer> {
-    let mut player = Player::new(side);
+    let mut player = Player::new(side, &conversation.steps);
     let mut steps = conversation.steps.clone();
     let mut marks = Vec::new();
     let mut at = 0;
@@ -59,12 +64,14 @@ pub fn watch(conversation: &Conversation, side: &mut Side) -> Result<Transcript,
     let labels = player.connections.iter().map(|c| c.label.clone()).collect();
     let frames = player.seen.iter().map(|(frames, _)| frames.clone()).collect();
     player.leave()?;
-    Ok(Transcript { steps, labels, frames, marks })
+    let is_kill = |words: &Command| words.get(1).is_some_and(|word| word.eq_ignore_ascii_case(b"kill"));
+    let has_kills = conversation.steps.iter().flat_map(Step::sent).any(is_kill);
+    Ok(Transcript { steps, labels, frames, marks, has_kills })
 }
 
 /// Plays it on the other side; the first difference, if there is one.
 pub fn compare(transcript: &Transcript, side: &mut Side, patience: Duration) -> Option<Difference> {
-    let mut player = Player::new(side);
+    let mut player = Player::new(side, &transcript.steps);
     for (at, step) in transcript.steps.iter().enumerate() {
         let outcome = player.take(step).and_then(|()| player.follow(transcript, at, patience));
         let says = match outcome {
@@ -86,12 +93,15 @@ pub fn compare(transcript: &Transcript, side: &mut Side, patience: Duration) -> 
 }
 
 impl<'a> Player<'a> {
-    fn new(side: &'a mut Side) -> Self {
+    fn new(side: &'a mut Side, steps: &[Step]) -> Self {
+        let sessions: HashSet<&str> = steps.iter().map(|step| &*step.who).filter(|who| *who != BOSS).collect();
+        // Beside them there is the one who looks on.
+        let are_turned = sessions.len() + 1 > CLIENTS_A_TURN;
         Self {
             side,
             connections: Vec::new(),
             current: HashMap::new(),
-            ids: Ids::new(),
+            ids: Ids::new(are_turned),
             has_timed: false,
             seen: Vec::new(),
         }
@@ -110,7 +120,7 @@ impl<'a> Player<'a> {
                 }
             }
             Act::Commands(commands) => {
-                let bytes: Vec<u8> = commands.iter().flat_map(|words| command(&self.worded(words))).collect();
+                let bytes: Vec<u8> = commands.iter().flat_map(|words| command(&self.filled_in(words))).collect();
                 self.session(&step.who)?.send(&bytes);
             }
             Act::Raw(bytes) => self.session(&step.who)?.send(bytes),
@@ -141,15 +151,6 @@ impl<'a> Player<'a> {
         Ok(&mut self.connections[at])
     }
 
-    /// A command as this side gets it: without Lockgate there are no LOCK commands.
-    fn worded(&self, words: &Command) -> Command {
-        let mut words = self.filled_in(words);
-        if self.side.is_direct() && words[0].len() > 5 && words[0][..5].eq_ignore_ascii_case(b"lock.") {
-            words[0] = STAND_IN.into();
-        }
-        words
-    }
-
     fn filled_in(&self, words: &Command) -> Command {
         words.iter().map(|word| self.filled_in_word(word)).collect()
     }
@@ -166,10 +167,7 @@ impl<'a> Player<'a> {
         let connection = self.current.get(who).map(|&at| &self.connections[at]);
         match connection {
             Some(connection) if is_addr => connection.addr_text.clone().into_bytes(),
-            Some(connection) => {
-                let id = self.ids.iter().find(|(_, label)| **label == connection.label).map(|(id, _)| *id);
-                id.unwrap_or(0).to_string().into_bytes()
-            }
+            Some(connection) => self.ids.id(&connection.label).unwrap_or(0).to_string().into_bytes(),
             None => b"0".to_vec(),
         }
     }
@@ -239,6 +237,8 @@ impl<'a> Player<'a> {
             let label = &connection.label;
             for (number, through) in shown.iter().enumerate() {
                 match direct.get(number) {
+                    // Whoever was cut off by another may have heard less.
+                    None if is_ended && (transcript.has_kills || mask::is_aside(through)) => {}
                     None => return Some(format!("{label} gets one frame more:\n  through  {}", readable(through))),
                     Some(direct) if !mask::are_equal(direct, through) => {
                         let both = format!("  direct   {}\n  through  {}", readable(direct), readable(through));

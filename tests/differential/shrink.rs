@@ -1,6 +1,7 @@
 //! The shortest conversation that still differs.
 
-use super::conversation::{Act, Conversation, Step};
+use super::conversation::{Act, BOSS, Command, Conversation, Step};
+use super::vocabulary::USERS;
 
 /// Drops steps and commands for as long as `differs` says that it still does; it is asked so often at most.
 pub fn shortest(
@@ -57,8 +58,21 @@ fn commands(conversation: &Conversation) -> usize {
     conversation.steps.iter().map(|step| step.sent().len()).sum()
 }
 
-/// LOCK commands while writes stand still have no counterpart without Lockgate.
+/// LOCK commands while writes stand still have no counterpart without Lockgate; and a password that was right is to stay so, for Redis
+/// 8.2 does not always answer one that is wrong.
 fn is_judgeable(conversation: &Conversation) -> bool {
+    let is_there = |name: &[u8]| {
+        let made = |command: &Command| command.len() > 2 && command[1] == b"SETUSER" && command[2] == name;
+        conversation.steps.iter().any(|step| step.who == BOSS && step.sent().iter().any(made))
+    };
+    let is_wrong = |command: &Command| {
+        let at = command.iter().position(|word| word.eq_ignore_ascii_case(b"auth"));
+        let named = at.and_then(|at| command.get(at + 1..));
+        matches!(named, Some([user, _, ..]) if USERS.iter().any(|(name, _)| name.as_bytes() == user) && !is_there(user))
+    };
+    if conversation.steps.iter().flat_map(Step::sent).any(is_wrong) {
+        return false;
+    }
     let mut is_paused = false;
     for command in conversation.steps.iter().flat_map(Step::sent) {
         let text = command.join(&b' ').to_ascii_uppercase();

@@ -147,6 +147,9 @@ impl Session {
             }
             None => (judged, false),
         };
+        if is_last && !self.is_heard() {
+            return self.is_to_leave().await;
+        }
         self.answer(&reply);
         if is_last {
             self.flushed().await?;

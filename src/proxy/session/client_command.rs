@@ -12,7 +12,7 @@ use crate::domain::Resp;
 use crate::protocol::args::encode_command;
 use crate::protocol::frame::{self, Value, decode};
 use crate::protocol::request::RequestFrame;
-use crate::proxy::client_list::{self, Filters};
+use crate::proxy::client_list::{self, Filters, Listed};
 use crate::proxy::registry::{Card, Wish};
 use crate::upstream::call::{CallError, Caller};
 
@@ -28,7 +28,7 @@ pub(super) struct Answered {
 }
 
 /// Whether `CLIENT TRACKING` can go upstream.
-enum Redirect {
+pub(super) enum Redirect {
     /// It can: it redirects to nobody, or to a client that the upstream can name.
     Ready,
     /// With this answer.
@@ -57,6 +57,9 @@ impl Session {
         if let Some(call) = ClientCall::read(args) {
             let Some(judged) = self.judge(call.stand_in(args)).await? else { return Ok(()) };
             let answered = self.client_answer(call, judged).await?;
+            if answered.is_last && !self.is_heard() {
+                return self.is_to_leave().await;
+            }
             self.answer(&answered.reply);
             if answered.is_last {
                 self.flushed().await?;
@@ -82,7 +85,7 @@ impl Session {
     /// The upstream's reply to a question that stands for the command at hand, over the link on which the command would go; `None`
     /// where it is away, and the client has been told.
     async fn judge(&mut self, question: Vec<u8>) -> Result<Option<Vec<u8>>, Gone> {
-        if self.own.as_ref().is_some_and(|own| own.may_intercept()) {
+        if self.own.as_ref().is_some_and(|own| own.may_ask()) {
             return self.ask_own(&question).await.map(Some);
         }
         match self.ask(question).await? {
@@ -175,21 +178,47 @@ impl Session {
         }
         let fields = registry.list_fields();
         let collects_ids = collects_ids(fields.as_deref());
-        match Filters::read(filters, self.card().id, false, collects_ids) {
-            Ok(filters) => {
-                let listed: Vec<_> = match filters.only_ids().filter(|_| !collects_ids) {
-                    Some(ids) => ids.filter_map(|id| registry.find(id)).collect(),
-                    None => registry.all().into_iter().filter(|card| filters.take(card)).collect(),
-                };
-                let mut lines = Vec::new();
-                for card in listed {
-                    client_list::line(&card, fields.as_deref(), &mut lines);
-                }
-                text(self.resp(), &lines, &mut out);
+        let filters = match Filters::read(filters, self.card().id, false, collects_ids) {
+            Ok(filters) => filters,
+            Err(line) => {
+                frame::error(line, &mut out);
+                return Ok(out);
             }
-            Err(line) => frame::error(line, &mut out),
+        };
+        let cards: Vec<_> = match filters.only_ids().filter(|_| !collects_ids) {
+            Some(ids) => ids.filter_map(|id| registry.find(id)).collect(),
+            None => registry.all(),
+        };
+        let mut lines = Vec::new();
+        for client in self.with_links(cards).await?.iter().filter(|client| filters.take(client)) {
+            client.line(fields.as_deref(), &mut lines);
         }
+        text(self.resp(), &lines, &mut out);
         Ok(out)
+    }
+
+    /// These clients with what the upstream says of the links that they have to themselves. Whether this client may know has been judged
+    /// before.
+    async fn with_links(&mut self, cards: Vec<Arc<Card>>) -> Result<Vec<Listed>, Gone> {
+        let asked: Vec<_> =
+            cards.into_iter().map(|card| (card.upstream_id(), card)).map(|(id, card)| (card, id)).collect();
+        let numbers: Vec<String> = asked.iter().map(|(_, id)| id).filter(|id| **id != 0).map(u64::to_string).collect();
+        if numbers.is_empty() {
+            return Ok(asked.into_iter().map(|(card, _)| Listed::without_link(card)).collect());
+        }
+        let mut words: Vec<&[u8]> = vec![b"CLIENT", b"LIST", b"ID"];
+        words.extend(numbers.iter().map(|number| number.as_bytes()));
+        let mut question = Vec::new();
+        encode_command(&words, &mut question);
+        let links = self.worker.links().clone();
+        let listed =
+            self.guard(links.caller(&links.service_pool(links.default_db())).call(question)).await?.unwrap_or_default();
+        let lines = match decode(&listed) {
+            Ok(Value::Bulk(lines)) => lines,
+            // It tells Lockgate less than this client: what is known here has to do.
+            _ => b"",
+        };
+        Ok(Listed::with_links(asked, lines))
     }
 
     /// A reply about `CLIENT TRACKING … REDIRECT`, in which the upstream names a client by its own number for it.
@@ -258,7 +287,7 @@ impl Session {
 
     /// Sees to it that the client that `CLIENT TRACKING … REDIRECT id` names has a link which the upstream can name, if this client may
     /// redirect to it; else gives the answer.
-    async fn ready_redirect(&mut self, args: &[&[u8]]) -> Result<Redirect, Gone> {
+    pub(super) async fn ready_redirect(&mut self, args: &[&[u8]]) -> Result<Redirect, Gone> {
         const NOT_THERE: &[u8] = b"-ERR The client ID you want redirect to does not exist";
         let Some((question, id)) = redirect_stand_in(args) else { return Ok(Redirect::Ready) };
         let Some(judged) = self.judge(question).await? else { return Ok(Redirect::Told) };
@@ -316,9 +345,13 @@ impl Session {
                 return Ok(reply.into());
             }
         };
+        let clients = match filters.ask_for_links() {
+            true => self.with_links(registry.all()).await?,
+            false => registry.all().into_iter().map(Listed::without_link).collect(),
+        };
         // Who is to be closed already is gone.
-        let is_meant = |card: &Arc<Card>| card.wished() != Wish::Kill && filters.take(card);
-        let victims: Vec<_> = registry.all().into_iter().filter(is_meant).collect();
+        let is_meant = |client: &&Listed| client.card().wished() != Wish::Kill && filters.take(client);
+        let victims: Vec<_> = clients.iter().filter(is_meant).map(|client| client.card().clone()).collect();
         self.end(&victims).await?;
         match (filters.are_an_address(), victims.is_empty()) {
             (true, true) => frame::error("ERR No such client", &mut reply),

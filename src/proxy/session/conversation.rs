@@ -116,6 +116,8 @@ pub(super) struct Conversation {
     is_monitor: bool,
     /// Something stays on the connection for as long as this client has it.
     is_kept: bool,
+    /// Nothing is said to the client any more, messages included.
+    is_over: bool,
     replies: Replies,
     /// Channels, patterns and shard channels, as the upstream counts them.
     subscribed: [u64; 3],
@@ -240,12 +242,17 @@ impl Conversation {
         Some(&self.doubt).filter(|doubt| !doubt.is_empty())
     }
 
-    /// The upstream was asked. Where it did not tell, the link is this client's for as long as it is there.
-    pub(super) fn doubt_is_over(&mut self, is_told: bool) {
-        self.doubt = Doubt::default();
+    /// The upstream was asked who the client is. Where it did not tell, the link is this client's for as long as it is there.
+    pub(super) fn user_is_known(&mut self, is_told: bool) {
+        self.doubt.is_user_known();
         if !is_told {
             self.changed(Change::Unknown);
         }
+    }
+
+    /// The upstream has told the client's name.
+    pub(super) fn name_is_known(&mut self) {
+        self.doubt.is_name_known();
     }
 
     /// The upstream has told so.
@@ -261,6 +268,17 @@ impl Conversation {
     /// The client gets the replies to what it sends.
     pub(super) fn is_heard(&self) -> bool {
         self.replies == Replies::On
+    }
+
+    /// The next command is not answered, whatever it is.
+    pub(super) fn skips(&self) -> bool {
+        self.replies == Replies::Skip
+    }
+
+    /// The client gets nothing any more.
+    pub(super) fn falls_silent(&mut self) {
+        self.is_over = true;
+        self.replies = Replies::Off;
     }
 
     /// `CLIENT REPLY` was accepted; nothing may be owed.
@@ -385,11 +403,12 @@ impl Conversation {
     pub(super) fn fate(&self, kind: u8, word: &[u8]) -> Fate {
         let is_heard = self.is_heard();
         match self.class(kind, word) {
+            Class::Push | Class::Ack if self.is_over => Fate::Drop,
             Class::Push | Class::Ack => Fate::Pass,
             Class::MonitorLine if is_heard => Fate::Pass,
             Class::MonitorLine => Fate::Drop,
             Class::Reply => match self.reply_fate(kind, word) {
-                // RESET ends CLIENT REPLY, and is answered.
+                // RESET ends CLIENT REPLY OFF, and is answered.
                 Fate::Pass if !is_heard && !self.is_reset(kind) => Fate::Drop,
                 fate => fate,
             },
@@ -435,9 +454,10 @@ impl Conversation {
         }
     }
 
-    /// The reply that is next shows that `RESET` was accepted.
+    /// The reply that is next shows that `RESET` was accepted, which `CLIENT REPLY SKIP` keeps silent all the same.
     fn is_reset(&self, kind: u8) -> bool {
         self.exec.is_none()
+            && !self.skips()
             && !is_error(kind)
             && matches!(self.owed.front(), Some(Expected::Entry(Entry::Change(change))) if *change == Change::Session(SessionChange::Reset))
     }

@@ -31,6 +31,11 @@ impl Doubt {
         self.options.retain(|option| !matches!(option, HelloOption::Auth(_)));
     }
 
+    /// A reply has shown its name.
+    pub(super) fn is_name_known(&mut self) {
+        self.options.retain(|option| !matches!(option, HelloOption::Name(_)));
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.options.is_empty()
     }
@@ -72,17 +77,22 @@ impl Session {
         };
         let (asks_user, asks_name) =
             own.talk.doubt().map_or((false, false), |doubt| (doubt.has_users(), doubt.has_names()));
-        let mut is_told = true;
         if asks_user {
             let reply = self.ask_own(&encoded(&[b"ACL", b"WHOAMI"])).await?;
-            is_told = self.is_user(&reply);
+            let is_told = self.is_user(&reply);
+            if let Some(own) = self.own.as_mut() {
+                own.talk.user_is_known(is_told);
+            }
         }
         if asks_name {
             let reply = self.ask_own(&encoded(&[b"CLIENT", b"GETNAME"])).await?;
-            self.is_named(&reply);
-        }
-        if let Some(own) = self.own.as_mut() {
-            own.talk.doubt_is_over(is_told);
+            // Before the client has authenticated it is not told; then it is asked once more.
+            if !reply.starts_with(b"-NOAUTH") {
+                self.is_named(&reply);
+                if let Some(own) = self.own.as_mut() {
+                    own.talk.name_is_known();
+                }
+            }
         }
         self.apply_changes();
         self.release_own();

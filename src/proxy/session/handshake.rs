@@ -201,11 +201,15 @@ impl Session {
             self.answer_line("-ERR wrong number of arguments for 'reset' command");
             return Ok(());
         }
+        // Only CLIENT REPLY OFF ends with it.
+        let is_skipped = self.own.as_ref().is_some_and(|own| own.talk.skips());
         self.part_with_own();
         self.big_replies = 0;
         self.card().profile().name.clear();
         self.set_key(self.worker.initial_key());
-        self.answer_line("+RESET");
+        if !is_skipped {
+            self.answer_line("+RESET");
+        }
         Ok(())
     }
 

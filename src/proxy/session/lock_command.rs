@@ -152,9 +152,19 @@ impl Session {
     }
 
     /// Waits for the answer, for the client to leave, or for somebody to unblock it; `hurry` is given when anything arrives behind the
-    /// call. Dropping `call` tells the
-    /// coordinator that nobody waits any more.
+    /// call. Dropping `call` tells the coordinator that nobody waits any more. The answer has its place behind a push that is half sent.
     pub(super) async fn lock_ending<T>(
+        &mut self,
+        call: impl Future<Output = T>,
+        may_wait: bool,
+        hurry: Option<&Hurry>,
+    ) -> Result<Ending<T>, Gone> {
+        let ending = self.call_ending(call, may_wait, hurry).await?;
+        self.drain().await?;
+        Ok(ending)
+    }
+
+    async fn call_ending<T>(
         &mut self,
         call: impl Future<Output = T>,
         may_wait: bool,

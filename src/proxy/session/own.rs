@@ -3,6 +3,7 @@
 use std::sync::atomic::Ordering;
 use std::task::Context;
 
+use super::client_command::Redirect;
 use super::conversation::{Conversation, Grade};
 use super::set_nx::Verdict;
 use super::transaction::{Change, Channels, Entry};
@@ -168,7 +169,8 @@ impl Session {
             for count in [&card.subscriptions, &card.patterns, &card.shard_subscriptions] {
                 count.store(0, Ordering::Relaxed);
             }
-            for flag in [&card.is_watching, &card.is_blocked, &card.is_monitor, &card.is_tracking] {
+            let flags = [&card.is_watching, &card.is_blocked, &card.is_monitor, &card.is_tracking, &card.is_doubted];
+            for flag in flags {
                 flag.store(false, Ordering::Relaxed);
             }
             return;
@@ -182,6 +184,7 @@ impl Session {
         let redirect = talk.redirect().and_then(|id| i64::try_from(id).ok()).unwrap_or(0);
         card.redirect.store(if talk.is_tracking() { redirect } else { -1 }, Ordering::Relaxed);
         card.is_monitor.store(talk.is_monitor(), Ordering::Relaxed);
+        card.is_doubted.store(talk.doubt().is_some(), Ordering::Relaxed);
         let counts = [&card.subscriptions, &card.patterns, &card.shard_subscriptions];
         for (shown, count) in counts.into_iter().zip(talk.subscriptions()) {
             shown.store(u32::try_from(count).unwrap_or(u32::MAX), Ordering::Relaxed);
@@ -289,6 +292,14 @@ impl Session {
                 Onward::Wait | Onward::Step => break,
             }
         }
+        // Whom invalidations are redirected to has to have a link that the upstream can name. What refuses that refuses the command.
+        let words: Vec<&[u8]> = args(command).collect();
+        if is_client_tracking(&words)
+            && self.own.as_ref().is_some_and(|own| own.talk.is_multi() && !own.is_relay)
+            && let Redirect::Told = self.ready_redirect(&words).await?
+        {
+            return Ok(true);
+        }
         let was_sent = self.queue_own(command, frame);
         if was_sent {
             // Redis 8.2 leaves out the refusal of a HELLO behind which another command has come.
@@ -322,6 +333,11 @@ impl OwnMode {
     /// Lockgate may answer a command in the upstream's place: no transaction is open, and the upstream would run it.
     pub(super) fn may_intercept(&self) -> bool {
         !self.talk.is_multi() && !self.talk.is_monitor() && !self.talk.is_opaque()
+    }
+
+    /// Lockgate may ask the upstream something of its own on this link.
+    pub(super) fn may_ask(&self) -> bool {
+        !self.talk.is_multi() && !self.talk.is_opaque()
     }
 
     /// Nothing is on its way on the link, in either direction.
@@ -408,6 +424,10 @@ impl OwnMode {
             Effect::None | Effect::Wait => self.talk.sent_plain(),
         }
     }
+}
+
+fn is_client_tracking(words: &[&[u8]]) -> bool {
+    matches!(words, [name, subcommand, ..] if name.eq_ignore_ascii_case(b"client") && subcommand.eq_ignore_ascii_case(b"tracking"))
 }
 
 /// `REPLCONF ACK` and `GETACK`, which is how replication speaks behind its beginning.

@@ -37,6 +37,7 @@ impl Session {
         let resp = self.resp();
         let Some(own) = self.own.as_mut() else { return false };
         if own.is_relay
+            && (here != Here::Quit || own.talk.is_heard())
             && let Some((request, entry)) = relayed(here, command, &args)
         {
             own.forward_entry(

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::pin::pin;
+use std::sync::atomic::Ordering;
 use std::task::Poll;
 
 use super::set_nx::Verdict;
@@ -115,6 +116,7 @@ impl Session {
             return self.relay(command).await;
         }
         match here {
+            Here::Quit if !self.is_heard() => self.is_to_leave().await,
             Here::Quit => {
                 self.answer_line("+OK");
                 self.flushed().await?;
@@ -175,6 +177,30 @@ impl Session {
     /// Whether CLIENT REPLY lets the answer to the command at hand be sent; to be asked once for each.
     pub(super) fn may_answer(&mut self) -> bool {
         self.own.as_mut().is_none_or(|own| own.talk.may_answer())
+    }
+
+    pub(super) fn is_heard(&self) -> bool {
+        self.own.as_ref().is_none_or(|own| own.talk.is_heard())
+    }
+
+    /// `QUIT`, or `CLIENT KILL` of oneself, where `CLIENT REPLY` lets nothing be said: a server ends the connection behind its answer, and there is none. So it reads
+    /// no more, says no more, and the client closes.
+    pub(super) async fn is_to_leave(&mut self) -> Result<(), Gone> {
+        self.card().is_quitting.store(true, Ordering::Relaxed);
+        if let Some(own) = self.own.as_mut() {
+            own.talk.falls_silent();
+        }
+        let io = self.io.clone();
+        let mut closed = pin!(io.closed_by_peer());
+        std::future::poll_fn(|cx| {
+            let is_over = self.has_to_go(cx) || self.worker.is_draining();
+            if is_over || (self.own.is_some() && self.pump_own(cx).is_err()) {
+                return Poll::Ready(());
+            }
+            closed.as_mut().poll(cx)
+        })
+        .await;
+        Err(Gone)
     }
 
     /// An answer of one line, its kind byte first and without its line end, whatever it quotes.
