@@ -138,7 +138,8 @@ fn number_of(line: &[u8]) -> Option<u64> {
     value_of(line, b"id").and_then(|id| std::str::from_utf8(id).ok()?.parse().ok())
 }
 
-fn value_of<'a>(line: &'a [u8], wanted: &[u8]) -> Option<&'a [u8]> {
+/// A field of an upstream's line of a client.
+pub fn value_of<'a>(line: &'a [u8], wanted: &[u8]) -> Option<&'a [u8]> {
     parts(line.trim_ascii_end()).find(|(name, _)| *name == wanted).map(|(_, value)| value)
 }
 

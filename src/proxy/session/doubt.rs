@@ -7,6 +7,8 @@ use super::{Gone, Session};
 use crate::commands::client::kept_name;
 use crate::protocol::args::encode_command;
 use crate::protocol::frame::{self, Value};
+use crate::proxy::client_list;
+use crate::upstream::call::Caller;
 use crate::upstream::dial::{Credentials, Identity};
 
 /// The options that may have been carried out, in order.
@@ -79,6 +81,8 @@ impl Session {
             own.talk.doubt().map_or((false, false), |doubt| (doubt.has_users(), doubt.has_names()));
         if asks_user {
             let reply = self.ask_own(&encoded(&[b"ACL", b"WHOAMI"])).await?;
+            // Whoever may not ask that is named by the list of clients.
+            let reply = if reply.starts_with(b"-NOPERM") { self.user_listed().await? } else { reply };
             let is_told = self.is_user(&reply);
             if let Some(own) = self.own.as_mut() {
                 own.talk.user_is_known(is_told);
@@ -97,6 +101,21 @@ impl Session {
         self.apply_changes();
         self.release_own();
         Ok(())
+    }
+
+    /// The user of the own link as the upstream lists it, encoded as `ACL WHOAMI` has it; empty where it does not.
+    async fn user_listed(&mut self) -> Result<Vec<u8>, Gone> {
+        let id = self.own.as_ref().map_or(0, |own| own.link.upstream_id()).to_string();
+        let links = self.worker.links().clone();
+        let question = encoded(&[b"CLIENT", b"LIST", b"ID", id.as_bytes()]);
+        let listed = self.guard(links.caller(&links.service_pool(links.default_db())).call(question)).await?;
+        let mut out = Vec::new();
+        if let Ok(Value::Bulk(line)) = frame::decode(&listed.unwrap_or_default())
+            && let Some(user) = client_list::value_of(line, b"user")
+        {
+            frame::bulk(user, &mut out);
+        }
+        Ok(out)
     }
 
     /// Takes over who the upstream says that the connection is; `false` where it does not say.
