@@ -41,7 +41,7 @@ impl Neighbour {
             self.1 += 1;
             let pipeline = [command(&["INCR", "neighbour"]), command(&["ECHO", &self.1.to_string()])].concat();
             self.0.send(&pipeline);
-            let replies = [self.0.try_frame(Duration::from_secs(3)), self.0.try_frame(Duration::from_secs(3))];
+            let replies = [self.0.try_frame(common::PATIENCE), self.0.try_frame(common::PATIENCE)];
             let texts = replies.map(|reply| match reply {
                 Ok(frame) => String::from_utf8_lossy(&frame).into_owned(),
                 Err(silence) => silence.describe(),
