@@ -51,7 +51,7 @@ impl Server {
         let mut model = Redis::default();
         let client = model.connects();
         let socket = self.stream();
-        Link(Arc::new(Mutex::new(Wire { socket, model, client, now_us: 0 })))
+        Link(Arc::new(Mutex::new(Wire { socket, model, client, now_us: 0, slack_ms: 0 })))
     }
 }
 
@@ -78,6 +78,8 @@ struct Wire {
     model: Redis,
     client: u64,
     now_us: u64,
+    /// By how much a lease in the server and in the model may differ: what was written between two looks at the clock begins at either.
+    slack_ms: u64,
 }
 
 impl Wire {
@@ -111,10 +113,13 @@ impl Wire {
         let (real, until_us) = (real.clone(), time_us(after));
         self.now_us = time_us(before);
         self.model.set_time(self.now_us);
-        let is_undecidable = self.model.expires_within(self.now_us / 1000, until_us / 1000);
+        let (now_ms, until_ms) = (self.now_us / 1000, until_us / 1000);
+        self.slack_ms = self.slack_ms.max(until_ms.saturating_sub(now_ms + 1));
+        let is_undecidable = self.model.expires_within(now_ms.saturating_sub(self.slack_ms), until_ms + self.slack_ms);
         assert!(self.model.hears(self.client, request), "the model closed the link");
         let modelled = self.model.take_output(self.client);
         if is_undecidable {
+            self.slack_ms = 0;
             return Err(Undecidable);
         }
         let (Ok(one), Ok(other)) = (decode(&real), decode(&modelled)) else { panic!("a reply makes no sense") };
@@ -149,7 +154,7 @@ impl Wire {
 }
 
 /// A key may have expired before the command or after it, and no clock tells which: the machine stood still between two commands of one
-/// pipeline. A life in which that happens is played again from its beginning.
+/// pipeline, this one or one in which a lease was written. A life in which that happens is played again from its beginning.
 pub struct Undecidable;
 
 /// What `TIME` says, in µs.
