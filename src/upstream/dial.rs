@@ -87,6 +87,21 @@ pub struct Dialled {
 }
 
 impl Dialled {
+    /// A link whose upstream was asked nothing about itself.
+    pub(super) fn unasked(reader: Reader, writer: Writer) -> Dialled {
+        Dialled {
+            reader,
+            writer,
+            upstream_id: 0,
+            run_id: None,
+            time_us: None,
+            needs_auth: false,
+            is_busy: false,
+            is_cluster: false,
+            trail: None,
+        }
+    }
+
     /// Sends whole commands that owe so many replies, and waits for these; before anybody else uses the link.
     pub(super) async fn ask(&mut self, requests: &[u8], replies: usize) -> Result<Vec<Vec<u8>>, DialError> {
         exchange(&mut self.reader, &self.writer, requests, replies).await
@@ -209,17 +224,7 @@ async fn greet_barely(endpoint: &Endpoint, key: &LinkKey, socket: Socket) -> Res
         greeting.expect_ok(&select(key.db)).await?;
     }
     let Greeting { reader, writer } = greeting;
-    Ok(Dialled {
-        reader,
-        writer,
-        upstream_id: 0,
-        run_id: None,
-        time_us: None,
-        needs_auth: false,
-        is_busy: false,
-        is_cluster: false,
-        trail: None,
-    })
+    Ok(Dialled::unasked(reader, writer))
 }
 
 fn auth_command(endpoint: &Endpoint, key: &LinkKey) -> Option<Vec<u8>> {

@@ -24,18 +24,7 @@ fn named() -> Credentials {
 fn link(key: LinkKey) -> (OwnLink, UnixStream) {
     let (ours, theirs) = UnixStream::pair().unwrap();
     let (reader, writer) = Socket::Unix(ours).split();
-    let dialled = Dialled {
-        reader,
-        writer,
-        upstream_id: 0,
-        run_id: None,
-        time_us: None,
-        needs_auth: false,
-        is_busy: false,
-        is_cluster: false,
-        trail: None,
-    };
-    (OwnLink::new(key, dialled, None), theirs)
+    (OwnLink::new(key, Dialled::unasked(reader, writer), None), theirs)
 }
 
 /// Answers each command that comes, alone in its write, with the next of `replies`; returns what came. Closes behind the last.

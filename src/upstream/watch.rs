@@ -211,20 +211,7 @@ mod tests {
     fn link() -> (WatchLink<&'static str>, UnixStream) {
         let (ours, theirs) = UnixStream::pair().unwrap();
         let (reader, writer) = Socket::Unix(ours).split();
-        (
-            WatchLink::new(Dialled {
-                reader,
-                writer,
-                upstream_id: 0,
-                run_id: None,
-                time_us: None,
-                needs_auth: false,
-                is_cluster: false,
-                is_busy: false,
-                trail: None,
-            }),
-            theirs,
-        )
+        (WatchLink::new(Dialled::unasked(reader, writer)), theirs)
     }
 
     #[tokio::test]
