@@ -59,14 +59,7 @@ impl Session {
                 self.worker.registry().took_own_link(why);
                 tracing::debug!(client = self.card().id, why = why.name(), "takes an own link");
                 self.card().takes_link(link.upstream_id());
-                self.own = Some(Box::new(OwnMode {
-                    is_relay: false,
-                    talk: Conversation::new(key.resp),
-                    link,
-                    incoming: Default::default(),
-                    client_id: self.card().id,
-                    streaming: None,
-                }));
+                self.own = Some(OwnMode::new(link, Conversation::new(key.resp), false, self.card().id));
                 Ok(Ok(()))
             }
             Err(error) => Ok(Err(error)),
@@ -79,14 +72,7 @@ impl Session {
         let key = self.key.clone();
         match self.guard(links.take_bare(&key)).await? {
             Ok(link) => {
-                self.own = Some(Box::new(OwnMode {
-                    is_relay: true,
-                    talk: Conversation::of_relay(key.resp),
-                    link,
-                    incoming: Default::default(),
-                    client_id: self.card().id,
-                    streaming: None,
-                }));
+                self.own = Some(OwnMode::new(link, Conversation::of_relay(key.resp), true, self.card().id));
                 Ok(())
             }
             Err(error) => {
@@ -330,6 +316,11 @@ enum Onward {
 }
 
 impl OwnMode {
+    /// Nothing has come on `link` yet, and nothing is under way.
+    fn new(link: OwnLink, talk: Conversation, is_relay: bool, client_id: u64) -> Box<Self> {
+        Box::new(OwnMode { is_relay, link, talk, incoming: Default::default(), client_id, streaming: None })
+    }
+
     /// Lockgate may answer a command in the upstream's place: no transaction is open, and the upstream would run it.
     pub(super) fn may_intercept(&self) -> bool {
         !self.talk.is_multi() && !self.talk.is_monitor() && !self.talk.is_opaque()
