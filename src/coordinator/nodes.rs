@@ -335,6 +335,11 @@ impl Nodes {
         self.lock().peers.values().map(|peer| peer.load.ahead_us).max().unwrap_or(0)
     }
 
+    /// The highest fence that the others have seen.
+    pub fn fence(&self) -> u64 {
+        self.lock().peers.values().map(|peer| peer.load.fence).max().unwrap_or(0)
+    }
+
     /// From now on this node hears what the others say.
     pub fn hears(&self, now: Moment) {
         self.lock().hears_since.get_or_insert(now);
@@ -596,7 +601,7 @@ mod tests {
         Moment::default().plus_ms(ms)
     }
 
-    const LOAD: Load = Load { waiters: 2, locks: 1, ahead_us: 0 };
+    const LOAD: Load = Load { waiters: 2, locks: 1, ahead_us: 0, fence: 0 };
 
     fn says(node: &Nodes, word: &str) -> Vec<u8> {
         node.presence(word, LOAD, at(0))

@@ -26,6 +26,8 @@ pub struct Load {
     pub locks: u64,
     /// By how many µs its fences run ahead of the upstream's clock.
     pub ahead_us: u64,
+    /// The highest fence that it has seen.
+    pub fence: u64,
 }
 
 /// Another node.
@@ -75,14 +77,14 @@ impl Peer {
 /// What this node says of itself.
 pub fn presence(me: &Me, word: &str, load: Load, leads: bool, knows: bool) -> Vec<u8> {
     let flag = |is_so: bool| if is_so { "1" } else { "0" };
-    let numbers = [FORMAT, READS, me.started_at_ms, load.waiters, load.locks, load.ahead_us];
-    let [format, reads, started, waiters, locks, ahead] = numbers.map(|number| number.to_string());
+    let numbers = [FORMAT, READS, me.started_at_ms, load.waiters, load.locks, load.ahead_us, load.fence];
+    let [format, reads, started, waiters, locks, ahead, fence] = numbers.map(|number| number.to_string());
     let mut out = Vec::new();
     #[rustfmt::skip]
     encode_command(&[
         word, "format", &format, "reads", &reads, "version", env!("CARGO_PKG_VERSION"), "started", &started,
         "address", &me.address, "waiters", &waiters, "locks", &locks, "leads", flag(leads), "ahead", &ahead,
-        "knows", flag(knows),
+        "fence", &fence, "knows", flag(knows),
     ], &mut out);
     out
 }
@@ -137,7 +139,12 @@ impl<'a> Said<'a> {
             format,
             started_at_ms: self.number("started"),
             address: self.address(),
-            load: Load { waiters: self.number("waiters"), locks: self.number("locks"), ahead_us: self.number("ahead") },
+            load: Load {
+                waiters: self.number("waiters"),
+                locks: self.number("locks"),
+                ahead_us: self.number("ahead"),
+                fence: self.number("fence"),
+            },
             leads_since: leads.then(|| before.and_then(|before| before.leads_since).unwrap_or(now)),
             heard: now,
             is_understood: format <= READS && FORMAT <= self.number("reads"),

@@ -239,7 +239,8 @@ impl Coordinator {
     }
 
     pub(super) fn load(&self) -> Load {
-        Load { waiters: self.shards.waiting(), locks: self.tied.count() as u64, ahead_us: self.store.ahead_us() }
+        let (ahead_us, fence) = (self.store.ahead_us(), self.store.fence_max());
+        Load { waiters: self.shards.waiting(), locks: self.tied.count() as u64, ahead_us, fence }
     }
 }
 
@@ -600,9 +601,10 @@ impl<'a> Watch<'a> {
             News::Introduce(whom) => self.introduce(&whom),
             News::Talk { from, body } => return self.talk_came(from, body),
         }
-        // Who began after a failover, or heard of it later, goes on above what the others gave since.
-        let store = &coordinator.store;
-        store.met_ahead(coordinator.nodes.ahead_us(), store.upstream_us());
+        // Who began after a failover, or heard of it later, goes on above what the others gave since, and gave before it.
+        let (store, nodes) = (&coordinator.store, &coordinator.nodes);
+        store.met_ahead(nodes.ahead_us(), store.upstream_us());
+        store.met_fence(nodes.fence(), store.upstream_us());
     }
 
     fn talk_came(&mut self, from: &str, body: &[u8]) {

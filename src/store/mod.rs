@@ -214,7 +214,7 @@ impl Store {
         if gap > 0 {
             self.ahead_grew.notify_one();
         }
-        let above_seen = self.fence_max.load(Ordering::Relaxed) + 1;
+        let above_seen = self.fence_max() + 1;
         let floor = time_us.saturating_add(ahead_us).max(above_seen).min(FENCE_MAX / 2);
         self.floor.fetch_max(floor, Ordering::Relaxed);
     }
@@ -259,6 +259,11 @@ impl Store {
     /// By how many µs this node's fences run ahead of the upstream's clock.
     pub fn ahead_us(&self) -> u64 {
         self.ahead_us.load(Ordering::Relaxed)
+    }
+
+    /// The highest fence that this node has seen; 0 for none.
+    pub fn fence_max(&self) -> u64 {
+        self.fence_max.load(Ordering::Relaxed)
     }
 
     /// Another node lets its fences run so far ahead.
@@ -552,7 +557,7 @@ impl Store {
 
     /// The lowest fence that may be given: in whichever database, so that none goes back where somebody swaps them.
     fn floor(&self) -> String {
-        let above_seen = self.fence_max.load(Ordering::Relaxed) + 1;
+        let above_seen = self.fence_max() + 1;
         self.floor.load(Ordering::Relaxed).max(above_seen).to_string()
     }
 

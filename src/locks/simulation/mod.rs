@@ -369,15 +369,22 @@ impl World {
             Due::Restarts { node } => {
                 let life = self.nodes[node].life + 1;
                 self.say(|| format!("node {node} begins anew"));
-                // Its watch link reads the counter, and the other nodes tell how far fences had come. That all are new when the
-                // counter is lost as well is not played: nobody would know.
+                // Its watch link reads the counter, and the other nodes tell how far fences had come, over links on which they
+                // have met the present master. That all are new when the counter is lost as well is not played: nobody would know.
                 self.disaster = self.now;
+                for other in 0..self.nodes.len() {
+                    if self.nodes[other].is_up && std::mem::take(&mut self.nodes[other].has_other_history) {
+                        self.met_master(other, true);
+                    }
+                }
                 let known = self.nodes.iter().map(|node| node.ahead).max().unwrap_or(0);
                 let ahead = known.max(self.upstream.counter.saturating_sub(self.upstream.time(self.now)));
+                let living = self.nodes.iter().filter(|node| node.is_up);
+                let fence_max = living.map(|node| node.fence_max).max().unwrap_or(0);
                 // Its clock may be behind that of its earlier life.
                 let skew_us = self.dice.u64(..SKEW_MAX_US);
                 self.nodes[node] = Node::new(self.rules, life, self.now, skew_us);
-                self.nodes[node].ahead = ahead;
+                (self.nodes[node].ahead, self.nodes[node].fence_max) = (ahead, fence_max);
                 self.met_master(node, false);
             }
             _ => {}
@@ -660,7 +667,7 @@ impl World {
                 self.forget_waits(node, |client| client.owner == owner);
                 self.step(node, Event::Releases { owner: Some(owner_id(owner)) });
             }
-            21 if self.crashes => self.crash(node),
+            21 if self.crashes && !(self.failovers && self.is_last(node)) => self.crash(node),
             24 if self.failovers && self.is_calm() => self.fails_over(),
             25 if self.failovers && self.is_calm() => {
                 self.say(|| "FLUSHALL".into());
@@ -781,6 +788,11 @@ impl World {
     fn forget_waits(&mut self, node: usize, is_meant: impl Fn(&Client) -> bool) {
         let calls = &self.calls;
         self.waiting.retain(|call, _| calls[call].node != node || !is_meant(&calls[call]));
+    }
+
+    /// No other node is there to remember how far fences had come.
+    fn is_last(&self, node: usize) -> bool {
+        self.nodes.iter().enumerate().all(|(other, state)| other == node || !state.is_up)
     }
 
     /// `kill -9`.
