@@ -7,6 +7,8 @@
 --   'handed', fence, call, registered      a waiter of this node has it
 --   'claimed', value, call, registered     call is '' for another node's waiter
 --   'confirmed', registered | 'free', registered | 'held', value, pttl, registered
+--   'over', then 'handed' … | 'claimed' … | 'free' …   the moment until which the confirmed call wanted the lock has passed by the
+--     upstream's clock: it has ended, and the lock goes to the next
 local lock = KEYS[1]
 local what, expected, confirmed, lease, confirmed_call = ARGV[3], ARGV[4], ARGV[5], ARGV[6], ARGV[7]
 local value = redis.pcall('GET', lock)
@@ -26,12 +28,17 @@ if value then
   first, second = with_newcomer(first, second, mine)
 end
 local kind, time = lease:sub(1, 1), lease:sub(2)
+local is_over = false
 if what == 'confirm' and value == expected and kind == 'A' then
   local now = redis.call('TIME')
   if tonumber(time) <= now[1] * 1000 + math.floor(now[2] / 1000) then
-    -- The moment until which he wanted it is over: it goes to the next.
-    what = 'back'
-    if call_of(first) == confirmed_call then first, second = second, nil end
+    -- The moment until which it wanted the lock is over: the lock goes to the next.
+    what, is_over = 'back', true
+    if call_of(first) == confirmed_call then
+      first, second = second, nil
+    elseif call_of(second) == confirmed_call then
+      second = nil
+    end
   end
 end
 if what == 'confirm' and value == expected then
@@ -54,10 +61,14 @@ local given = take_turns(first, second, value and tonumber(value:match('^[^\31]*
 if given then
   -- Out of memory, say: what is to be taken back still is.
   if given.err and not value then return given end
-  if not given.err then return given end
+  if not given.err then
+    if is_over then table.insert(given, 1, 'over') end
+    return given
+  end
 end
 if value then
   local deleted = redis.pcall('DEL', lock)
   if type(deleted) == 'table' then return deleted end
 end
+if is_over then return {'over', 'free', ''} end
 return {'free', ''}

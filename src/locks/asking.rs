@@ -91,7 +91,7 @@ impl Line {
             {
                 // Whoever sees the value from here on sees a hold that somebody was told of.
                 self.call_mut(id).stage = Stage::Granted(grant.fence);
-                self.granted_to(ours.call, grant, now, out);
+                self.granted_to(ours.call, grant, !ours.is_repeat, now, out);
             }
             Tried::Repeated { grant, before, was_claim, ours } => {
                 let call = &self.calls[&id];
@@ -321,7 +321,7 @@ impl Line {
     }
 
     /// A script of somebody else has granted the lock to a waiter.
-    pub(super) fn granted_to(&mut self, id: CallId, grant: Grant, now: Moment, out: &mut Vec<Action>) {
+    pub(super) fn granted_to(&mut self, id: CallId, grant: Grant, is_new: bool, now: Moment, out: &mut Vec<Action>) {
         let Some(call) = self.calls.get(&id) else {
             unreachable!("a call is kept while a script under way may grant to it");
         };
@@ -334,7 +334,7 @@ impl Line {
                     let newer = self.call_mut(newer);
                     newer.owner_was_granted = newer.is_trying;
                 }
-                out.push(Action::Answer { call: id, answer: Answer::Granted { grant, is_new: true } });
+                out.push(Action::Answer { call: id, answer: Answer::Granted { grant, is_new } });
             }
             Stage::Asking => unreachable!("nobody is offered the lock before his own try has returned"),
             // Told twice.
@@ -365,8 +365,11 @@ impl Line {
         };
         let grant = Grant { fence, value: seen.value.clone() };
         match call.stage {
+            // It repeats what its owner has by another call, and its own try, which knows of whom that is, is on its way back.
+            Stage::Waiting if is_repeat && call.is_trying => {}
             Stage::Waiting => {
-                self.granted_to(id, grant, now, out);
+                let is_new = !is_repeat || call.untold_fence == Some(fence);
+                self.granted_to(id, grant, is_new, now, out);
                 self.expires = seen.left_ms.map(|left_ms| now.plus_ms(left_ms));
             }
             // Its own try is on its way back and decides.

@@ -59,7 +59,7 @@ impl Line {
     /// Somebody was given the key by a script of ours.
     pub(super) fn handed(&mut self, handed: Handed, now: Moment, out: &mut Vec<Action>) {
         match handed {
-            Handed::To { call, grant } => self.granted_to(call, grant, now, out),
+            Handed::To { call, grant } => self.granted_to(call, grant, true, now, out),
             Handed::Claimed { call, value } => {
                 let claim_ms = call.and_then(|id| self.calls.get(&id)).map(|call| call.claim_ms(self.rules.claim_ms));
                 self.holder_changed(now, Some(claim_ms.unwrap_or(self.rules.claim_ms)));
@@ -119,7 +119,7 @@ impl Line {
             self.holder_changed(now, call.asked.form.lease_ms());
             return;
         }
-        self.granted_to(claim.call, grant, now, out);
+        self.granted_to(claim.call, grant, true, now, out);
     }
 
     /// A confirmation under way has come to its end, and the call whose time was up meanwhile still waits.

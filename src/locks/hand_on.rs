@@ -80,6 +80,18 @@ impl Line {
                 self.settle_plain(None, now, out);
                 self.came_free();
             }
+            Handing::Over { handed, registered } => {
+                self.registered(registered, &sent);
+                self.answered(now);
+                self.settle_plain(None, now, out);
+                if let Some(claim) = &confirming {
+                    self.end_living(claim.call, Some(Answer::NotGranted), false, now, out);
+                }
+                match handed {
+                    Some(handed) => self.handed(handed, now, out),
+                    None => self.came_free(),
+                }
+            }
             Handing::Held { seen, registered } => {
                 self.registered(registered, &sent);
                 let left = seen.left_ms.map(|left_ms| now.plus_ms(left_ms));

@@ -833,7 +833,13 @@ impl World {
         let level = [Level::Low, Level::Normal, Level::High, Level::Critical][self.dice.usize(..4)];
         let lease_ms = 400 + call % 7 * 200;
         let (actor, form) = if is_plain {
-            let lease = if self.dice.bool() { PlainLease::Ms(lease_ms) } else { PlainLease::Forever };
+            let lease = match self.dice.u8(..5) {
+                0 | 1 => PlainLease::Ms(lease_ms),
+                // Until a moment of the upstream's clock, which may have passed when the lock comes. Where another master with another
+                // clock takes over, that moment means nothing.
+                2 if !self.failovers => PlainLease::AtMs(self.upstream.time(self.now) / 1000 + self.dice.u64(..3000)),
+                _ => PlainLease::Forever,
+            };
             let value: Arc<[u8]> = Arc::from(upstream::PLAIN);
             let actor = if ticket_ms > 0 { Actor::Poller(value.clone()) } else { Actor::Call(CallId(call)) };
             (actor, Form::Plain { value, lease })

@@ -180,16 +180,22 @@ impl Upstream {
         self.holds
     }
 
-    fn lease(form: &Form, now: Moment) -> Option<Moment> {
+    /// When its clock shows that, in Unix ms.
+    fn when(&self, at_ms: u64) -> Moment {
+        Moment((at_ms * 1000).saturating_sub(LAG_MAX_US - self.lag_us))
+    }
+
+    fn lease(&self, form: &Form, now: Moment) -> Option<Moment> {
         match form {
             Form::Lock { lease_ms, .. } => Some(now.plus_ms(*lease_ms)),
             Form::Plain { lease: PlainLease::Ms(ms), .. } => Some(now.plus_ms(*ms)),
+            Form::Plain { lease: PlainLease::AtMs(at_ms), .. } => Some(self.when(*at_ms)),
             Form::Plain { .. } => None,
         }
     }
 
     fn take(&mut self, node: usize, call: CallId, form: &Form, rank: Rank, now: Moment) -> Grant {
-        let until = Self::lease(form, now);
+        let until = self.lease(form, now);
         let holder = match form {
             Form::Lock { owner, .. } => {
                 let owner = super::owner_number(owner);
@@ -350,7 +356,17 @@ impl Upstream {
         if let Some(key) = self.key.clone() {
             match task {
                 Task::Confirm { claim, offer } if **claim == *key.value() => {
-                    let until = Self::lease(&offer.form, now);
+                    if matches!(offer.form, Form::Plain { lease: PlainLease::AtMs(at_ms), .. } if self.when(at_ms) <= now)
+                    {
+                        self.ended.entry(key.hold).or_insert("taken back");
+                        self.key = None;
+                        own.retain(|entry| entry.offer.call != offer.call);
+                        return match self.take_turns(node, own, now) {
+                            Some((handed, registered)) => Handing::Over { handed: Some(handed), registered },
+                            None => Handing::Over { handed: None, registered: None },
+                        };
+                    }
+                    let until = self.lease(&offer.form, now);
                     let is_plain = matches!(offer.form, Form::Plain { .. });
                     let holder = match key.holder.clone() {
                         _ if is_plain => Holder::Plain { call: offer.call.0 },

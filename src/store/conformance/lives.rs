@@ -208,6 +208,14 @@ impl Pair {
                 assert_eq!(registered, known, "{story}");
                 self.same_handed(handed, expected, &story);
             }
+            (HandedOver::Over(handed, registered), Handing::Over { handed: expected, registered: known }) => {
+                assert_eq!(registered, known, "{story}");
+                match (handed, expected) {
+                    (Some(handed), Some(expected)) => self.same_handed(handed, expected, &story),
+                    (None, None) => {}
+                    _ => panic!("{story}"),
+                }
+            }
             (HandedOver::Confirmed(grant, registered), Handing::Confirmed { grant: expected, registered: known }) => {
                 assert_eq!(registered, known, "{story}");
                 self.same_grant(grant, expected, &story);

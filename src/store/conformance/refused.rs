@@ -156,6 +156,7 @@ fn handed(handed: Result<HandedOver, StoreError>) -> Result<&'static str, StoreE
         HandedOver::To(..) => "handed over",
         HandedOver::Confirmed(..) => "confirmed",
         HandedOver::Free(_) => "free",
+        HandedOver::Over(..) => "over",
         HandedOver::Held(..) => "held",
     })
 }

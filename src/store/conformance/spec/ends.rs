@@ -27,18 +27,20 @@ impl Spec {
             Ok(held) => held.map(|(value, until)| (value.to_vec(), until)),
         };
         let mut own = self.own(key, sender, offers);
+        let mut is_over = false;
         if let Some((value, until_ms)) = held {
             match task {
                 Task::Confirm { claim, offer } if **claim == *value => {
                     let is_his = |waiter: &Waiter| waiter.offer.call == offer.call;
-                    let without_him: Vec<Waiter> = match own.first() {
-                        Some(first) if is_his(first) => own[1..].to_vec(),
-                        _ => own.clone(),
-                    };
                     if !self.is_too_late(&offer.form) {
+                        let without_him: Vec<Waiter> = match own.first() {
+                            Some(first) if is_his(first) => own[1..].to_vec(),
+                            _ => own.clone(),
+                        };
                         return Ok(self.confirm(key, sender, (&value, offer), without_him));
                     }
-                    own = without_him;
+                    own.retain(|waiter| !is_his(waiter));
+                    is_over = true;
                 }
                 Task::TakeBack(expected) if **expected == *value => {}
                 _ => {
@@ -55,7 +57,9 @@ impl Spec {
             self.locks.remove(key);
         }
         Ok(match self.take_turns(key, sender, own) {
+            Some((handed, registered)) if is_over => HandedOver::Over(Some(handed), registered),
             Some((handed, registered)) => HandedOver::To(handed, registered),
+            None if is_over => HandedOver::Over(None, None),
             None => HandedOver::Free(None),
         })
     }
