@@ -7,9 +7,9 @@
 local RANK = 42
 
 local function is_waiter(node, text)
-  if node:find('\31', 1, true) or text:sub(RANK + 1, RANK + 1) ~= '\31' then return false end
-  local claim_ms = text:match('^%d+\31%d+\31([1-9]%d*)\31[LPAN]%d*\31[0-3]\31[^\31]*\31%d+\31')
-  return claim_ms ~= nil and #claim_ms <= 13
+  if node:find('\31', 1, true) then return false end
+  local rank, claim_ms = text:match('^(%d+)\31%d+\31([1-9]%d*)\31[LPAN]%d*\31[0-3]\31[^\31]*\31%d+\31')
+  return rank ~= nil and #rank == RANK and #claim_ms <= 13
 end
 
 -- The nodes and their waiters, one after the other. Whatever else somebody has put there is removed: the key is Lockgate's own.

@@ -21,7 +21,8 @@ class Proof:
     limit_s: int = 300
 
 
-SCRIPTS = Proof("scripts", ("store::conformance::every", "store::conformance::claims", "store::conformance::refused"))
+CONFORMANCE = ("every", "claims", "refused", "foreign")
+SCRIPTS = Proof("scripts", tuple(f"store::conformance::{name}" for name in CONFORMANCE))
 LIVES_BY_SCRIPTS = Proof("model of the scripts", ("store::conformance::the_model",))
 DAYS = Proof("days", ("proxy::simulation::no_day",), (("LOCKGATE_DAYS", "40"),), limit_s=600)
 FOR_LUA = [SCRIPTS, LIVES_BY_SCRIPTS, DAYS]

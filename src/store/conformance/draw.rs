@@ -17,7 +17,7 @@ pub const LEASES_MS: [u64; 4] = [200_000, 400_000, 600_000, 800_000];
 /// How long a queue is kept.
 pub const KEPT_MS: [u64; 2] = [300_000, 500_000];
 /// What stands in a key that nobody has locked by LOCK.*: what SET NX writes, an owner's very name, and what is almost of the long form.
-const AROUND: [&[u8]; 16] = [
+pub const AROUND: [&[u8]; 16] = [
     b"v",
     b"ann",
     b"ann2",

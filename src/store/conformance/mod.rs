@@ -8,6 +8,7 @@
 mod claims;
 mod coverage;
 mod draw;
+mod foreign;
 mod lives;
 mod play;
 mod refused;

@@ -15,7 +15,9 @@ use crate::locks::{Form, Offer, Standing, Task};
 use crate::protocol::args::encode_command;
 use crate::protocol::reply::ReplyScanner;
 use crate::store::reply::Reply;
-use crate::store::{Acquired, AllAcquired, AllAsked, Ask, HandedOver, Outcome, Store, StoreError, Times, Transfer};
+use crate::store::{
+    Acquired, AllAcquired, AllAsked, Ask, HandedOver, Outcome, Store, StoreError, Times, Transfer, companion,
+};
 use crate::upstream::call::{CallError, Caller};
 
 const KEY: &[u8] = b"k";
@@ -26,8 +28,11 @@ const CLAIM_MS: u64 = 200_000;
 const TIMES: Times = Times { sent_us: 1_763_740_000_000_000, knows_us: 1_763_740_000_000_000, left_over: None };
 const HOLD: &[u8] = b"ann\x1f7\x1f1\x1f1\x1fn:4\x1fmeta";
 const CLAIM: &[u8] = b"ann\x1f7\x1f1\x1f1\x1fn:5?\x1f";
-/// Commands that the user of the scripts may not call; with `lease` he may, and the lease is one that no server writes.
-const REFUSED: [&str; 3] = ["set", "lease", "del"];
+/// Commands that the user of the scripts may not call. With `lease` he may call all, and the lease is one that no server writes; with
+/// `fence` he may write the locks, and not the counter.
+const REFUSED: [&str; 6] = ["set", "fence", "lease", "del", "get", "exists"];
+/// Of a user who lacks nothing that a script needs: nothing of a lock is published.
+const NOTHING: &str = "publish";
 /// What only the queue is written by.
 const OF_THE_QUEUE: [&str; 2] = ["hset", "hdel"];
 const STATES: [&str; 5] = ["free", "awaited", "held", "held and awaited", "claim"];
@@ -65,10 +70,12 @@ impl Caller for Alone {
     }
 }
 
-struct Stage {
+pub(super) struct Stage {
     admin: Alone,
     user: Alone,
     lease_ms: u64,
+    /// What somebody has put into the queue.
+    rubbish: Option<(&'static [u8], &'static [u8])>,
 }
 
 impl Stage {
@@ -76,15 +83,27 @@ impl Stage {
     fn new(server: &Server, refused: &str) -> Self {
         let [admin, user] = [0, 1].map(|_| Alone(Arc::new(Mutex::new(server.stream()))));
         let without = format!("-{refused}");
+        let rights: &[&str] = match refused {
+            "lease" => &[],
+            "fence" => &["-set", "(+set ~k ~k2)"],
+            _ => &[&without],
+        };
         let words = ["ACL", "SETUSER", refused, "on", "nopass", "~*", "&*", "+@all"];
-        let mut words: Vec<&[u8]> = words.iter().map(|word| word.as_bytes()).collect();
+        let words: Vec<&[u8]> = words.iter().chain(rights).map(|word| word.as_bytes()).collect();
         let lease_ms = if refused == "lease" { u64::MAX } else { LEASE_MS / 2 };
-        if refused != "lease" {
-            words.push(without.as_bytes());
-        }
         assert_eq!(admin.run(&words), Reply::Text(b"OK".to_vec()));
         assert_eq!(user.run(&[b"AUTH", refused.as_bytes(), b"x"]), Reply::Text(b"OK".to_vec()));
-        Stage { admin, user, lease_ms }
+        Stage { admin, user, lease_ms, rubbish: None }
+    }
+
+    /// Whose user may do all, and whose queues hold this, too.
+    pub(super) fn with_rubbish(server: &Server, node: &'static [u8], text: &'static [u8]) -> Self {
+        Stage { rubbish: Some((node, text)), ..Stage::usual(server) }
+    }
+
+    /// Whose user may do all.
+    pub(super) fn usual(server: &Server) -> Self {
+        Stage::new(server, NOTHING)
     }
 
     fn store(node: &str) -> Store {
@@ -113,6 +132,11 @@ impl Stage {
             "free" | "awaited" => drop(self.admin.run(&[b"DEL", KEY])),
             "claim" => drop(self.admin.run(&[b"SET", KEY, CLAIM, b"PX", CLAIM_MS.to_string().as_bytes()])),
             _ => {}
+        }
+        if let Some((node, text)) = self.rubbish {
+            for key in [KEY, FREE_KEY] {
+                self.admin.run(&[b"HSET", &companion::queue(&LockKey::new(0, key)), node, text]);
+            }
         }
     }
 
@@ -171,9 +195,10 @@ fn ended(outcome: Outcome, hands_over: bool) -> &'static str {
     }
 }
 
-const COMMANDS: [&str; 14] = [
+const COMMANDS: [&str; 17] = [
     "acquire",
     "acquire and wait",
+    "acquire first",
     "set nx",
     "look around",
     "look around for one",
@@ -185,7 +210,9 @@ const COMMANDS: [&str; 14] = [
     "force",
     "extend",
     "transfer",
+    "look to change",
     "acquire all",
+    "acquire the rest",
 ];
 
 /// What one of the calls says.
@@ -200,6 +227,11 @@ fn says(stage: &Stage, command: &str) -> Result<&'static str, StoreError> {
     match command {
         "acquire" => asks(ask(b"ann", false, false, lease_ms)),
         "acquire and wait" => asks(ask(b"dan", true, false, lease_ms)),
+        "acquire first" => {
+            let mut ask = ask(b"dan", true, false, lease_ms);
+            ask.standing.arrival_us = Some(1);
+            asks(ask)
+        }
         "set nx" => asks(ask(b"v", false, true, lease_ms)),
         "look around" => turns(Task::Look, &[]),
         "look around for one" => turns(Task::Look, &offers),
@@ -222,9 +254,13 @@ fn says(stage: &Stage, command: &str) -> Result<&'static str, StoreError> {
             };
             now(store.transfer(user, &key, &transfer, false)).map(|moved| if moved.is_some() { "moved" } else { "nil" })
         }
+        "look to change" => now(store.look_to_change(user, &key, false)).map(|held| held.map_or("free", |_| "held")),
         _ => {
             let asked = AllAsked { owner: b"ann", call: CallId(8), level: Level::High, lease_ms, now_ms: 1 };
-            let keys = [LockKey::new(0, FREE_KEY), key];
+            let mut keys = [LockKey::new(0, FREE_KEY), key];
+            if command == "acquire the rest" {
+                keys.reverse();
+            }
             now(store.acquire_all(user, &keys, &asked, |_| false)).map(|all| match all {
                 AllAcquired::Granted(_) => "granted",
                 AllAcquired::InTheWay { .. } => "in the way",
@@ -233,17 +269,22 @@ fn says(stage: &Stage, command: &str) -> Result<&'static str, StoreError> {
     }
 }
 
+/// Whether the server says so: no error in a script itself, and no reply that makes no sense.
+fn is_the_servers(line: &str) -> bool {
+    !line.starts_with("ERR user_script") && !line.contains("answered a lock script with something else")
+}
+
 /// What comes of each call in each state: `refused` leaves the locks as they were, a `*` says that they have changed.
-fn table(server: &Server, refused: &str) -> String {
-    let (mut table, stage) = (String::new(), Stage::new(server, refused));
+pub(super) fn table(stage: &Stage) -> String {
+    let mut table = String::new();
     for command in COMMANDS {
         let outcomes = STATES.map(|state| {
             stage.set(state);
             let before = stage.stands();
-            let word = match says(&stage, command) {
+            let word = match says(stage, command) {
                 Ok(word) => word,
-                Err(StoreError::Refused(_)) => "refused",
-                Err(error) => panic!("{command}, {state}, without {refused}: {error}"),
+                Err(StoreError::Refused(line)) if is_the_servers(&line) => "refused",
+                Err(error) => panic!("{command}, {state}: {error}"),
             };
             format!("{state}: {word}{}", if stage.stands() == before { "" } else { "*" })
         });
@@ -255,18 +296,48 @@ fn table(server: &Server, refused: &str) -> String {
 #[test]
 fn a_write_that_is_refused_leaves_no_lock_half_done() {
     let server = Server::start();
-    let found: String = REFUSED.map(|refused| format!("{refused}\n{}", table(&server, refused))).concat();
+    let found: String = REFUSED.map(|refused| format!("{refused}\n{}", table(&Stage::new(&server, refused)))).concat();
     assert_eq!(found, TABLE.trim_start(), "{found}");
 }
 
 #[test]
 fn a_queue_that_cannot_be_written_changes_no_answer() {
     let server = Server::start();
-    // Nothing of a lock is published.
-    let usual = table(&server, "publish");
+    let usual = table(&Stage::usual(&server));
     assert!(!usual.contains("refused"), "{usual}");
+    let answers = |table: &str| -> Vec<String> {
+        table.lines().filter(|line| !line.starts_with("look to change")).map(str::to_owned).collect()
+    };
     for refused in OF_THE_QUEUE {
-        assert_eq!(table(&server, refused), usual, "without {refused}");
+        assert_eq!(answers(&table(&Stage::new(&server, refused))), answers(&usual), "without {refused}");
+    }
+}
+
+/// Whoever may not remove a waiter may not promote or cancel one.
+#[test]
+fn who_may_not_write_a_queue_is_told_so_before_he_changes_who_waits() {
+    let server = Server::start();
+    let stage = Stage::new(&server, "hdel");
+    for state in STATES {
+        stage.set(state);
+        let before = stage.stands();
+        let said = says(&stage, "look to change");
+        assert!(matches!(said, Err(StoreError::Refused(_))), "{state}: {said:?}");
+        assert!(stage.stands() == before, "{state}: a look has changed something");
+    }
+}
+
+/// Nobody leads by chance: a node that is not told who leads takes nothing away.
+#[test]
+fn who_may_not_read_who_leads_does_not_take_the_lead() {
+    let server = Server::start();
+    let stage = Stage::new(&server, "get");
+    for lease_ms in [LEASE_MS, 0] {
+        stage.admin.run(&[b"FLUSHALL"]);
+        stage.admin.run(&[b"SET", companion::LEADER, b"m", b"PX", b"100000"]);
+        let said = now(Stage::store("n").lead(&stage.user, "n", lease_ms));
+        assert!(matches!(said, Err(StoreError::Refused(_))), "{said:?}");
+        assert_eq!(stage.admin.run(&[b"GET", companion::LEADER]), Reply::Text(b"m".to_vec()));
     }
 }
 
@@ -274,6 +345,7 @@ const TABLE: &str = "
 set
 acquire | free: refused | awaited: refused | held: refused | held and awaited: refused | claim: refused
 acquire and wait | free: refused | awaited: refused | held: no | held and awaited: no | claim: no
+acquire first | free: refused | awaited: refused | held: no | held and awaited: no | claim: no
 set nx | free: refused | awaited: refused | held: no | held and awaited: no | claim: no
 look around | free: free | awaited: refused | held: held | held and awaited: held | claim: held
 look around for one | free: refused | awaited: refused | held: held | held and awaited: held | claim: held
@@ -285,10 +357,31 @@ release for one | free: -1 | awaited: -1 | held: 1* | held and awaited: 1* | cla
 force | free: -1 | awaited: -1 | held: 1* | held and awaited: 1* | claim: 1*
 extend | free: -1 | awaited: -1 | held: 1* | held and awaited: 1* | claim: 0
 transfer | free: nil | awaited: nil | held: refused | held and awaited: refused | claim: nil
+look to change | free: free | awaited: free | held: held | held and awaited: held | claim: held
 acquire all | free: refused | awaited: in the way | held: refused | held and awaited: refused | claim: in the way
+acquire the rest | free: refused | awaited: in the way | held: refused | held and awaited: refused | claim: in the way
+fence
+acquire | free: refused | awaited: refused | held: repeated* | held and awaited: repeated* | claim: repeated*
+acquire and wait | free: refused | awaited: refused | held: no | held and awaited: no | claim: no
+acquire first | free: refused | awaited: refused | held: no | held and awaited: no | claim: no
+set nx | free: granted* | awaited: refused | held: no | held and awaited: no | claim: no
+look around | free: free | awaited: refused | held: held | held and awaited: held | claim: held
+look around for one | free: refused | awaited: refused | held: held | held and awaited: held | claim: held
+take back | free: free | awaited: refused | held: free* | held and awaited: free* | claim: held
+take back for one | free: refused | awaited: refused | held: free* | held and awaited: free* | claim: held
+confirm | free: refused | awaited: refused | held: held | held and awaited: held | claim: confirmed*
+release | free: -1 | awaited: -1 | held: 1* | held and awaited: 1* | claim: 1*
+release for one | free: -1 | awaited: -1 | held: 1* | held and awaited: 1* | claim: 1*
+force | free: -1 | awaited: -1 | held: 1* | held and awaited: 1* | claim: 1*
+extend | free: -1 | awaited: -1 | held: 1* | held and awaited: 1* | claim: 0
+transfer | free: nil | awaited: nil | held: refused | held and awaited: refused | claim: nil
+look to change | free: free | awaited: free | held: held | held and awaited: held | claim: held
+acquire all | free: refused | awaited: in the way | held: refused | held and awaited: refused | claim: in the way
+acquire the rest | free: refused | awaited: in the way | held: refused | held and awaited: refused | claim: in the way
 lease
 acquire | free: refused | awaited: handed over* | held: refused | held and awaited: refused | claim: refused
 acquire and wait | free: refused | awaited: handed over* | held: no | held and awaited: no | claim: no
+acquire first | free: refused | awaited: refused | held: no | held and awaited: no | claim: no
 set nx | free: refused | awaited: handed over* | held: no | held and awaited: no | claim: no
 look around | free: free | awaited: handed over* | held: held | held and awaited: held | claim: held
 look around for one | free: refused | awaited: refused | held: held | held and awaited: held | claim: held
@@ -300,10 +393,13 @@ release for one | free: -1 | awaited: -1 | held: 1* | held and awaited: 1* | cla
 force | free: -1 | awaited: -1, handed over* | held: 1* | held and awaited: 1, handed over* | claim: 1*
 extend | free: -1 | awaited: -1 | held: refused | held and awaited: refused | claim: 0
 transfer | free: nil | awaited: nil | held: refused | held and awaited: refused | claim: nil
+look to change | free: free | awaited: free | held: held | held and awaited: held | claim: held
 acquire all | free: refused | awaited: in the way | held: refused | held and awaited: refused | claim: in the way
+acquire the rest | free: refused | awaited: in the way | held: refused | held and awaited: refused | claim: in the way
 del
 acquire | free: granted* | awaited: handed over* | held: repeated* | held and awaited: repeated* | claim: repeated*
 acquire and wait | free: granted* | awaited: handed over* | held: no | held and awaited: no | claim: no
+acquire first | free: granted* | awaited: granted* | held: no | held and awaited: no | claim: no
 set nx | free: granted* | awaited: handed over* | held: no | held and awaited: no | claim: no
 look around | free: free | awaited: handed over* | held: held | held and awaited: held | claim: held
 look around for one | free: handed over* | awaited: handed over* | held: held | held and awaited: held | claim: held
@@ -315,5 +411,43 @@ release for one | free: -1, handed over* | awaited: -1, handed over* | held: 1, 
 force | free: -1 | awaited: -1, handed over* | held: refused | held and awaited: 1, handed over* | claim: refused
 extend | free: -1 | awaited: -1 | held: 1* | held and awaited: 1* | claim: 0
 transfer | free: nil | awaited: nil | held: moved* | held and awaited: moved* | claim: nil
+look to change | free: free | awaited: free | held: held | held and awaited: held | claim: held
 acquire all | free: granted* | awaited: in the way | held: granted* | held and awaited: granted* | claim: in the way
+acquire the rest | free: granted* | awaited: in the way | held: granted* | held and awaited: granted* | claim: in the way
+get
+acquire | free: granted* | awaited: refused | held: refused | held and awaited: refused | claim: refused
+acquire and wait | free: granted* | awaited: refused | held: refused | held and awaited: refused | claim: refused
+acquire first | free: granted* | awaited: refused | held: refused | held and awaited: refused | claim: refused
+set nx | free: granted* | awaited: refused | held: refused | held and awaited: refused | claim: refused
+look around | free: refused | awaited: refused | held: refused | held and awaited: refused | claim: refused
+look around for one | free: refused | awaited: refused | held: refused | held and awaited: refused | claim: refused
+take back | free: refused | awaited: refused | held: refused | held and awaited: refused | claim: refused
+take back for one | free: refused | awaited: refused | held: refused | held and awaited: refused | claim: refused
+confirm | free: refused | awaited: refused | held: refused | held and awaited: refused | claim: refused
+release | free: refused | awaited: refused | held: refused | held and awaited: refused | claim: refused
+release for one | free: refused | awaited: refused | held: refused | held and awaited: refused | claim: refused
+force | free: refused | awaited: refused | held: refused | held and awaited: refused | claim: refused
+extend | free: refused | awaited: refused | held: refused | held and awaited: refused | claim: refused
+transfer | free: refused | awaited: refused | held: refused | held and awaited: refused | claim: refused
+look to change | free: refused | awaited: refused | held: refused | held and awaited: refused | claim: refused
+acquire all | free: refused | awaited: refused | held: refused | held and awaited: refused | claim: refused
+acquire the rest | free: refused | awaited: refused | held: refused | held and awaited: refused | claim: refused
+exists
+acquire | free: refused | awaited: refused | held: refused | held and awaited: refused | claim: refused
+acquire and wait | free: refused | awaited: refused | held: refused | held and awaited: refused | claim: refused
+acquire first | free: refused | awaited: refused | held: refused | held and awaited: refused | claim: refused
+set nx | free: refused | awaited: refused | held: refused | held and awaited: refused | claim: refused
+look around | free: free | awaited: handed over* | held: held | held and awaited: held | claim: held
+look around for one | free: handed over* | awaited: handed over* | held: held | held and awaited: held | claim: held
+take back | free: free | awaited: handed over* | held: free* | held and awaited: handed over* | claim: held
+take back for one | free: handed over* | awaited: handed over* | held: handed over* | held and awaited: handed over* | claim: held
+confirm | free: handed over* | awaited: handed over* | held: held | held and awaited: held | claim: confirmed*
+release | free: refused | awaited: refused | held: refused | held and awaited: refused | claim: refused
+release for one | free: -1, handed over* | awaited: -1, handed over* | held: 1, handed over* | held and awaited: 1, handed over* | claim: 1, handed over*
+force | free: refused | awaited: refused | held: refused | held and awaited: refused | claim: refused
+extend | free: -1 | awaited: -1 | held: 1* | held and awaited: 1* | claim: 0
+transfer | free: nil | awaited: nil | held: moved* | held and awaited: moved* | claim: nil
+look to change | free: free | awaited: free | held: held | held and awaited: held | claim: held
+acquire all | free: refused | awaited: refused | held: refused | held and awaited: refused | claim: refused
+acquire the rest | free: refused | awaited: refused | held: refused | held and awaited: refused | claim: in the way
 ";
