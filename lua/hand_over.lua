@@ -7,8 +7,8 @@
 --   'handed', fence, call, registered      a waiter of this node has it
 --   'claimed', value, call, registered     call is '' for another node's waiter
 --   'confirmed', registered | 'free', registered | 'held', value, pttl, registered
---   'over', then 'handed' … | 'claimed' … | 'free' …   the moment until which the confirmed call wanted the lock has passed by the
---     upstream's clock: it has ended, and the lock goes to the next
+--   'over', registered     the moment until which the confirmed call wanted the lock has passed by the upstream's clock; the claim
+--     stands until its node takes it back
 local lock = KEYS[1]
 local what, expected, confirmed, lease, confirmed_call = ARGV[3], ARGV[4], ARGV[5], ARGV[6], ARGV[7]
 local value = redis.pcall('GET', lock)
@@ -28,20 +28,15 @@ if value then
   first, second = with_newcomer(first, second, mine)
 end
 local kind, time = lease:sub(1, 1), lease:sub(2)
-local is_over = false
-if what == 'confirm' and value == expected and kind == 'A' then
-  local now = redis.call('TIME')
-  if tonumber(time) <= now[1] * 1000 + math.floor(now[2] / 1000) then
-    -- The moment until which it wanted the lock is over: the lock goes to the next.
-    what, is_over = 'back', true
-    if call_of(first) == confirmed_call then
-      first, second = second, nil
-    elseif call_of(second) == confirmed_call then
-      second = nil
+if what == 'confirm' and value == expected then
+  if call_of(first) == confirmed_call then first = second end
+  if kind == 'A' then
+    local now = redis.call('TIME')
+    if tonumber(time) <= now[1] * 1000 + math.floor(now[2] / 1000) then
+      register(first, mine)
+      return {'over', call_of(first)}
     end
   end
-end
-if what == 'confirm' and value == expected then
   local written
   if kind == 'N' then
     written = redis.pcall('SET', lock, confirmed)
@@ -49,7 +44,6 @@ if what == 'confirm' and value == expected then
     written = redis.pcall('SET', lock, confirmed, kind == 'A' and 'PXAT' or 'PX', time)
   end
   if written.err then return written end
-  if call_of(first) == confirmed_call then first = second end
   register(first, mine)
   return {'confirmed', call_of(first)}
 end
@@ -61,14 +55,10 @@ local given = take_turns(first, second, value and tonumber(value:match('^[^\31]*
 if given then
   -- Out of memory, say: what is to be taken back still is.
   if given.err and not value then return given end
-  if not given.err then
-    if is_over then table.insert(given, 1, 'over') end
-    return given
-  end
+  if not given.err then return given end
 end
 if value then
   local deleted = redis.pcall('DEL', lock)
   if type(deleted) == 'table' then return deleted end
 end
-if is_over then return {'over', 'free', ''} end
 return {'free', ''}

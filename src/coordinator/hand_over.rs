@@ -92,9 +92,7 @@ async fn hand_on<C: Caller>(coordinator: Arc<Coordinator>, key: LockKey, first: 
         let since = coordinator.now();
         let handed = store.hand_over(&service, &key, &task, &offers, times, is_rule_key).await;
         match &handed {
-            Ok(HandedOver::To(handed, _) | HandedOver::Over(Some(handed), _)) => {
-                coordinator.handed_over(&key, handed, since);
-            }
+            Ok(HandedOver::To(handed, _)) => coordinator.handed_over(&key, handed, since),
             Ok(HandedOver::Confirmed(..)) => coordinator.confirmed(&key, since),
             // The watch link tells of that, too, where there is one.
             Ok(HandedOver::Held(held, _)) => coordinator.saw_holder(&key, Some(&held.value)),
@@ -104,7 +102,7 @@ async fn hand_on<C: Caller>(coordinator: Arc<Coordinator>, key: LockKey, first: 
             Ok(HandedOver::To(handed, registered)) => Handing::To { handed, registered },
             Ok(HandedOver::Confirmed(grant, registered)) => Handing::Confirmed { grant, registered },
             Ok(HandedOver::Free(registered)) => Handing::Free { registered },
-            Ok(HandedOver::Over(handed, registered)) => Handing::Over { handed, registered },
+            Ok(HandedOver::Over(registered)) => Handing::Over { registered },
             Ok(HandedOver::Held(held, registered)) => Handing::Held { seen: seen(store, held), registered },
             Err(StoreError::Call(CallError::Unavailable(_))) => Handing::NotReached,
             Err(StoreError::Call(CallError::Lost(_))) => Handing::Lost,

@@ -316,11 +316,9 @@ pub enum Handing {
         /// Who is registered now.
         registered: Registered,
     },
-    /// The moment until which the confirmed call wanted the key has passed by the upstream's clock: the call ends, and the key has
-    /// gone to the next waiter, if there is one.
+    /// The moment until which the confirmed call wanted the key has passed by the upstream's clock: the call ends. Its claim
+    /// stands still.
     Over {
-        /// Who has it now.
-        handed: Option<Handed>,
         /// Who is registered now.
         registered: Registered,
     },
@@ -459,7 +457,6 @@ impl Event {
             | Event::Tried { outcome: Tried::HandedOver { handed: Handed::To { grant, .. }, .. }, .. }
             | Event::Released { outcome: Released::Freed { handed: Some(Handed::To { grant, .. }), .. }, .. }
             | Event::HandedOver { outcome: Handing::To { handed: Handed::To { grant, .. }, .. }, .. }
-            | Event::HandedOver { outcome: Handing::Over { handed: Some(Handed::To { grant, .. }), .. }, .. }
             | Event::HandedOver { outcome: Handing::Confirmed { grant, .. }, .. } => Some(grant),
             _ => None,
         }

@@ -80,16 +80,12 @@ impl Line {
                 self.settle_plain(None, now, out);
                 self.came_free();
             }
-            Handing::Over { handed, registered } => {
+            Handing::Over { registered } => {
                 self.registered(registered, &sent);
                 self.answered(now);
-                self.settle_plain(None, now, out);
                 if let Some(claim) = &confirming {
                     self.end_living(claim.call, Some(Answer::NotGranted), false, now, out);
-                }
-                match handed {
-                    Some(handed) => self.handed(handed, now, out),
-                    None => self.came_free(),
+                    self.give_back(claim.value.clone(), self.rules.claim_ms, now);
                 }
             }
             Handing::Held { seen, registered } => {

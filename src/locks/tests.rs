@@ -856,6 +856,24 @@ fn a_waiting_call_repeats_what_its_owner_came_to_hold_elsewhere() {
     }
 }
 
+/// Life 22706: it was told as new, given back undelivered, and the owner's other call told of it afterwards.
+#[test]
+fn a_look_that_finds_a_repeat_whose_try_is_still_on_its_way_back_tells_nobody() {
+    let mut story = Story::new();
+    story.waits("ann");
+    let ann = story.id("ann");
+    let by_ann = Seen { by: Some(owner("ann")), ..by_stranger() };
+    story.step(Event::Observed { seen: Some(by_ann), registered: Some(ann) });
+    assert_eq!(story.step(Event::TriesAgain(ann)), ["ann tries"]);
+    let ours = Some(Named { is_repeat: true, ..named(&story, "ann", 7) });
+    let repeat = || Seen { ours, ..by_stranger() };
+    let observed = |registered| Event::Observed { seen: Some(repeat()), registered };
+    assert_eq!(story.step(observed(Some(ann))), [""; 0]);
+    let why = "lost".into();
+    assert_eq!(story.tried("ann", Tried::Lost(why)), ["look for ann"]);
+    assert_eq!(story.held(repeat())[0], "ann has 7 still");
+}
+
 #[test]
 fn a_waiting_call_that_is_granted_while_it_asks_again_stays_granted() {
     for is_told_by_the_refusal in [true, false] {
@@ -950,6 +968,20 @@ fn calls_of_set_nx_wait_each_for_itself() {
     let registered = Some(story.id("x'"));
     assert_eq!(story.handed(Handing::Confirmed { grant, registered }), ["x has 0"]);
     assert_eq!(story.line.waiting(), 1);
+}
+
+#[test]
+fn a_set_nx_whose_absolute_expiry_has_passed_upstream_ends_and_its_claim_goes_on() {
+    let mut story = Story::new();
+    story.sets("x", true, 0);
+    story.refused("x");
+    story.waits("ann");
+    let seen = Some(claim_of(&story, "x"));
+    story.step(Event::Observed { seen, registered: None });
+    assert_eq!(story.later(0), ["confirm x? of x"]);
+    let registered = Some(story.id("ann"));
+    assert_eq!(story.handed(Handing::Over { registered }), ["x gets nil", "take back x? for ann"]);
+    assert_eq!(story.hands_over(), ["ann has 101"]);
 }
 
 #[test]

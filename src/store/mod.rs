@@ -144,9 +144,8 @@ pub enum HandedOver {
     Confirmed(Grant, Registered),
     /// The lock is free and nobody waited.
     Free(Registered),
-    /// The moment until which the confirmed call wanted the lock has passed by the upstream's clock: the call has ended, and the next
-    /// waiter has the lock, if there is one.
-    Over(Option<Handed>, Registered),
+    /// The moment until which the confirmed call wanted the lock has passed by the upstream's clock; the claim still stands.
+    Over(Registered),
     /// Another holds it.
     Held(Held, Registered),
 }
@@ -418,12 +417,8 @@ impl Store {
             return Err(odd_reply());
         };
         match parts.as_slice() {
-            [Reply::Text(over), Reply::Text(word), Reply::Text(registered)] if over == b"over" && word == b"free" => {
-                Ok(HandedOver::Over(None, registered_call(registered)))
-            }
-            [Reply::Text(over), parts @ ..] if over == b"over" => {
-                let (handed, registered) = self.handed(parts, offers, times.sent_us).ok_or_else(odd_reply)?;
-                Ok(HandedOver::Over(Some(handed), registered))
+            [Reply::Text(word), Reply::Text(registered)] if word == b"over" => {
+                Ok(HandedOver::Over(registered_call(registered)))
             }
             [Reply::Text(word), Reply::Text(registered)] if word == b"free" => {
                 Ok(HandedOver::Free(registered_call(registered)))

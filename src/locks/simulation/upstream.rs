@@ -356,15 +356,11 @@ impl Upstream {
         if let Some(key) = self.key.clone() {
             match task {
                 Task::Confirm { claim, offer } if **claim == *key.value() => {
+                    own.retain(|entry| entry.offer.call != offer.call);
                     if matches!(offer.form, Form::Plain { lease: PlainLease::AtMs(at_ms), .. } if self.when(at_ms) <= now)
                     {
-                        self.ended.entry(key.hold).or_insert("taken back");
-                        self.key = None;
-                        own.retain(|entry| entry.offer.call != offer.call);
-                        return match self.take_turns(node, own, now) {
-                            Some((handed, registered)) => Handing::Over { handed: Some(handed), registered },
-                            None => Handing::Over { handed: None, registered: None },
-                        };
+                        self.register(node, own.into_iter().next());
+                        return Handing::Over { registered: self.registered(node) };
                     }
                     let until = self.lease(&offer.form, now);
                     let is_plain = matches!(offer.form, Form::Plain { .. });
@@ -376,7 +372,6 @@ impl Upstream {
                         other => unreachable!("a claim is of the long form: {other:?}"),
                     };
                     self.key = Some(Key { holder, until, ..key });
-                    own.retain(|entry| entry.offer.call != offer.call);
                     self.register(node, own.into_iter().next());
                     return Handing::Confirmed { grant: self.grant(is_plain), registered: self.registered(node) };
                 }

@@ -39,7 +39,7 @@ clean | NoString | none / some~
 confirm | Free | free / handed over~
 confirm | Awaited | handed over~
 confirm | Anothers | held~
-confirm | AnothersClaim | confirmed / held~ / over / over, handed over
+confirm | AnothersClaim | confirmed / held~ / over
 confirm | Value | held~
 confirm | Data | held~ / no lock~
 confirm | NoString | wrong type~

@@ -256,8 +256,7 @@ impl<'a> Play<'a> {
             Ok(HandedOver::To(..)) => "handed over",
             Ok(HandedOver::Confirmed(..)) => "confirmed",
             Ok(HandedOver::Free(_)) => "free",
-            Ok(HandedOver::Over(Some(_), _)) => "over, handed over",
-            Ok(HandedOver::Over(None, _)) => "over",
+            Ok(HandedOver::Over(_)) => "over",
             Ok(HandedOver::Held(..)) => "held",
             Err(refusal) => refusal.word(),
         };

@@ -27,20 +27,17 @@ impl Spec {
             Ok(held) => held.map(|(value, until)| (value.to_vec(), until)),
         };
         let mut own = self.own(key, sender, offers);
-        let mut is_over = false;
         if let Some((value, until_ms)) = held {
             match task {
                 Task::Confirm { claim, offer } if **claim == *value => {
                     let is_his = |waiter: &Waiter| waiter.offer.call == offer.call;
-                    if !self.is_too_late(&offer.form) {
-                        let without_him: Vec<Waiter> = match own.first() {
-                            Some(first) if is_his(first) => own[1..].to_vec(),
-                            _ => own.clone(),
-                        };
-                        return Ok(self.confirm(key, sender, (&value, offer), without_him));
+                    if own.first().is_some_and(is_his) {
+                        own.remove(0);
                     }
-                    own.retain(|waiter| !is_his(waiter));
-                    is_over = true;
+                    if self.is_too_late(&offer.form) {
+                        return Ok(HandedOver::Over(self.register(key, sender, own.into_iter().next())));
+                    }
+                    return Ok(self.confirm(key, sender, (&value, offer), own));
                 }
                 Task::TakeBack(expected) if **expected == *value => {}
                 _ => {
@@ -57,9 +54,7 @@ impl Spec {
             self.locks.remove(key);
         }
         Ok(match self.take_turns(key, sender, own) {
-            Some((handed, registered)) if is_over => HandedOver::Over(Some(handed), registered),
             Some((handed, registered)) => HandedOver::To(handed, registered),
-            None if is_over => HandedOver::Over(None, None),
             None => HandedOver::Free(None),
         })
     }
