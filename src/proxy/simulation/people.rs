@@ -371,9 +371,9 @@ impl Client {
             }
             1 => {
                 let words = [&[&b"LOCK.TRANSFER"[..], &key, &owner, b"thief"], &fenced[..]].concat();
-                if let Some(Said::Number(given)) = self.asks(&words).await {
-                    panic!("a fence of the past gave a lock away, under {given}");
-                }
+                let wish = self.world.judge(|judge| judge.wishes_of_the_past(&key, &owner, fence));
+                let said = self.asks(&words).await;
+                self.transferred(&key, (&owner, Some(fence)), b"thief", (None, sent_us), said, wish);
             }
             _ => {
                 // It may still be under way to be released: then this is no more than that.
@@ -382,9 +382,7 @@ impl Client {
                 if let Some(Said::Number(said)) = self.asks(&words).await {
                     let by = (&owner[..], Some(fence));
                     self.world.judge(|judge| judge.is_released(&key, by, sent_us, said));
-                    if let Some(wish) = wish {
-                        self.world.judge(|judge| judge.wish_is_over(wish, said == 1));
-                    }
+                    self.world.judge(|judge| judge.wish_is_over(wish, said == 1));
                 }
             }
         }
@@ -418,20 +416,36 @@ impl Client {
         }
         let wish = self.world.judge(|judge| judge.wishes(&key, &from, None));
         let sent_us = self.world.net.unix_us();
+        let lease_ms = self.world.plan.lease_ms(&key, Some(1500));
         let said = self.asks(&[b"LOCK.TRANSFER", &key, &from, &to, b"TTL", b"1500"]).await;
+        if matches!(said, Some(Said::Number(_))) {
+            self.mine.retain(|mine| mine.key != key);
+        }
+        self.transferred(&key, (&from, None), &to, (Some(lease_ms), sent_us), said, wish);
+    }
+
+    /// TRANSFER was answered, or never will be: then it may have been done, or may still be.
+    fn transferred(
+        &self,
+        key: &[u8],
+        (from, fence): (&[u8], Option<u64>),
+        to: &[u8],
+        (lease_ms, sent_us): (Option<u64>, u64),
+        said: Option<Said>,
+        wish: u64,
+    ) {
         match said {
-            Some(Said::Number(fence)) => {
-                let mark = Mark::Fenced(to, fence as u64);
-                self.world.judge(|judge| judge.is_told(&key, &mark));
-                self.mine.retain(|mine| mine.key != key);
+            Some(Said::Number(given)) => {
+                let mark = Mark::Fenced(to.to_vec(), given as u64);
+                self.world.judge(|judge| judge.is_transferred(key, (from, fence), (&mark, lease_ms), sent_us));
+                self.world.judge(|judge| judge.wish_is_over(wish, true));
             }
             Some(Said::Nil) => {
-                self.world.judge(|judge| judge.is_not_transferred(&key, &from, sent_us));
-                return self.world.judge(|judge| judge.wish_is_over(wish, false));
+                self.world.judge(|judge| judge.is_not_transferred(key, (from, fence), sent_us));
+                self.world.judge(|judge| judge.wish_is_over(wish, false));
             }
-            _ => return self.world.judge(|judge| judge.knows_nothing_of(&key, &to)),
+            _ => self.world.judge(|judge| judge.knows_nothing_of(key, to)),
         }
-        self.world.judge(|judge| judge.wish_is_over(wish, true));
     }
 
     async fn forces(&mut self) {

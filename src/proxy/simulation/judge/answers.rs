@@ -151,10 +151,31 @@ impl Judge {
         }
     }
 
-    /// TRANSFER was answered nil: its giver was not the holder.
-    pub fn is_not_transferred(&self, key: &[u8], owner: &[u8], sent_us: u64) {
-        if !self.at_some_moment(key, sent_us, |held| !held.is_held_by(owner, None)) {
-            self.wrong(format!("{} holds {}, and could not transfer it", owner.escape_ascii(), key.escape_ascii()));
+    /// TRANSFER was answered with a fence: its giver held the lock, and `mark` has it with that lease.
+    pub fn is_transferred(
+        &mut self,
+        key: &[u8],
+        (owner, fence): (&[u8], Option<u64>),
+        (mark, lease_ms): (&Mark, Option<u64>),
+        sent_us: u64,
+    ) {
+        let fits = |held: &Held| {
+            let of = held.value.as_deref().map(Mark::of);
+            of == Some((mark.clone(), false)) && lease_ms.is_none_or(|lease_ms| held.lease_ms() == Some(lease_ms))
+        };
+        let had = |held: &Held| held.is_held_by(owner, fence);
+        if !self.at_some_moment(key, sent_us, had) || !self.at_some_moment(key, sent_us, fits) {
+            let (story, who) = (self.story(key, sent_us), owner.escape_ascii());
+            self.wrong(format!("{mark} is given {} by {who} ({fence:?}): {story:?}", key.escape_ascii()));
+        }
+        self.is_told(key, mark);
+    }
+
+    /// TRANSFER was answered nil: its giver was not the holder, or not under that fence.
+    pub fn is_not_transferred(&self, key: &[u8], (owner, fence): (&[u8], Option<u64>), sent_us: u64) {
+        if !self.at_some_moment(key, sent_us, |held| !held.is_held_by(owner, fence)) {
+            let (who, key) = (owner.escape_ascii(), key.escape_ascii());
+            self.wrong(format!("{who} holds {key} ({fence:?}), and could not transfer it"));
         }
     }
 

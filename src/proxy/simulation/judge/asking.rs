@@ -63,11 +63,17 @@ impl Judge {
         self.last_call
     }
 
-    /// Somebody goes on with a hold of the past: where it stands after all, its end was wished before.
-    pub fn wishes_of_the_past(&mut self, key: &[u8], owner: &[u8], fence: u64) -> Option<u64> {
+    /// Somebody goes on with a hold of the past, under its fence. It may stand after all: its release is still on its way, or a disaster
+    /// brings it back. What its owner waits for by now is not meant.
+    pub fn wishes_of_the_past(&mut self, key: &[u8], owner: &[u8], fence: u64) -> u64 {
         let mark = Mark::Fenced(owner.to_vec(), fence);
-        let stands = self.locks.get(key).and_then(|lock| lock.hold.as_ref()).is_some_and(|hold| hold.mark == mark);
-        stands.then(|| self.wishes(key, owner, Some(fence)))
+        if self.locks.get(key).and_then(|lock| lock.hold.as_ref()).is_some_and(|hold| hold.mark == mark) {
+            return self.wishes(key, owner, Some(fence));
+        }
+        self.last_call += 1;
+        let (key, owner, fence) = (key.to_vec(), owner.to_vec(), Some(fence));
+        self.wishes.push(Wish { key, owner, by: self.last_call, fence, is_tie: false });
+        self.last_call
     }
 
     /// What he wished has been done or not: it ends nothing any more.
