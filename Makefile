@@ -30,10 +30,14 @@ DAYS ?= 20000
 LIVES ?= 1000000
 MINUTES ?= 30
 CONVERSATIONS ?= 100000
+# So many changes of the scripts, and as many of the Rust code, that the proofs must notice; another seed draws others.
+MUTANTS ?= 6
+MUTANTS_SEED ?= 1
 
 test-long: ## The long form: Redis' own suite and redis-py's tests through Lockgate, many lives, days and histories; hours
 	@scripts/setup-tests.sh
 	@scripts/setup-suites.sh
+	@scripts/setup-mutants.sh
 	$(CARGO) build --release --locked
 	tests/suites/compare.sh target/suites/shared target/release/lockgate
 	DIRECT=target/suites/shared/direct EXPECTED=/dev/null LOCKGATE_LINKS__SHARED=0 \
@@ -42,6 +46,8 @@ test-long: ## The long form: Redis' own suite and redis-py's tests through Lockg
 	LOCKGATE_SEEDS=$(LIVES) $(CARGO) test --release --locked --lib locks::simulation
 	LOCKGATE_DAYS=$(DAYS) $(CARGO) test --release --locked --lib proxy::simulation
 	LOCKGATE_HISTORY_MINUTES=$(MINUTES) $(CARGO) test --release --locked --test histories
+	tests/mutants/run lua --sample $(MUTANTS) --seed $(MUTANTS_SEED)
+	tests/mutants/run rust --sample $(MUTANTS) --seed $(MUTANTS_SEED)
 
 lint: ## rustfmt and clippy, warnings as errors
 	@scripts/setup-rust.sh

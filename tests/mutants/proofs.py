@@ -2,9 +2,11 @@
 import dataclasses
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 
 
@@ -15,17 +17,48 @@ class Proof:
     name: str
     words: tuple
     environment: tuple = ()
+    # Tests with these in their names are left out.
+    without: tuple = ()
     # `--lib`, or the name of a file in tests/.
     program: str = "--lib"
-    # How long it takes at most on a machine that has other things to do. What runs longer does not end by itself: it is caught.
+    # What takes more of a processor does not end by itself: it is caught.
+    cpu_s: int = 60
+    # How long it takes at most on a machine that has other things to do; the same.
     limit_s: int = 300
 
 
 CONFORMANCE = ("every", "claims", "refused", "foreign")
 SCRIPTS = Proof("scripts", tuple(f"store::conformance::{name}" for name in CONFORMANCE))
 LIVES_BY_SCRIPTS = Proof("model of the scripts", ("store::conformance::the_model",))
-DAYS = Proof("days", ("proxy::simulation::no_day",), (("LOCKGATE_DAYS", "40"),), limit_s=600)
+DAYS = Proof("days", ("proxy::simulation::no_day",), (("LOCKGATE_DAYS", "40"),), cpu_s=300, limit_s=600)
 FOR_LUA = [SCRIPTS, LIVES_BY_SCRIPTS, DAYS]
+
+UNITS = Proof("unit tests", ("locks::", "store::", "coordinator::"), without=("simulation", "conformance"))
+FEW_LIVES = Proof("lives", ("locks::simulation",), (("LOCKGATE_SEEDS", "300"),))
+FEW_DAYS = Proof("days", ("proxy::simulation",), (("LOCKGATE_DAYS", "15"),))
+# What CI plays of lives and days.
+LIVES = Proof("more lives", ("locks::simulation",), cpu_s=120)
+MORE_DAYS = Proof("more days", ("proxy::simulation::no_day",), cpu_s=300, limit_s=900)
+
+
+def for_rust(file, is_brief):
+    """What a change of that file is shown: whatever runs it."""
+    of_scripts, of_lives = [SCRIPTS, LIVES_BY_SCRIPTS] * ("/store/" in file), [FEW_LIVES] * ("/locks/" in file)
+    whole = [] if is_brief else [LIVES] * ("/locks/" in file) + [MORE_DAYS]
+    return [UNITS, *of_scripts, *of_lives, FEW_DAYS, *whole]
+
+
+def with_servers(*programs):
+    """Tests of the whole program, on real servers."""
+    return [Proof(program, (), program=program, limit_s=300) for program in programs]
+
+
+# What a mutant is shown that no fast proof notices.
+WITH_SERVERS = with_servers(
+    "locks_family", "locks_queue", "locks_protocol", "locks_grant", "locks_release", "locks_engine", "locks_hints", "locks_heal",
+    "set_nx", "set_nx_queue", "deadlocks", "locks_nodes", "locks_order", "locks_traps", "locks_upstream", "locks_crash", "rights", "house",
+    "config", "bounds",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,49 +66,86 @@ class Outcome:
     # The proof that failed; none where all passed.
     caught_by: str | None
     seconds: float
+    # What the proof said that failed.
+    told: str = ""
 
 
-def built(folder, environment, programs, is_quick=False):
-    """Builds test programs, quick ones where they run for long, and returns their paths by name."""
+@dataclasses.dataclass(frozen=True)
+class Built:
+    """Test programs by name, or what does not compile."""
+
+    programs: dict
+    # Pairs of a file and a line.
+    errors: frozenset
+    # What the compiler says of it.
+    told: str
+
+
+def lines_of(span):
+    """Where something stands that the compiler tells of, and the macros around it."""
+    while span:
+        yield from ((span["file_name"], number) for number in range(span["line_start"], span["line_end"] + 1))
+        span = span["expansion"] and span["expansion"]["span"]
+
+
+def built(folder, environment, programs):
     command = ["cargo", "test", "--locked", "--no-run", "--message-format=json"]
-    if is_quick:
-        command += ["--config", "profile.dev.package.lockgate.opt-level=1"]
     for program in programs:
         command += ["--lib"] if program == "--lib" else ["--test", program]
-    done = subprocess.run(command, cwd=folder, env=environment, stdout=subprocess.PIPE, text=True)
-    if done.returncode:
-        sys.exit("the tree does not build")
-    paths = {}
+    done = subprocess.run(command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    paths, errors, told = {}, set(), []
     for line in done.stdout.splitlines():
         message = json.loads(line)
         if message.get("reason") == "compiler-artifact" and message["profile"]["test"] and message["executable"]:
             kind = message["target"]["kind"]
             paths["--lib" if "lib" in kind else message["target"]["name"]] = message["executable"]
-    return paths
+        elif message.get("reason") == "compiler-message" and message["message"]["level"] == "error":
+            told.append(message["message"]["rendered"])
+            for span in message["message"]["spans"]:
+                errors.update(lines_of(span) if span["is_primary"] else [])
+    if done.returncode and not errors:
+        sys.exit("the tree does not build:\n" + "\n".join(told) + done.stderr)
+    return Built(paths, frozenset(errors) if done.returncode else frozenset(), "\n".join(told))
+
+
+# A change may make a loop fill all memory there is.
+MEMORY_MAX = 8 << 30
 
 
 def passes(proof, programs, folder, environment):
-    """Whether its tests pass in time. Whatever it has begun ends with it."""
+    """Whether its tests pass, whether they ended by themselves, and what they said. Whatever they have begun ends with them."""
+    told = tempfile.TemporaryFile()
     environment = dict(environment, RUST_BACKTRACE="0", **dict(proof.environment))
+
+    def bounded():
+        resource.setrlimit(resource.RLIMIT_AS, (MEMORY_MAX, MEMORY_MAX))
+        resource.setrlimit(resource.RLIMIT_CPU, (proof.cpu_s, proof.cpu_s))
+
     child = subprocess.Popen(
-        [programs[proof.program], "--quiet", *proof.words], cwd=folder, env=environment, start_new_session=True,
-        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        [programs[proof.program], "--quiet", *proof.words, *(f"--skip={word}" for word in proof.without)],
+        cwd=folder, env=environment, start_new_session=True, preexec_fn=bounded,
+        stdin=subprocess.DEVNULL, stdout=told, stderr=told,
     )
+    status = None
     try:
-        return child.wait(timeout=proof.limit_s) == 0
+        status = child.wait(timeout=proof.limit_s)
     except subprocess.TimeoutExpired:
-        return False
+        pass
     finally:
         try:
             os.killpg(child.pid, signal.SIGKILL)
         except ProcessLookupError:
             pass
         child.wait()
+    told.seek(0)
+    has_ended = status not in (None, -signal.SIGXCPU, -signal.SIGKILL)
+    return status == 0, has_ended, told.read().decode(errors="replace")
 
 
 def shown_to(proofs, programs, folder, environment):
     began = time.monotonic()
     for proof in proofs:
-        if not passes(proof, programs, folder, environment):
-            return Outcome(proof.name, time.monotonic() - began)
+        has_passed, has_ended, told = passes(proof, programs, folder, environment)
+        if not has_passed:
+            return Outcome(proof.name if has_ended else f"{proof.name} (no end)", time.monotonic() - began, told)
     return Outcome(None, time.monotonic() - began)

@@ -400,9 +400,13 @@ impl<'a> Play<'a> {
     }
 
     fn look(&mut self, turn: &Turn) {
-        self.tell(turn, &"look");
-        let (key, state) = (Self::name(turn), self.state(turn, None));
-        let mut real = now(self.stores[turn.node].look(&self.link, &key, turn.is_rule_key));
+        let is_to_change = self.dice.bool();
+        self.tell(turn, &if is_to_change { "look to change" } else { "look" });
+        let (key, state, store) = (Self::name(turn), self.state(turn, None), &self.stores[turn.node]);
+        let mut real = match is_to_change {
+            true => now(store.look_to_change(&self.link, &key, turn.is_rule_key)),
+            false => now(store.look(&self.link, &key, turn.is_rule_key)),
+        };
         self.has_run();
         let expected = self.spec.look(KEYS[turn.at], turn.is_rule_key);
         if let (Ok(Some(real)), Ok(Some(expected))) = (&mut real, &expected) {
