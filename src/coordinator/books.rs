@@ -19,7 +19,7 @@ pub(super) struct Books {
     pub slow_log: SlowLog,
     pub holds: Holds,
     /// Since when the locks of claims of this node are being handed over; told when the claim is confirmed.
-    claimed: Mutex<HashMap<LockKey, Moment>>,
+    claimed: Mutex<Claimed>,
 }
 
 /// What is known of a hold that ends beside what is noted here.
@@ -38,6 +38,28 @@ pub(super) enum Ended {
 const CLAIMED_MAX: usize = 1024;
 /// A claim that is older was never confirmed, in µs.
 const CLAIMED_MAX_US: u64 = 10_000_000;
+
+/// Since when the locks of this node's claims are being handed over.
+#[derive(Debug, Default)]
+struct Claimed(HashMap<LockKey, Moment>);
+
+impl Claimed {
+    /// The lock of `key` is being handed over since then.
+    fn note(&mut self, key: &LockKey, since: Moment, now: Moment) {
+        if self.0.len() >= CLAIMED_MAX {
+            // Some are never confirmed: they were declined, or lapsed.
+            self.0.retain(|_, since| now.since_us(*since) < CLAIMED_MAX_US);
+        }
+        if self.0.len() < CLAIMED_MAX {
+            self.0.insert(key.clone(), since);
+        }
+    }
+
+    /// Its claim is confirmed: since when it was handed over, where that is known.
+    fn take(&mut self, key: &LockKey, now: Moment) -> Option<Moment> {
+        self.0.remove(key).filter(|known| now.since_us(*known) < CLAIMED_MAX_US)
+    }
+}
 
 /// A call for locks while it is under way; dropping it says that its client has left, or was unblocked.
 pub struct Asking<'a> {
@@ -211,14 +233,7 @@ impl Coordinator {
             Handed::To { .. } => self.books.tally.took(Span::HandOver, self.now().since_us(since)),
             Handed::Claimed { call: Some(_), .. } => {
                 let mut claimed = self.books.claimed.lock().unwrap_or_else(PoisonError::into_inner);
-                if claimed.len() >= CLAIMED_MAX {
-                    // Some are never confirmed: they were declined, or lapsed.
-                    let now = self.now();
-                    claimed.retain(|_, since| now.since_us(*since) < CLAIMED_MAX_US);
-                }
-                if claimed.len() < CLAIMED_MAX {
-                    claimed.insert(key.clone(), since);
-                }
+                claimed.note(key, since, self.now());
             }
             // The other node measures it.
             Handed::Claimed { call: None, .. } => {}
@@ -227,8 +242,9 @@ impl Coordinator {
 
     /// A claim of this node was confirmed; `since` is when it was first seen, where this node did not make it itself.
     pub(super) fn confirmed(&self, key: &LockKey, since: Moment) {
-        let (now, known) = (self.now(), self.books.claimed.lock().unwrap_or_else(PoisonError::into_inner).remove(key));
-        let since = known.filter(|known| now.since_us(*known) < CLAIMED_MAX_US).unwrap_or(since);
+        let now = self.now();
+        let known = self.books.claimed.lock().unwrap_or_else(PoisonError::into_inner).take(key, now);
+        let since = known.unwrap_or(since);
         self.books.tally.took(Span::HandOver, now.since_us(since));
     }
 
@@ -321,4 +337,34 @@ fn resident_bytes() -> Option<u64> {
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
     let kilobytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     Some(kilobytes * 1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(number: usize) -> LockKey {
+        LockKey::new(0, number.to_string().as_bytes())
+    }
+
+    fn at(ms: u64) -> Moment {
+        Moment::default().plus_ms(ms)
+    }
+
+    #[test]
+    fn claims_that_are_never_confirmed_make_room_for_others_when_they_are_old() {
+        let mut claimed = Claimed::default();
+        (0..CLAIMED_MAX).for_each(|number| claimed.note(&key(number), at(number as u64), at(number as u64)));
+        assert_eq!(claimed.take(&key(0), at(9999)), Some(at(0)));
+        assert_eq!(claimed.take(&key(0), at(9999)), None, "it is confirmed once");
+        assert_eq!(claimed.take(&key(1), at(10_001)), None, "that was another claim");
+        claimed.note(&key(5000), at(9999), at(9999));
+        claimed.note(&key(5001), at(9999), at(9999));
+        assert_eq!(claimed.0.len(), CLAIMED_MAX);
+        claimed.note(&key(5002), at(9999), at(9999));
+        assert_eq!(claimed.take(&key(5002), at(9999)), None, "there is no room: none is old");
+        claimed.note(&key(5003), at(10_500), at(10_500));
+        assert_eq!(claimed.take(&key(5003), at(10_500)), Some(at(10_500)));
+        assert_eq!((claimed.take(&key(500), at(10_499)), claimed.0.contains_key(&key(501))), (None, true));
+    }
 }

@@ -759,6 +759,18 @@ mod tests {
     }
 
     #[test]
+    fn a_namesake_is_who_answers_and_not_who_once_said_something() {
+        let (a, namesake) = (node("a", 1), node("a", 2));
+        let complained_of = || a.namesake.load(Ordering::Relaxed);
+        let alive = says(&namesake, "alive");
+        assert!(matches!(a.heard(&alive, at(1)), News::Introduce(_)), "it is asked");
+        assert_eq!(complained_of(), 0, "that may have been recorded");
+        hear(&a, &namesake, &says(&namesake, "alive"), at(2));
+        assert_eq!(complained_of(), 2);
+        assert!(a.is_alone(), "it is no other node");
+    }
+
+    #[test]
     fn the_echo_of_its_own_words_shows_a_node_that_it_can_talk() {
         let (a, namesake) = (node("a", 1), node("a", 2));
         assert!(!a.can_talk(at(0)));

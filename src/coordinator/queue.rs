@@ -338,6 +338,15 @@ mod tests {
     }
 
     #[test]
+    fn a_list_is_cut_where_more_were_asked_for_than_it_may_hold() {
+        let waiters: Vec<Waiter> = (0..LISTED_MAX).map(|_| waiter(1, b"x")).collect();
+        let is_cut = |waiters: &[Waiter], count| read_list(&write_list(waiters, count)).expect("it reads back").1;
+        assert!(!is_cut(&waiters, LISTED_MAX), "nobody asked for more");
+        assert!(is_cut(&waiters, LISTED_MAX + 1), "there may be more");
+        assert!(!is_cut(&waiters[1..], LISTED_MAX + 1), "there are no more");
+    }
+
+    #[test]
     fn a_list_of_long_names_is_cut_and_says_so() {
         let waiters: Vec<Waiter> = (1..=3).map(|number| waiter(number, &vec![b'x'; LISTED_BYTES_MAX / 2])).collect();
         assert_eq!(read_list(&write_list(&waiters, 9)), Some((waiters[..2].to_vec(), true)));

@@ -575,11 +575,13 @@ mod tests {
         }
     }
 
-    fn refused(shards: &Shards, call: u64, turn: &Turn) {
+    fn refused(shards: &Shards, call: u64, turn: &Turn) -> Fed {
         let seen = Seen { value: b"someone"[..].into(), left_ms: Some(9000), ours: None, by: None };
         let outcome = Tried::Refused { seen, registered: None, arrival_us: call };
         let event = Event::Tried { call: CallId(call), sent: turn.sent(), outcome };
-        assert!(shards.feed(&key(), event, Some(CallId(call)), NOW).is_some_and(|fed| fed.next.is_none()));
+        let fed = shards.feed(&key(), event, Some(CallId(call)), NOW).expect("there is a line");
+        assert!(fed.next.is_none());
+        fed
     }
 
     fn granted(shards: &Shards, call: u64, turn: &Turn) -> Option<Fed> {
@@ -590,6 +592,31 @@ mod tests {
 
     fn is_failure(answer: &Answer) -> bool {
         matches!(answer, Answer::Failed(line) if line.starts_with("ERR a fault of Lockgate ended the queue of 'orders:1'"))
+    }
+
+    #[test]
+    fn the_first_who_waits_is_told_of_and_no_other() {
+        let shards = shards();
+        let waits = |call, owner| {
+            let (_bell, turn) = asks(&shards, call, owner);
+            refused(&shards, call, &turn).is_awaited
+        };
+        assert!(waits(1, "ann"), "ann is the first");
+        assert!(!waits(2, "bob"), "ann waits already");
+        for call in [1, 2] {
+            shards.leave(&key(), CallId(call), 0, NOW);
+        }
+        assert!(waits(3, "cat"), "nobody waited any more");
+    }
+
+    #[test]
+    fn there_is_work_only_where_something_is_to_be_told_to_the_upstream() {
+        let shards = shards();
+        let (_bell, turn) = asks(&shards, 1, "ann");
+        assert!(!shards.have_work(), "the try is all that is to be sent");
+        refused(&shards, 1, &turn);
+        shards.tell(&key(), Event::GivesBack { value: b"bob\x1f7"[..].into(), lease_ms: 9000 }, NOW);
+        assert!(shards.have_work(), "a grant is nobody's");
     }
 
     #[test]

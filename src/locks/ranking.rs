@@ -65,7 +65,7 @@ impl Ranking {
         }
         if self.root == NIL {
             // A long queue that has gone gives its memory back.
-            *self = Ranking { seed: self.seed, ..Ranking::default() };
+            *self = Ranking::default();
         }
         was_there
     }

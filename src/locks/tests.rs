@@ -359,6 +359,19 @@ fn a_key_without_expiry_is_looked_at_now_and_then() {
 }
 
 #[test]
+fn a_watched_key_is_not_looked_at_by_the_clock() {
+    let mut story = Story::new();
+    story.begins("ann", Level::Normal, true);
+    story.refused_by("ann", Seen { left_ms: None, ..by_stranger() });
+    story.step(Event::Watched);
+    assert_eq!(story.later(RULES.look_every_ms), [""; 0]);
+    let mut story = Story::with(LineRules { look_every_ms: 0, ..RULES });
+    story.begins("ann", Level::Normal, true);
+    story.refused_by("ann", Seen { left_ms: None, ..by_stranger() });
+    assert_eq!(story.later(RULES.look_every_ms), [""; 0], "nor one that is never to be");
+}
+
+#[test]
 fn a_hint_is_followed_by_the_timer_and_by_one_look_at_a_time() {
     let mut story = Story::new();
     story.waits("ann");
@@ -513,6 +526,20 @@ fn a_lost_try_is_asked_again_and_its_ghost_is_laid() {
     assert_eq!(story.held(seen), ["take back 7"]);
     assert_eq!(story.free(), [""; 0]);
     assert!(story.line.is_idle());
+}
+
+#[test]
+fn who_is_told_to_try_again_for_nothing_stays_where_he_stands() {
+    let mut story = Story::new();
+    story.waits("ann");
+    let ann = story.id("ann");
+    assert_eq!(story.step(Event::TriesAgain(ann)), [""; 0], "ann waits in line");
+    story.begins("bob", Level::Normal, true);
+    let bob = story.id("bob");
+    assert_eq!(story.step(Event::TriesAgain(bob)), [""; 0], "bob's try is under way");
+    assert_eq!(story.refused("bob"), [""; 0]);
+    assert_eq!(story.holder_releases(), ["ann has 101"]);
+    assert_eq!(story.step(Event::TriesAgain(ann)), [""; 0], "ann has it");
 }
 
 #[test]

@@ -48,17 +48,24 @@ def for_rust(file, is_brief):
     return [UNITS, *of_scripts, *of_lives, FEW_DAYS, *whole]
 
 
-def with_servers(*programs):
-    """Tests of the whole program, on real servers."""
-    return [Proof(program, (), program=program, limit_s=300) for program in programs]
+# Tests of the whole program on real servers, by what they are about.
+OF_ALL = ("locks_family", "locks_queue", "locks_release")
+WITH_SERVERS = {
+    "src/coordinator/deadlock": ("deadlocks",),
+    "src/coordinator/nodes": ("locks_nodes", "locks_order"),
+    "src/coordinator/peers": ("locks_nodes", "locks_order"),
+    "src/coordinator/queue": ("locks_queue", "locks_nodes", "locks_family"),
+    "src/coordinator/watch": ("locks_hints", "locks_nodes", "upstream_misfit"),
+    "src/coordinator/bound": ("locks_upstream", "locks_family"),
+    "src/coordinator/set_nx": ("set_nx", "set_nx_queue"),
+    "src/coordinator/house": ("locks_nodes", "locks_crash"),
+}
 
 
-# What a mutant is shown that no fast proof notices.
-WITH_SERVERS = with_servers(
-    "locks_family", "locks_queue", "locks_protocol", "locks_grant", "locks_release", "locks_engine", "locks_hints", "locks_heal",
-    "set_nx", "set_nx_queue", "deadlocks", "locks_nodes", "locks_order", "locks_traps", "locks_upstream", "locks_crash", "rights", "house",
-    "config", "bounds",
-)
+def with_servers(file):
+    """What a change of that file is shown that no fast proof notices."""
+    programs = next((programs for place, programs in WITH_SERVERS.items() if file.startswith(place)), OF_ALL)
+    return [Proof(program, (), program=program, cpu_s=300) for program in programs]
 
 
 @dataclasses.dataclass(frozen=True)
