@@ -62,9 +62,10 @@ impl<'a> ClientCall<'a> {
             (b"setinfo", [field, value]) if is_plain_word(value) => ClientCall::SetInfo(field, value),
             (b"capa", [_, ..]) => ClientCall::Capa(rest),
             (b"kill", [_, ..]) => ClientCall::Kill(rest),
-            (b"unblock", [id]) => ClientCall::Unblock { id: integer(id)?, with_error: false },
-            (b"unblock", [id, how]) => {
-                ClientCall::Unblock { id: integer(id)?, with_error: how.eq_ignore_ascii_case(b"error") }
+            // With a word too many Valkey looks at none of them, and everybody else refuses it.
+            (b"unblock", [id, how @ ..]) => {
+                let with_error = matches!(how, [how] if how.eq_ignore_ascii_case(b"error"));
+                ClientCall::Unblock { id: integer(id)?, with_error }
             }
             (b"pause", [ms, ..]) => ClientCall::Pause(integer(ms).and_then(|ms| u64::try_from(ms).ok())?),
             (b"unpause", []) => ClientCall::Unpause,
@@ -86,6 +87,10 @@ impl<'a> ClientCall<'a> {
             // Capabilities that nobody has heard of are taken, and forgotten.
             ClientCall::Capa(_) => words.splice(2.., [&b"lockgate"[..]]).for_each(drop),
             ClientCall::Kill([_]) => words[2] = NOWHERE,
+            // Behind the last filter, so that none of theirs counts in its place; but a filter that has no value must not get this one.
+            ClientCall::Kill(filters) if ends_without_value(filters) => {
+                words.splice(2..2, [&b"LADDR"[..], NOWHERE]).for_each(drop);
+            }
             ClientCall::Kill(_) => words.extend([&b"LADDR"[..], NOWHERE]),
             ClientCall::Unblock { .. } => words[2] = NOBODY,
         }
@@ -102,6 +107,17 @@ impl<'a> ClientCall<'a> {
             _ => !matches!(reply.first(), None | Some(b'-' | b'!')),
         }
     }
+}
+
+/// The last filter is named and has no value. Behind `ID` and its number there may be more of them.
+fn ends_without_value(filters: &[&[u8]]) -> bool {
+    let mut rest = filters;
+    while let [word, _, behind @ ..] = rest {
+        let is_id = word.eq_ignore_ascii_case(b"id") || word.eq_ignore_ascii_case(b"not-id");
+        let more = behind.iter().take_while(|word| is_id && integer(word).is_some()).count();
+        rest = &behind[more..];
+    }
+    !rest.is_empty()
 }
 
 /// Longest name or value of a client that is kept, in bytes; of a longer one the beginning.
@@ -141,7 +157,11 @@ mod tests {
             ("client Kill 1.2.3.4:5", "client Kill 255.255.255.255:0"),
             ("CLIENT KILL ID 5", "CLIENT KILL ID 5 LADDR 255.255.255.255:0"),
             ("CLIENT KILL LADDR a:1 SKIPME no", "CLIENT KILL LADDR a:1 SKIPME no LADDR 255.255.255.255:0"),
+            ("CLIENT KILL TYPE normal ID", "CLIENT KILL LADDR 255.255.255.255:0 TYPE normal ID"),
+            ("CLIENT KILL ID 5 6 user", "CLIENT KILL LADDR 255.255.255.255:0 ID 5 6 user"),
+            ("CLIENT KILL ID 5 6 7", "CLIENT KILL ID 5 6 7 LADDR 255.255.255.255:0"),
             ("CLIENT UNBLOCK 5 error", "CLIENT UNBLOCK 9223372036854775807 error"),
+            ("CLIENT UNBLOCK 5 error x", "CLIENT UNBLOCK 9223372036854775807 error x"),
             ("CLIENT SETNAME bob", "CLIENT SETNAME "),
             ("CLIENT SETINFO lib-name x", "CLIENT SETINFO lib-name "),
             ("CLIENT CAPA redirect more", "CLIENT CAPA lockgate"),

@@ -67,14 +67,19 @@ impl Listed {
 
     /// The clients with what the upstream has `listed` of their links; of each the number by which it was asked for.
     pub fn with_links(asked: Vec<(Arc<Card>, u64)>, listed: &[u8]) -> Vec<Listed> {
-        let mut lines: HashMap<u64, &[u8]> =
+        let lines: HashMap<u64, &[u8]> =
             listed.split(|byte| *byte == b'\n').filter_map(|line| Some((number_of(line)?, line))).collect();
         let with_link = |(card, link): (Arc<Card>, u64)| {
             // One that was given back meanwhile is another client's, or nobody's.
-            let line = lines.remove(&link).filter(|_| card.upstream_id() == link);
-            Listed { card, link: line.map(Box::from) }
+            let line = lines.get(&link).filter(|_| card.upstream_id() == link);
+            Listed { card, link: line.map(|line| Box::from(*line)) }
         };
         asked.into_iter().map(with_link).collect()
+    }
+
+    /// What the upstream has said of its link at the moment that counts.
+    pub fn was(&mut self, line: &[u8]) {
+        self.link = Some(line.into());
     }
 
     /// The client.
@@ -125,12 +130,25 @@ pub fn own_line(card: &Card, upstream: &[u8]) -> Vec<u8> {
             b"user" if is_doubted => None,
             b"name" if is_doubted && !value.is_empty() => None,
             b"cmd" => of_connection(card, name),
+            b"multi" => without_markers(card, value),
             _ => of_client(card, name),
         };
         push(at, name, own.as_deref().unwrap_or(value), &mut out);
     }
     out.push(b'\n');
     out
+}
+
+/// How many commands are queued, without those that Lockgate has put between; `None` where there are none of these.
+fn without_markers(card: &Card, queued: &[u8]) -> Option<Vec<u8>> {
+    let markers = i64::from(card.markers.load(Ordering::Relaxed));
+    let queued = integer(queued).filter(|queued| markers > 0 && *queued >= markers)?;
+    Some((queued - markers).to_string().into_bytes())
+}
+
+/// The line of the client that the upstream knows by that number.
+pub fn line_of(listed: &[u8], id: u64) -> Option<&[u8]> {
+    listed.split(|byte| *byte == b'\n').find(|line| number_of(line) == Some(id))
 }
 
 /// The upstream's number in its line of a client.
@@ -316,6 +334,12 @@ impl Filters {
             }
             wanted.append(&mut values);
         }
+        // Valkey takes an `ID` without any number at the end: it means nobody.
+        if let [word] = rest
+            && word.eq_ignore_ascii_case(b"id")
+        {
+            filters.wanted.entry(("id", false)).or_default();
+        }
         Ok(filters)
     }
 
@@ -338,6 +362,11 @@ impl Filters {
     /// Whether what only the upstream knows of clients' own links decides.
     pub fn ask_for_links(&self) -> bool {
         self.wanted.keys().any(|(name, _)| matches!(*name, "flags" | "type"))
+    }
+
+    /// What the upstream says of a link decides, and nothing else.
+    pub fn are_of_links_alone(&self) -> bool {
+        self.skip.is_none() && self.wanted.keys().all(|(name, _)| matches!(*name, "flags" | "type" | "db"))
     }
 
     /// Whether the client is meant.

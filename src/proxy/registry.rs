@@ -98,6 +98,8 @@ pub struct Card {
     pub shard_subscriptions: AtomicU32,
     /// Commands queued in MULTI; -1 outside.
     pub multi: AtomicI32,
+    /// Commands that Lockgate has queued among them.
+    pub markers: AtomicU32,
     /// Keys are watched.
     pub is_watching: AtomicBool,
     /// `MONITOR` runs.
@@ -130,10 +132,11 @@ impl Card {
         self.last_ms.store(ms, Ordering::Relaxed);
     }
 
-    /// The name of its last command, lower case, its first 16 bytes.
+    /// The name of its last command, lower case, its first 16 bytes. What no command is called must not break a line of the list.
     pub fn last_command(&self) -> Vec<u8> {
         let halves = self.last_command.iter().flat_map(|half| half.load(Ordering::Relaxed).to_le_bytes());
-        halves.take_while(|byte| *byte != 0).collect()
+        let named = halves.take_while(|byte| *byte != 0);
+        named.map(|byte| if byte.is_ascii_graphic() { byte } else { b'?' }).collect()
     }
 
     /// Seconds since it last sent something.
@@ -313,6 +316,7 @@ impl Registry {
             patterns: AtomicU32::new(0),
             shard_subscriptions: AtomicU32::new(0),
             multi: AtomicI32::new(-1),
+            markers: AtomicU32::new(0),
             is_watching: AtomicBool::new(false),
             is_monitor: AtomicBool::new(false),
             is_tracking: AtomicBool::new(false),
@@ -415,6 +419,13 @@ mod tests {
 
     fn member() -> Member {
         Registry::new(1).admit("peer".into(), "local".into(), 0, false, Profile::default()).expect("there is room")
+    }
+
+    #[test]
+    fn a_name_that_no_command_has_breaks_no_line() {
+        let client = member();
+        client.card.touch(b"client|cr\r\nlf id");
+        assert_eq!(client.card.last_command(), b"client|cr??lf?id");
     }
 
     #[test]

@@ -48,6 +48,19 @@ impl IdleLinks {
         }
     }
 
+    /// Drops those that the upstream has closed, and gives their keys.
+    pub(super) fn drop_closed(&mut self) -> Vec<LinkKey> {
+        let mut closed = Vec::new();
+        self.links.retain_mut(|(link, _)| {
+            let stands = link.is_quiet();
+            if !stands {
+                closed.push(link.key().clone());
+            }
+            stands
+        });
+        closed
+    }
+
     /// Closes those that have waited for so long.
     pub(super) fn close_older_than(&mut self, limit: Duration) {
         self.links.retain(|(_, since)| since.elapsed() < limit);

@@ -530,8 +530,15 @@ impl Links {
         self.each_link(|link| link.give_up_if_stalled(limit));
     }
 
-    fn close_idle(&self) {
+    fn close_idle(self: &Rc<Self>) {
         self.each_link(Link::retire_if_stopgap);
+        for key in self.idle_own.borrow_mut().drop_closed() {
+            // It may be all that the upstream had of this user.
+            if matches!(key.identity, Identity::Named(_)) {
+                let links = self.clone();
+                tokio::task::spawn_local(async move { links.see_whether_revoked(&key).await });
+            }
+        }
         let limit = match self.settings.idle_timeout {
             limit if limit.is_zero() => Duration::MAX,
             limit => limit,

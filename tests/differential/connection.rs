@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use super::common::PATIENCE;
 use super::common::reply::frame_len;
 use super::common::wire::Wire;
+use super::common::{PATIENCE, within};
 
 /// One connection of a session.
 pub struct Connection {
@@ -36,6 +36,22 @@ impl Connection {
     pub fn hang_up(&mut self) {
         let _ = self.stream.shutdown(std::net::Shutdown::Both);
         self.is_ended = true;
+    }
+
+    /// Waits until the other side's system knows that this one has closed: before that it may have to acknowledge what came before.
+    pub fn is_known_to_have_hung_up(&self) {
+        const FIN_WAIT_1: &str = "04";
+        let Ok(local) = self.stream.local_addr() else { return };
+        let local = format!(":{:04X}", local.port());
+        let is_on_its_way = |line: &str| {
+            let mut fields = line.split_ascii_whitespace().skip(1);
+            let (own, _, state) = (fields.next(), fields.next(), fields.next());
+            own.is_some_and(|own| own.ends_with(&local)) && state == Some(FIN_WAIT_1)
+        };
+        within(PATIENCE, || {
+            let sockets = std::fs::read_to_string("/proc/net/tcp").unwrap_or_default();
+            (!sockets.lines().any(is_on_its_way)).then_some(())
+        });
     }
 
     /// Sends all of it; what the other side no longer takes is lost, as with any client.

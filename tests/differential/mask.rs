@@ -5,6 +5,8 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 
+use super::vocabulary::CHANNELS;
+
 /// Ids begin above this, so that no count is taken for one.
 pub const SMALLEST_ID: i64 = 300;
 
@@ -48,8 +50,16 @@ const MONITORED: [&str; 12] =
 pub fn masked(frame: &[u8], ids: &Ids) -> Option<Vec<u8>> {
     match monitor_line(frame) {
         Some(line) => line,
+        None if is_all_commands(frame) => Some(b"all commands".to_vec()),
         None => Some(rewritten(&in_any_order(frame), ids)),
     }
+}
+
+/// `COMMAND` alone, in the order of a hash as well, and with Lockgate's own among them.
+fn is_all_commands(frame: &[u8]) -> bool {
+    let head = std::str::from_utf8(&frame[..frame.len().min(16)]).unwrap_or_default();
+    let count = head.strip_prefix('*').and_then(|head| head.split_once("\r\n*10\r\n"));
+    count.and_then(|(count, _)| count.parse().ok()).is_some_and(|count: usize| count > 100)
 }
 
 /// `UNSUBSCRIBE` alone ends all subscriptions, in the order of a hash whose seed is the server's own.
@@ -91,6 +101,11 @@ fn rewritten(frame: &[u8], ids: &Ids) -> Vec<u8> {
     let mut rest = frame;
     while let Some(end) = rest.windows(2).position(|pair| pair == b"\r\n") {
         let (line, after) = (&rest[..end], &rest[end + 2..]);
+        if let Some((names, behind)) = channels(line, after) {
+            out.extend(names);
+            rest = behind;
+            continue;
+        }
         rest = after;
         let number = std::str::from_utf8(&line[1..]).ok().and_then(|text| text.parse::<i64>().ok());
         match (line.first(), number) {
@@ -101,7 +116,8 @@ fn rewritten(frame: &[u8], ids: &Ids) -> Vec<u8> {
             (Some(b'$' | b'=' | b'!'), Some(len)) if len >= 0 => {
                 let body = &after[..len as usize];
                 rest = &after[len as usize + 2..];
-                match clients(body, ids, frame.starts_with(b"*")) {
+                match clients(body, ids) {
+                    None if body.starts_with(b"# Server\r\n") => out.extend(b"what INFO says"),
                     Some(lines) => out.extend([&line[..1], lines.as_bytes()].concat()),
                     None => out.extend([line, b"\r\n", body].concat()),
                 }
@@ -116,27 +132,48 @@ fn rewritten(frame: &[u8], ids: &Ids) -> Vec<u8> {
     out
 }
 
-/// An error in which what was meant for a number or an address is quoted.
+/// An array of names of channels: in the order of a hash, and with those on which nodes of Lockgate speak. What stands behind it, too.
+fn channels<'a>(head: &[u8], mut rest: &'a [u8]) -> Option<(Vec<u8>, &'a [u8])> {
+    let count: usize = std::str::from_utf8(head.strip_prefix(b"*")?).ok()?.parse().ok().filter(|count| *count > 0)?;
+    let mut names = Vec::new();
+    for _ in 0..count {
+        let behind = rest.strip_prefix(b"$")?;
+        let end = behind.windows(2).position(|pair| pair == b"\r\n")?;
+        let len: usize = std::str::from_utf8(&behind[..end]).ok()?.parse().ok()?;
+        let name = std::str::from_utf8(behind.get(end + 2..end + 2 + len)?).ok()?;
+        rest = behind.get(end + len + 4..)?;
+        let is_own = name.starts_with("lockgate:");
+        if !is_own && !CHANNELS.contains(&name) && name != "__redis__:invalidate" {
+            return None;
+        }
+        names.extend((!is_own).then(|| name.to_owned()));
+    }
+    names.sort();
+    let shown: String = names.iter().map(|name| format!("{name}\r\n")).collect();
+    Some((format!("*{}\r\n{shown}", names.len()).into_bytes(), rest))
+}
+
+/// An error in which what was meant for a number or an address is quoted, or, behind half a command, how long a number is.
 fn quoted_ids(line: &[u8], ids: &Ids) -> String {
     let text = String::from_utf8_lossy(line).into_owned();
     let shown = |word: &str| match word.parse().ok().and_then(|id: i64| ids.label(id)) {
         Some(label) => format!("<{label}>"),
         None if word.starts_with("127.0.0.1:") => "<address>".to_owned(),
+        None if matches!(word.as_bytes(), [b'$', b'1'..=b'9']) => "<length>".to_owned(),
         None => word.to_owned(),
     };
     text.split('\'').map(shown).collect::<Vec<_>>().join("'")
 }
 
-/// `CLIENT LIST` and `CLIENT INFO`: the lines of the conversation's own connections. In the reply of `EXEC` the asker's
-/// transaction is under way for a server, and over for Lockgate.
-fn clients(body: &[u8], ids: &Ids, is_in_exec: bool) -> Option<String> {
+/// `CLIENT LIST` and `CLIENT INFO`: the lines of the conversation's own connections.
+fn clients(body: &[u8], ids: &Ids) -> Option<String> {
     let text = std::str::from_utf8(body).ok()?;
     let text = text.strip_prefix("txt:").unwrap_or(text);
     if !text.starts_with("id=") || !text.contains(" addr=") {
         return None;
     }
     let mut listed: Vec<(i64, String)> =
-        text.lines().filter_map(|line| Some((id_of(line)?, client(line, ids, is_in_exec)?))).collect();
+        text.lines().filter_map(|line| Some((id_of(line)?, client(line, ids)?))).collect();
     if ids.are_turned {
         listed.sort();
     }
@@ -148,23 +185,16 @@ fn id_of(line: &str) -> Option<i64> {
     super::connection::field(line, "id")?.parse().ok()
 }
 
-/// All of them but the asker's own transaction, which the reply of `EXEC` ends.
-fn flags(all: &str, is_queueing: bool) -> String {
-    let shown: String = all.chars().filter(|flag| *flag != 'x' || is_queueing).collect();
-    if shown.is_empty() { "N".to_owned() } else { shown }
-}
-
-fn client(line: &str, ids: &Ids, is_in_exec: bool) -> Option<String> {
+fn client(line: &str, ids: &Ids) -> Option<String> {
     let label = |number: &str| number.parse().ok().and_then(|id: i64| ids.label(id)).cloned();
     let id = super::connection::field(line, "id")?;
-    let is_queueing = super::connection::field(line, "flags").is_some_and(|flags| flags.contains('x') && !is_in_exec);
+    let is_queueing = super::connection::field(line, "flags").is_some_and(|flags| flags.contains('x'));
     let fields = line.split(' ').filter_map(|word| {
         let (name, value) = word.split_once('=')?;
         let shown = match name {
             "id" => return label(id),
             // Valkey counts the commands of a transaction that is none as 0 once something was watched.
             "multi" if !is_queueing => "-1".to_owned(),
-            "flags" => flags(value, is_queueing),
             "redir" => label(value).unwrap_or_else(|| value.to_owned()),
             _ => value.to_owned(),
         };

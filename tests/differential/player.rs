@@ -26,8 +26,8 @@ pub struct Transcript {
     labels: Vec<String>,
     frames: Vec<Vec<Vec<u8>>>,
     marks: Vec<Mark>,
-    /// Somebody may have closed another's connection.
-    has_kills: bool,
+    /// By connection: somebody else ended it with what may have brought it something just before, which a server does not send any more.
+    may_have_more: Vec<bool>,
 }
 
 /// Where the two sides differ.
@@ -61,12 +61,26 @@ pub fn watch(conversation: &Conversation, side: &mut Side) -> Result<Transcript,
         marks.push(player.mark());
         at += 1;
     }
-    let labels = player.connections.iter().map(|c| c.label.clone()).collect();
+    let labels: Vec<String> = player.connections.iter().map(|c| c.label.clone()).collect();
     let frames = player.seen.iter().map(|(frames, _)| frames.clone()).collect();
     player.leave()?;
-    let is_kill = |words: &Command| words.get(1).is_some_and(|word| word.eq_ignore_ascii_case(b"kill"));
-    let has_kills = conversation.steps.iter().flat_map(Step::sent).any(is_kill);
-    Ok(Transcript { steps, labels, frames, marks, has_kills })
+    let may_have_more = labels.iter().enumerate().map(|(at, label)| may_have_more(at, label, &steps, &marks)).collect();
+    Ok(Transcript { steps, labels, frames, marks, may_have_more })
+}
+
+/// Whether the connection was ended together with what may have brought it a reply: in a step of another session that says more than that, or,
+/// in one of its own, by somebody whom that has unblocked.
+fn may_have_more(at: usize, label: &str, steps: &[Step], marks: &[Mark]) -> bool {
+    let ends = marks.iter().position(|mark| mark.get(at).is_some_and(|(_, is_ended)| *is_ended));
+    let Some(step) = ends.map(|ends| &steps[ends]) else { return false };
+    let says = |words: &Command, at: usize, word: &str| {
+        words.get(at).is_some_and(|is| is.eq_ignore_ascii_case(word.as_bytes()))
+    };
+    let runs_several = step.sent().iter().any(|words| says(words, 0, "exec"));
+    match label.trim_end_matches(char::is_numeric) == step.who {
+        true => !runs_several && !step.sent().iter().any(|words| says(words, 1, "kill") || says(words, 0, "quit")),
+        false => runs_several || step.sent().len() > 1,
+    }
 }
 
 /// Plays it on the other side; the first difference, if there is one.
@@ -127,6 +141,7 @@ impl<'a> Player<'a> {
             Act::Close => {
                 if let Some(&at) = self.current.get(&step.who) {
                     self.connections[at].hang_up();
+                    self.connections[at].is_known_to_have_hung_up();
                 }
             }
         }
@@ -238,7 +253,7 @@ impl<'a> Player<'a> {
             for (number, through) in shown.iter().enumerate() {
                 match direct.get(number) {
                     // Whoever was cut off by another may have heard less.
-                    None if is_ended && (transcript.has_kills || mask::is_aside(through)) => {}
+                    None if is_ended && (transcript.may_have_more[at] || mask::is_aside(through)) => {}
                     None => return Some(format!("{label} gets one frame more:\n  through  {}", readable(through))),
                     Some(direct) if !mask::are_equal(direct, through) => {
                         let both = format!("  direct   {}\n  through  {}", readable(direct), readable(through));

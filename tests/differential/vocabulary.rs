@@ -334,6 +334,7 @@ const PUBSUB: &[&str] = &[
     "SPUBLISH %c %v",
     "PUBSUB NUMSUB %c",
     "PUBSUB CHANNELS ch*",
+    "PUBSUB CHANNELS",
     "PING",
 ];
 

@@ -185,16 +185,33 @@ impl Session {
                 return Ok(out);
             }
         };
-        let cards: Vec<_> = match filters.only_ids().filter(|_| !collects_ids) {
+        let mut cards: Vec<_> = match filters.only_ids().filter(|_| !collects_ids) {
             Some(ids) => ids.filter_map(|id| registry.find(id)).collect(),
             None => registry.all(),
         };
+        // Who is to be closed already is gone.
+        cards.retain(|card| card.wished() != Wish::Kill);
+        let mut clients = self.with_links(cards).await?;
+        self.as_in_exec(&mut clients, &filters, listed);
         let mut lines = Vec::new();
-        for client in self.with_links(cards).await?.iter().filter(|client| filters.take(client)) {
+        for client in clients.iter().filter(|client| filters.take(client)) {
             client.line(fields.as_deref(), &mut lines);
         }
         text(self.resp(), &lines, &mut out);
         Ok(out)
+    }
+
+    /// Within a transaction this client's own link is as the upstream has `listed` it when the command ran.
+    fn as_in_exec(&self, clients: &mut Vec<Listed>, filters: &Filters, listed: &[u8]) {
+        let Some(own) = self.own.as_ref().filter(|own| own.talk.due().is_some()) else { return };
+        let Ok(Value::Bulk(lines)) = decode(listed) else { return };
+        let is_own = |client: &Listed| client.card().id == own.client_id;
+        match client_list::line_of(lines, own.link.upstream_id()) {
+            Some(line) => clients.iter_mut().filter(|client| is_own(client)).for_each(|client| client.was(line)),
+            // Nothing that the upstream does not know was asked for.
+            None if filters.are_of_links_alone() => clients.retain(|client| !is_own(client)),
+            None => {}
+        }
     }
 
     /// These clients with what the upstream says of the links that they have to themselves. Whether this client may know has been judged

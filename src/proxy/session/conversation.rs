@@ -265,6 +265,11 @@ impl Conversation {
         self.queue.markers()
     }
 
+    /// The same of the transaction that is open, or whose reply is being read.
+    pub(super) fn markers_queued(&self) -> u64 {
+        self.exec.as_ref().map_or(self.queue.markers(), |exec| exec.queue.markers())
+    }
+
     /// The client gets the replies to what it sends.
     pub(super) fn is_heard(&self) -> bool {
         self.replies == Replies::On
@@ -643,6 +648,9 @@ impl Conversation {
     }
 
     fn came_reply(&mut self, head: &FrameHead) -> After {
+        if self.is_multi && is_error(head.kind) && !leaves_transaction(&head.word) {
+            self.queue.is_aborted();
+        }
         if let Some(Expected::Plain(n)) = self.owed.front_mut()
             && *n > 1
         {
@@ -829,6 +837,11 @@ fn switched(from: Replies, to: Replies) -> Replies {
 
 fn is_error(kind: u8) -> bool {
     matches!(kind, b'-' | b'!')
+}
+
+/// Errors of commands that run within a transaction at once, and leave it as it is.
+fn leaves_transaction(error: &[u8]) -> bool {
+    error.starts_with(b"ERR MULTI calls") || error.starts_with(b"ERR WATCH inside")
 }
 
 fn is_marker(kind: u8, word: &[u8]) -> bool {

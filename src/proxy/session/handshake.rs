@@ -201,6 +201,10 @@ impl Session {
             self.answer_line("-ERR wrong number of arguments for 'reset' command");
             return Ok(());
         }
+        let as_new = LinkKey { identity: Identity::Anonymous, db: 0, resp: Resp::V2 };
+        if self.card().keeps_link() && self.own.is_some() && self.worker.initial_key() == as_new {
+            return self.reset_own().await;
+        }
         // Only CLIENT REPLY OFF ends with it.
         let is_skipped = self.own.as_ref().is_some_and(|own| own.talk.skips());
         self.part_with_own();
@@ -211,6 +215,14 @@ impl Session {
             self.answer_line("+RESET");
         }
         Ok(())
+    }
+
+    /// Another client's invalidations come over the link, which the upstream has to go on knowing by its number.
+    async fn reset_own(&mut self) -> Result<(), Gone> {
+        if let Some(own) = self.own.as_mut() {
+            own.forward_entry(&encoded(&[b"RESET"]), Entry::Change(Change::Session(SessionChange::Reset)));
+        }
+        self.drain().await
     }
 
     /// Has the upstream judge a command that turns a link of this session's kind into one of kind `key`, while the session has no link

@@ -152,7 +152,8 @@ impl Session {
     }
 
     /// Waits for the answer, for the client to leave, or for somebody to unblock it; `hurry` is given when anything arrives behind the
-    /// call. Dropping `call` tells the coordinator that nobody waits any more. The answer has its place behind a push that is half sent.
+    /// call. Dropping `call` tells the coordinator that nobody waits any more. The answer has its place behind a push that is half sent,
+    /// and before what the call itself has brought about: where it does not wait, nothing is read of the own link meanwhile.
     pub(super) async fn lock_ending<T>(
         &mut self,
         call: impl Future<Output = T>,
@@ -160,7 +161,9 @@ impl Session {
         hurry: Option<&Hurry>,
     ) -> Result<Ending<T>, Gone> {
         let ending = self.call_ending(call, may_wait, hurry).await?;
-        self.drain().await?;
+        if may_wait {
+            self.drain().await?;
+        }
         Ok(ending)
     }
 
@@ -178,7 +181,7 @@ impl Session {
         std::future::poll_fn(|cx| {
             self.io.poll_flush(cx);
             // Pushes do not wait for the lock.
-            if self.own.is_some() && self.pump_own(cx).is_err() {
+            if may_wait && self.own.is_some() && self.pump_own(cx).is_err() {
                 return Poll::Ready(Err(Gone));
             }
             self.tell_lost();

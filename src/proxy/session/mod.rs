@@ -222,7 +222,8 @@ impl Session {
         if self.io.is_cut() {
             return Poll::Pending;
         }
-        if self.own.is_some() && self.pump_own(cx).is_err() {
+        // What is brought to the client may show that it has gone, and nothing else may ever come then.
+        if self.own.is_some() && (self.pump_own(cx).is_err() || self.io.is_broken()) {
             return Poll::Ready(Pause::Close);
         }
         if self.own.as_ref().is_some_and(|own| own.talk.due().is_some()) {
@@ -278,6 +279,9 @@ impl Session {
 
     /// The client has closed its side: what it sent is still answered, but it waits for nothing.
     fn end_of_client(&self) -> Poll<Pause> {
+        if self.io.is_broken() {
+            return Poll::Ready(Pause::Close);
+        }
         let has_pending = !self.io.is_idle()
             || self.own.as_ref().is_some_and(|own| !own.talk.is_settled() && !own.talk.is_blocking());
         if has_pending {

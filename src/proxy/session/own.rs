@@ -151,6 +151,7 @@ impl Session {
         let card = self.card();
         let Some(own) = &self.own else {
             card.multi.store(-1, Ordering::Relaxed);
+            card.markers.store(0, Ordering::Relaxed);
             card.redirect.store(-1, Ordering::Relaxed);
             for count in [&card.subscriptions, &card.patterns, &card.shard_subscriptions] {
                 count.store(0, Ordering::Relaxed);
@@ -164,6 +165,7 @@ impl Session {
         let talk = &own.talk;
         let multi = if talk.is_multi() { i32::try_from(talk.queued()).unwrap_or(i32::MAX) } else { -1 };
         card.multi.store(multi, Ordering::Relaxed);
+        card.markers.store(u32::try_from(talk.markers_queued()).unwrap_or(u32::MAX), Ordering::Relaxed);
         card.is_watching.store(talk.is_watching(), Ordering::Relaxed);
         card.is_blocked.store(talk.is_blocking(), Ordering::Relaxed);
         card.is_tracking.store(talk.is_tracking(), Ordering::Relaxed);
@@ -182,6 +184,7 @@ impl Session {
         let limits = self.request_limits();
         let facts = self.worker.links().facts();
         let gate = self.gate();
+        let is_paused = self.worker.registry().is_paused();
         let Some(own) = self.own.as_mut() else { return (0, Look::Wait) };
         let mut at = 0;
         let look = loop {
@@ -250,7 +253,7 @@ impl Session {
                         Verdict::Take if own.may_intercept() => break Look::Pause(Pause::Step(frame)),
                         _ => {}
                     }
-                    match own.forward(&facts.table, command, &frame) {
+                    match own.forward(&facts.table, command, &frame, is_paused) {
                         Onward::Sent => {
                             self.member.card.touch(&command[frame.name.clone()]);
                             at += frame.len;
@@ -269,9 +272,10 @@ impl Session {
     /// upstream's business.
     pub(super) async fn forward_own(&mut self, command: &[u8], frame: &RequestFrame) -> Result<bool, Gone> {
         let facts = self.worker.links().facts();
+        let is_paused = self.worker.registry().is_paused();
         for _ in 0..2 {
             let Some(own) = self.own.as_mut() else { return Ok(false) };
-            match own.forward(&facts.table, command, frame) {
+            match own.forward(&facts.table, command, frame, is_paused) {
                 Onward::Sent => return Ok(true),
                 Onward::Hang => return Err(Gone),
                 Onward::Wait | Onward::Step if !own.talk.is_settled() => self.drain().await?,
@@ -346,7 +350,8 @@ impl OwnMode {
         self.link.rekey(key);
     }
 
-    fn forward(&mut self, table: &CommandTable, command: &[u8], frame: &RequestFrame) -> Onward {
+    /// `is_paused` where the upstream holds back writes.
+    fn forward(&mut self, table: &CommandTable, command: &[u8], frame: &RequestFrame, is_paused: bool) -> Onward {
         let all: Vec<&[u8]> = args(command).collect();
         let plan = plan(table, &command[frame.name.clone()], &all);
         match plan {
@@ -357,6 +362,8 @@ impl OwnMode {
             {
                 return Onward::Wait;
             }
+            // Whoever waits for no replica is answered at once, also where a write would be held back.
+            Plan::Forward { effect: Effect::Wait, .. } if is_paused && asks_for_nobody(&all) => {}
             Plan::Forward { effect: Effect::Wait, .. } if self.may_write() && self.talk.is_first_wait() => {
                 // WAIT asks about its connection's own writes, and those before went over a shared link: an empty
                 // message counts as a write and comes after all of them.
@@ -400,8 +407,10 @@ impl OwnMode {
             Effect::Subscribe(kind) | Effect::Unsubscribe(kind) => {
                 self.talk.sent(Entry::Channels(Channels::named(kind, args.len())));
             }
-            // What is a monitor counts as a replica, and these are not answered any more.
-            Effect::Monitor | Effect::Replication if self.talk.is_monitor() => self.talk.sent_unanswered(),
+            // What is a monitor counts as a replica, and these are not answered any more, unless a transaction queues or refuses them.
+            Effect::Monitor | Effect::Replication if self.talk.is_monitor() && !self.talk.is_multi() => {
+                self.talk.sent_unanswered();
+            }
             Effect::Monitor => self.talk.sent(Entry::Change(Change::Monitor)),
             Effect::Replication if is_never_answered(args) => self.talk.sent_unanswered(),
             Effect::Replication => self.talk.sent_raw(),
@@ -419,6 +428,11 @@ impl OwnMode {
 
 fn is_client_tracking(words: &[&[u8]]) -> bool {
     matches!(words, [name, subcommand, ..] if name.eq_ignore_ascii_case(b"client") && subcommand.eq_ignore_ascii_case(b"tracking"))
+}
+
+/// `WAIT` and `WAITAOF` for none, wherever that is.
+fn asks_for_nobody(words: &[&[u8]]) -> bool {
+    words.get(1..words.len().saturating_sub(1)).is_some_and(|counts| counts.iter().all(|count| *count == b"0"))
 }
 
 /// `REPLCONF ACK` and `GETACK`, which is how replication speaks behind its beginning.

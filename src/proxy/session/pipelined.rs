@@ -15,6 +15,9 @@ use crate::protocol::request::{RequestFrame, RequestScanner};
 /// Bytes behind a waiting call that are looked at.
 const LOOK_MAX: usize = 64 << 10;
 
+/// Bytes behind a command that blocks which are taken in so that the client's end is seen behind them.
+const BEHIND_BLOCKED_MAX: usize = 1 << 20;
+
 /// A call that waits for so long is looked behind. Most are answered sooner, and a long pipeline is not read once for each of them.
 pub(super) const LOOK_AFTER: Duration = Duration::from_millis(20);
 
@@ -53,6 +56,21 @@ impl Session {
             }
             Poll::Ready(Err(_)) => Err(Gone),
         }
+    }
+
+    /// Takes in what the client has sent behind a command that blocks; `true` where it has closed its side.
+    pub(super) fn has_ended_behind(&mut self, cx: &mut Context<'_>) -> Result<bool, Gone> {
+        while !self.has_ended && self.input.len() < BEHIND_BLOCKED_MAX {
+            let scratch = self.worker.links().scratch().clone();
+            let mut scratch = scratch.borrow_mut();
+            match self.reader.poll_read(cx, &mut scratch) {
+                Poll::Pending => break,
+                Poll::Ready(Ok(0)) => self.has_ended = true,
+                Poll::Ready(Ok(n)) => self.input.extend_from_slice(&scratch[..n]),
+                Poll::Ready(Err(_)) => return Err(Gone),
+            }
+        }
+        Ok(self.has_ended)
     }
 
     /// Takes in what the client has sent behind the waiting call, up to [`LOOK_MAX`], and notes the releases in it.

@@ -6,7 +6,7 @@ use super::handshake::{Hello, canonical_number};
 use super::step::OWN_CHANNEL;
 use super::transaction::{Change, Entry, NOTED_MAX, Replies, SessionChange};
 use super::{Gone, Session};
-use crate::commands::client::{ClientCall, kept_name};
+use crate::commands::client::{ClientCall, integer, kept_name};
 use crate::commands::{Effect, Here, Plan, Treatment, client_effect, plan, resolve};
 use crate::domain::Resp;
 use crate::protocol::args::{args, encode_command};
@@ -102,7 +102,11 @@ impl Session {
             // Of a name the upstream gets nothing, so that nothing else bounds how much of it waits here.
             let is_naming = matches!(call, ClientCall::SetName(_) | ClientCall::SetInfo(..));
             let kept = |arg: &&[u8]| Box::from(if is_naming { kept_name(arg) } else { arg });
-            return Some((call.stand_in(args), Entry::Answer(args.iter().map(kept).collect())));
+            let request = match call {
+                ClientCall::List(filters) => self.list_with_own(args, filters),
+                call => call.stand_in(args),
+            };
+            return Some((request, Entry::Answer(args.iter().map(kept).collect())));
         }
         match (subcommand.to_ascii_lowercase().as_slice(), args.get(2..).unwrap_or_default()) {
             (b"reply", [mode]) => match reply_mode(mode) {
@@ -129,6 +133,27 @@ impl Session {
                 _ => Entry::Plain,
             }),
         }
+    }
+
+    /// `CLIENT LIST` with this client's own link among those that are listed, where its filters let that be: what the upstream says of it when
+    /// the command runs is not what it says behind the transaction.
+    fn list_with_own(&self, args: &[&[u8]], filters: &[&[u8]]) -> Vec<u8> {
+        let own = self.own.as_ref().map_or(0, |own| own.link.upstream_id()).to_string();
+        let is_by_id = match filters {
+            [] => true,
+            [id, numbers @ ..] => {
+                id.eq_ignore_ascii_case(b"id") && !numbers.is_empty() && numbers.iter().all(|n| integer(n).is_some())
+            }
+        };
+        if own == "0" || !is_by_id {
+            return ClientCall::List(filters).stand_in(args);
+        }
+        let mut words = args.to_vec();
+        if filters.is_empty() {
+            words.push(b"ID");
+        }
+        words.push(own.as_bytes());
+        encoded(&words)
     }
 
     /// `CLIENT TRACKING …` as the upstream is to get it, with its own number for the client that `REDIRECT` names.

@@ -260,10 +260,10 @@ impl Session {
         if let Some(own) = self.own.as_mut() {
             own.talk.wrote_elsewhere();
         }
+        self.answer(&out);
         if is_shielded {
             self.unshield(call.key, granted.is_some()).await?;
         }
-        self.answer(&out);
         match granted {
             Some(grant) => self.remember(grant).await,
             None => Ok(()),

@@ -214,6 +214,9 @@ impl Session {
     pub(super) async fn refuse_protocol(&mut self, error: ProtocolError) -> Result<(), Gone> {
         self.drain().await?;
         tracing::debug!(client = self.card().id, %error, "protocol error");
+        if !self.is_heard() {
+            return self.is_to_leave().await;
+        }
         let mut line = Vec::new();
         error.encode(&mut line);
         self.answer(&line);
@@ -257,7 +260,7 @@ impl Session {
             if self.io.is_broken() || self.card().wished() == Wish::Kill {
                 return Poll::Ready(Err(Gone));
             }
-            if self.own.is_some() && self.pump_own(cx).is_err() {
+            if self.own.is_some() && (self.pump_own(cx).is_err() || self.io.is_broken()) {
                 return Poll::Ready(Err(Gone));
             }
             if self.io.owed() > 0 {
@@ -271,7 +274,7 @@ impl Session {
             if own.talk.is_settled() && own.link.scanner.is_at_boundary() {
                 return Poll::Ready(Ok(true));
             }
-            if own.talk.is_blocking() && closed.as_mut().poll(cx).is_ready() {
+            if own.talk.is_blocking() && (self.has_ended_behind(cx)? || closed.as_mut().poll(cx).is_ready()) {
                 return Poll::Ready(Err(Gone));
             }
             Poll::Pending

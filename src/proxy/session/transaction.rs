@@ -124,6 +124,7 @@ pub(super) struct Queue {
     len: u32,
     noted: usize,
     markers: u64,
+    is_aborted: bool,
 }
 
 enum Run {
@@ -134,7 +135,7 @@ enum Run {
 impl Queue {
     pub(super) fn push(&mut self, entry: Entry) {
         match entry {
-            Entry::Marker => self.markers += 1,
+            Entry::Marker => self.markers += u64::from(!self.is_aborted),
             _ => self.len = self.len.saturating_add(1),
         }
         match (entry, self.runs.back_mut()) {
@@ -145,6 +146,11 @@ impl Queue {
                 self.runs.push_back(Run::Noted(entry));
             }
         }
+    }
+
+    /// A command was refused: `EXEC` will run nothing, and the upstream goes on saying `QUEUED` but keeps no more of them.
+    pub(super) fn is_aborted(&mut self) {
+        self.is_aborted = true;
     }
 
     pub(super) fn push_plain(&mut self, n: u64) {
