@@ -946,8 +946,10 @@ fn a_holder_whose_renewed_lock_was_lost_is_told() {
     for (option, loss, reason) in [
         ("KEEPALIVE", "DEL orders:1", "freed"),
         ("EPHEMERAL", "SET orders:1 thief PX 60000", "taken"),
+        ("KEEPALIVE", "RENAME other orders:1", "taken"),
         ("KEEPALIVE", "FLUSHALL", "freed"),
     ] {
+        bypass.run("HSET other f v");
         ann.run(&format!("LOCK.ACQUIRE orders:1 ann TTL 3000 {option}"));
         bypass.run(loss);
         assert_eq!(told_of_loss(&mut ann), ("orders:1".into(), "ann".into(), reason.into()));

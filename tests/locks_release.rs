@@ -113,6 +113,23 @@ fn a_release_hands_the_lock_on_in_the_same_step() {
 }
 
 #[test]
+fn a_release_ends_what_its_owner_waits_for_and_one_of_the_past_does_not() {
+    let stage = Stage::new();
+    let (mut ann, mut bob, mut other) = (stage.client(), stage.client(), stage.client());
+    let past = bob.acquires("orders:1", "bob");
+    bob.releases("orders:1", "bob");
+    ann.acquires("orders:1", "ann");
+    bob.waits_for("orders:1", "bob");
+    stage.await_waiters("orders:1", 1);
+    assert_eq!(other.run(&format!("LOCK.RELEASE orders:1 bob FENCE {past}")), Reply::Int(0));
+    bob.still_waits();
+    assert_eq!(other.run("LOCK.RELEASE orders:1 bob"), Reply::Int(0));
+    assert_eq!(bob.reply(), Reply::Nil);
+    stage.await_waiters("orders:1", 0);
+    assert_eq!(stage.holder("orders:1").as_deref(), Some("ann"));
+}
+
+#[test]
 fn a_release_by_the_new_holders_predecessor_hits_nobody() {
     let stage = Stage::new();
     let (mut ann, mut bob) = (stage.client(), stage.client());

@@ -264,6 +264,8 @@ impl<C: Caller> Renewal<C> {
             Ok(false) if *self.present.borrow() != value => self.pause_ms = 1,
             // Whichever way, this grant is over.
             Ok(false) => return self.look_what_became(&value).await,
+            // The key is none that a lock can be.
+            Err(error) if error.is_wrong_type() => return self.look_what_became(&value).await,
             Err(error) => {
                 tracing::debug!(%key, %error, "a lease could not be renewed; trying again");
             }

@@ -759,15 +759,29 @@ mod tests {
     }
 
     #[test]
-    fn a_namesake_is_who_answers_and_not_who_once_said_something() {
-        let (a, namesake) = (node("a", 1), node("a", 2));
-        let complained_of = || a.namesake.load(Ordering::Relaxed);
+    fn what_others_should_know_at_once_is_said_once() {
+        let a = node("a", 1);
+        assert!(!a.take_must_speak());
+        a.speaks_up();
+        assert!(a.take_must_speak() && !a.take_must_speak());
+    }
+
+    #[test]
+    fn a_namesake_is_who_answers_and_not_who_once_did() {
+        let (a, namesake, later) = (node("a", 1), node("a", 2), node("a", 9));
+        let complained_of = |node: &Nodes| node.namesake.load(Ordering::Relaxed);
         let alive = says(&namesake, "alive");
         assert!(matches!(a.heard(&alive, at(1)), News::Introduce(_)), "it is asked");
-        assert_eq!(complained_of(), 0, "that may have been recorded");
-        hear(&a, &namesake, &says(&namesake, "alive"), at(2));
-        assert_eq!(complained_of(), 2);
-        assert!(a.is_alone(), "it is no other node");
+        assert_eq!(complained_of(&a), 0, "that may have been recorded");
+        let said = says(&a, "alive");
+        let News::Introduce(whom) = namesake.heard(&said, at(2)) else { panic!("it answers") };
+        let met = namesake.introduce(&whom, LOAD, at(2));
+        a.heard(&met, at(2));
+        assert_eq!(complained_of(&a), 2);
+        // The answer was given to another life of this node.
+        later.heard(&met, at(3));
+        assert_eq!(complained_of(&later), 0);
+        assert!(a.is_alone() && later.is_alone(), "it is no other node");
     }
 
     #[test]

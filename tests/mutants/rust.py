@@ -162,11 +162,12 @@ class Tree:
             ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=root, check=True, stdout=subprocess.PIPE
         )
         self.files = [name.decode() for name in listed.stdout.split(b"\0") if name and (root / name.decode()).is_file()]
-        self.folder.mkdir(parents=True, exist_ok=True)
-        # What tests look for below target/ is the project's.
-        link = self.folder / "target"
-        if not link.is_symlink():
-            link.symlink_to(root / "target")
+        (self.folder / "build").mkdir(parents=True, exist_ok=True)
+        # What tests look for beside their programs is the project's.
+        for name in ("test-servers", "test-venv"):
+            link = self.folder / "build" / name
+            if not link.is_symlink():
+                link.symlink_to(root / "target" / name)
 
     def holds(self, texts):
         """The files are the project's but for `texts`. What is the same keeps its time, so that little is built anew."""
