@@ -26,6 +26,11 @@ impl Faults {
         Faults { network: draw(2), crashes: draw(3), pauses: draw(3), disasters: draw(4) }
     }
 
+    /// The clock of a node may be off by anything.
+    pub fn steps_clocks(&self) -> bool {
+        self.pauses
+    }
+
     fn are_there(&self) -> bool {
         self.network || self.crashes || self.pauses || self.disasters
     }
@@ -62,7 +67,8 @@ pub async fn happen(world: Rc<World>, seed: u64) {
                 let percent = dice.u8(20..=100);
                 world.net.cuts(who, percent);
             }
-            2..4 if faults.network => {
+            2 if faults.network => replies_are_lost(&world, &mut dice).await,
+            3 if faults.network => {
                 let (long_ms, cuts) = (dice.u64(10..6000), dice.bool());
                 world
                     .judge(|judge| judge.trouble(true, &format!("nothing moves from and to {place} for {long_ms} ms")));
@@ -104,6 +110,17 @@ pub async fn happen(world: Rc<World>, seed: u64) {
             _ => continue,
         }
         world.judge(|judge| judge.trouble(false, "that is over"));
+    }
+}
+
+/// What the nodes are to be told of the next changes never reaches them: of one key, or of several that one step has taken.
+async fn replies_are_lost(world: &Rc<World>, dice: &mut fastrand::Rng) {
+    world.judge(|judge| judge.trouble(true, "replies are lost on their way"));
+    for _ in 0..dice.u8(1..4) {
+        let change = if dice.bool() { world.taken_together.notified() } else { world.changes.notified() };
+        if tokio::time::timeout(Duration::from_millis(1500), change).await.is_ok() {
+            world.net.cuts(None, 100);
+        }
     }
 }
 
@@ -152,6 +169,12 @@ async fn disaster(world: &Rc<World>, dice: &mut fastrand::Rng) {
             });
             ms(away_ms).await;
             world.net.closes(false);
+            // What has just been lost by the one is lost by the other as well: the counter of fences twice in a row.
+            if dice.u8(..3) == 0 {
+                ms(dice.u64(..1500)).await;
+                world.judge(|judge| judge.trouble(true, "FLUSHALL, too"));
+                world.net.serve(|server| server.flush());
+            }
         }
     }
 }

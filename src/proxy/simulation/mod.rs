@@ -9,10 +9,12 @@
 //! process around it.
 
 mod client;
+mod coverage;
 mod faults;
 mod judge;
 mod panics;
 mod people;
+mod plan;
 mod process;
 
 use std::cell::{Cell, RefCell};
@@ -26,15 +28,14 @@ use tokio::task::{JoinHandle, LocalSet};
 use tokio::time::Instant;
 
 use self::client::{Said, Wire};
-use self::faults::Faults;
+use self::coverage::{Coverage, Question};
 use self::judge::{Counts, Judge};
-use self::people::{Client, Past, SET_NX_WAIT_MS};
+use self::people::{Client, Past};
+use self::plan::Plan;
 use self::process::Process;
-use crate::config::{Config, DeadlockMode, Rule, VictimPolicy};
-use crate::domain::Level;
 use crate::protocol::args::encode_command;
 use crate::upstream::simulated::net::Net;
-use crate::upstream::simulated::server::Cause;
+use crate::upstream::simulated::server::{Cause, Change};
 
 /// When each day begins, Unix µs.
 const BEGINS_US: u64 = 1_763_740_000_000_000;
@@ -42,132 +43,6 @@ const BEGINS_US: u64 = 1_763_740_000_000_000;
 const LOOKS_EVERY: Duration = Duration::from_millis(100);
 /// After the last person has gone, all leases, places and registrations are over within this.
 const ENDS_WITHIN: Duration = Duration::from_secs(20);
-
-/// The lease where none is asked for, and the longest.
-const DEFAULT_TTL_MS: u64 = 1700;
-const MAX_TTL_MS: u64 = 8000;
-
-/// What a rule says about one key.
-struct KeyRule {
-    key: &'static str,
-    max_ttl_ms: Option<u64>,
-    default_ttl_ms: Option<u64>,
-    queue_max: usize,
-    level: Option<Level>,
-}
-
-/// The rules of days that have some: every other key has none.
-const RULES: [KeyRule; 2] = [
-    KeyRule { key: "lock:b", max_ttl_ms: Some(900), default_ttl_ms: Some(600), queue_max: 0, level: Some(Level::High) },
-    KeyRule { key: "lock:d", max_ttl_ms: None, default_ttl_ms: Some(3000), queue_max: 2, level: None },
-];
-
-/// What kind of day it is.
-#[derive(Debug, Clone)]
-pub struct Plan {
-    nodes: usize,
-    people: usize,
-    keys: Vec<Vec<u8>>,
-    /// How many names they share; 0 where each has one of his own.
-    owners: u64,
-    /// TRANSFER, ACQUIREALL, CANCEL and PROMOTE are used, too.
-    has_family: bool,
-    /// FORCE, and DEL by people who hold nothing.
-    is_rough: bool,
-    /// A refused poller's place is kept, in place of waiting.
-    tickets: bool,
-    /// Rules cut leases, give defaults and levels, and make queues narrow.
-    has_rules: bool,
-    /// Some go around Lockgate.
-    bypasses: bool,
-    day_ms: u64,
-    longest_way_ms: u64,
-    deadlocks: DeadlockMode,
-    victim: VictimPolicy,
-    promote_after_ms: u64,
-    faults: Faults,
-}
-
-impl Plan {
-    fn draw(dice: &mut fastrand::Rng) -> Plan {
-        let keys = ["lock:a", "lock:b", "c", "lock:d"];
-        let policies =
-            [VictimPolicy::LowestPriority, VictimPolicy::Youngest, VictimPolicy::FewestLocks, VictimPolicy::Requester];
-        let plan = Plan {
-            nodes: dice.usize(1..4),
-            people: dice.usize(2..7),
-            keys: keys[..dice.usize(1..=keys.len())].iter().map(|key| key.as_bytes().to_vec()).collect(),
-            owners: if dice.u8(..4) == 0 { 2 } else { 0 },
-            has_family: dice.bool(),
-            is_rough: dice.u8(..4) == 0,
-            tickets: dice.u8(..6) == 0,
-            bypasses: dice.u8(..3) == 0,
-            has_rules: dice.bool(),
-            day_ms: dice.u64(6000..20_000),
-            longest_way_ms: [0, 3, 20, 120][dice.usize(..4)],
-            deadlocks: if dice.u8(..4) == 0 { DeadlockMode::Prevent } else { DeadlockMode::Detect },
-            victim: policies[dice.usize(..4)],
-            promote_after_ms: if dice.u8(..3) == 0 { 200 } else { 0 },
-            faults: Faults::draw(dice),
-        };
-        // Two keys at a time need two keys.
-        Plan { has_family: plan.has_family && plan.keys.len() > 1, ..plan }
-    }
-
-    fn rule(&self, key: &[u8]) -> Option<&'static KeyRule> {
-        RULES.iter().find(|rule| self.has_rules && rule.key.as_bytes() == key)
-    }
-
-    /// The lease that LOCK.* gets who asks for so many ms, or for none.
-    fn lease_ms(&self, key: &[u8], ttl_ms: Option<u64>) -> u64 {
-        let rule = self.rule(key);
-        let default_ms = rule.and_then(|rule| rule.default_ttl_ms).unwrap_or(DEFAULT_TTL_MS);
-        let max_ms = rule.and_then(|rule| rule.max_ttl_ms).unwrap_or(MAX_TTL_MS);
-        ttl_ms.unwrap_or(default_ms).min(max_ms)
-    }
-
-    /// The lease of a `SET NX`, which is cut by its rule alone.
-    fn plain_lease_ms(&self, key: &[u8], ttl_ms: u64) -> u64 {
-        let max_ms = self.rule(key).filter(|_| key.starts_with(b"lock:")).and_then(|rule| rule.max_ttl_ms);
-        max_ms.map_or(ttl_ms, |max_ms| max_ms.min(ttl_ms))
-    }
-
-    fn narrow(&self) -> Vec<Vec<u8>> {
-        let narrow = RULES.iter().filter(|rule| self.has_rules && rule.queue_max > 0);
-        narrow.map(|rule| rule.key.as_bytes().to_vec()).collect()
-    }
-
-    /// The level of a call that names none.
-    fn level(&self, key: &[u8]) -> u8 {
-        self.rule(key).and_then(|rule| rule.level).unwrap_or(Level::Normal).number()
-    }
-
-    fn config(&self, name: String) -> Config {
-        let mut config = Config::default();
-        config.nodes.id = Some(name);
-        config.deadlock.mode = self.deadlocks;
-        config.deadlock.victim = self.victim;
-        config.promote_after = (self.promote_after_ms > 0).then(|| Duration::from_millis(self.promote_after_ms));
-        let wait = Some(Duration::from_millis(SET_NX_WAIT_MS));
-        let rule = Rule { wait_while_holding: true, ..Rule::matching("lock:*") };
-        let rule = match self.tickets {
-            true => Rule { poll_ticket: Some(Duration::from_millis(400)), ..rule },
-            false => Rule { wait, ..rule },
-        };
-        (config.default_ttl, config.max_ttl) =
-            (Duration::from_millis(DEFAULT_TTL_MS), Duration::from_millis(MAX_TTL_MS));
-        let own = RULES.iter().filter(|_| self.has_rules).map(|own| Rule {
-            pattern: own.key.into(),
-            max_ttl: own.max_ttl_ms.map(Duration::from_millis),
-            default_ttl: own.default_ttl_ms.map(Duration::from_millis),
-            max_queue: own.queue_max,
-            priority: own.level,
-            ..rule.clone()
-        });
-        config.lock_keys = own.chain([rule.clone()]).collect();
-        config
-    }
-}
 
 /// One day.
 pub struct World {
@@ -179,10 +54,15 @@ pub struct World {
     processes: RefCell<Vec<Option<Process>>>,
     /// Holds that were let go of.
     past: RefCell<Vec<Past>>,
+    /// Rings whenever a lock changes.
+    changes: Notify,
+    /// And where one step has taken several.
+    taken_together: Notify,
     /// One for each person: rings when the upstream has given him what he waits for, before he can know.
     bells: Vec<Notify>,
     /// The connection of those who go around Lockgate.
     side: Cell<u64>,
+    coverage: RefCell<Coverage>,
     is_over: Cell<bool>,
     connections: Cell<u64>,
     lives: Cell<u64>,
@@ -195,10 +75,7 @@ impl World {
         // What the code itself draws.
         fastrand::seed(seed);
         let net = Net::install(tasks.clone(), seed ^ 0x5eed, BEGINS_US);
-        let mut judge = Judge::new(seed, tells);
-        judge.owners_differ = plan.owners == 0;
-        judge.order_matters = plan.owners == 0 && plan.promote_after_ms == 0 && !plan.is_rough && !plan.tickets;
-        judge.narrow = plan.narrow();
+        let judge = Judge::new(seed, tells, plan.clone());
         judge.say(|| format!("{plan:?}"));
         let world = Rc::new(World {
             seed,
@@ -207,6 +84,9 @@ impl World {
             judge: RefCell::new(judge),
             processes: RefCell::default(),
             past: RefCell::default(),
+            changes: Notify::new(),
+            taken_together: Notify::new(),
+            coverage: RefCell::default(),
             bells: (0..plan.people).map(|_| Notify::new()).collect(),
             side: Cell::new(net.serve(|server| server.connects())),
             is_over: Cell::new(false),
@@ -227,6 +107,14 @@ impl World {
                     world.bells[person].notify_waiters();
                 }
             }
+            let is_lock = |change: &&Change| !change.key.starts_with(b"lockgate:");
+            let taken = changes.iter().filter(is_lock).filter(|change| change.after.is_some()).count();
+            if changes.iter().any(|change| is_lock(&change)) {
+                world.changes.notify_waiters();
+            }
+            if taken > 1 {
+                world.taken_together.notify_waiters();
+            }
         });
         world
     }
@@ -239,6 +127,11 @@ impl World {
         let mut judge = self.judge.borrow_mut();
         judge.now(self.net.unix_us());
         work(&mut judge)
+    }
+
+    /// How a key stood when something was asked, and what came of it.
+    fn saw(&self, question: &Question, said: Option<&Said>) {
+        self.coverage.borrow_mut().saw(question, said);
     }
 
     fn next_connection(&self) -> u64 {
@@ -278,7 +171,7 @@ impl World {
         processes[place] = Some(process);
     }
 
-    async fn lives(self: Rc<Self>) -> Counts {
+    async fn lives(self: Rc<Self>) -> (Counts, Coverage) {
         let mut dice = fastrand::Rng::with_seed(self.seed ^ 0xd1ce);
         for place in 0..self.plan.nodes {
             self.begins(place, format!("n{place}"), dice.i64(-2_000_000..2_000_000));
@@ -302,7 +195,7 @@ impl World {
         }
         self.goes_on_for(ENDS_WITHIN).await;
         self.nothing_is_left().await;
-        self.judge(|judge| judge.counts)
+        (self.judge(|judge| judge.counts), self.coverage.take())
     }
 
     /// So much time passes, while the judge looks around.
@@ -343,7 +236,7 @@ impl World {
 }
 
 /// Plays the day of `seed`.
-fn play(seed: u64, tells: bool) -> Counts {
+fn play(seed: u64, tells: bool) -> (Counts, Coverage) {
     in_world(seed, tells, World::lives)
 }
 
@@ -370,12 +263,12 @@ const SEEDS: u64 = 120;
 #[test]
 fn no_day_breaks_a_promise() {
     if let Some(seed) = number("LOCKGATE_DAY") {
-        eprintln!("{:?}", play(seed, true));
+        eprintln!("{:?}", play(seed, true).0);
         return;
     }
     let first = number("LOCKGATE_FIRST_DAY").unwrap_or(0);
     let (next, last) = (AtomicU64::new(first), first + number("LOCKGATE_DAYS").unwrap_or(SEEDS));
-    let (failed, sum) = (Mutex::new(Vec::new()), Mutex::new(Counts::default()));
+    let (failed, sum) = (Mutex::new(Vec::new()), Mutex::new((Counts::default(), Coverage::default())));
     std::thread::scope(|scope| {
         for _ in 0..std::thread::available_parallelism().map_or(1, std::num::NonZero::get) {
             scope.spawn(|| {
@@ -385,7 +278,11 @@ fn no_day_breaks_a_promise() {
                         return;
                     }
                     match std::panic::catch_unwind(|| play(seed, false)) {
-                        Ok(counts) => sum.lock().expect("nobody panics with it").add(counts),
+                        Ok((counts, coverage)) => {
+                            let mut sum = sum.lock().expect("nobody panics with it");
+                            sum.0.add(counts);
+                            sum.1.add(coverage);
+                        }
                         Err(_) => failed.lock().expect("nobody panics with it").push(seed),
                     }
                 }
@@ -393,7 +290,11 @@ fn no_day_breaks_a_promise() {
         }
     });
     let failed = failed.into_inner().expect("nobody panics with it");
-    println!("{} days: {:?}", last - first, sum.into_inner().expect("nobody panics with it"));
+    let (counts, coverage) = sum.into_inner().expect("nobody panics with it");
+    println!("{}{} days: {counts:?}", coverage.report(), last - first);
+    let is_slice = number("LOCKGATE_DAYS").is_none() && first == 0 && failed.is_empty();
+    let missing = if is_slice { coverage.missing() } else { Vec::new() };
+    assert!(missing.is_empty(), "the days do not show all that they are to show: {missing:#?}");
     if let Some(seed) = failed.iter().min() {
         panic!("day {seed} failed; LOCKGATE_DAY={seed} cargo test --lib no_day -- --nocapture tells its story");
     }

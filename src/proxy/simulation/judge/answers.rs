@@ -1,20 +1,20 @@
 //! What is answered, against what stood upstream at some moment between the question and its answer.
 
 use super::mark::{Held, Mark};
-use super::{Asked, CALMS_DOWN_US, Call, Judge, Key};
+use super::{Asked, Call, Judge, Key, show};
 use crate::proxy::simulation::client::Said;
 use crate::store::value::Fields;
 
-/// Whoever was refused or has left is known to wait, or to wait no more, after this, in calm times, in µs.
-const SETTLES_US: u64 = 700_000;
 /// An answer is no earlier than its time, but for what clocks make of it, in µs.
 const CLOCKS_US: u64 = 20_000;
+/// The clock of a node is off by so much where clocks do not step, in µs.
+const SKEW_MAX_US: u64 = 2_100_000;
 /// Whose call is over may still have a place for so long, in µs.
 const PLACE_KEPT_US: u64 = 6_000_000;
 
 impl Judge {
     /// All that `key` held since that moment. What happened in its very microsecond may have come before or after.
-    fn story(&self, key: &[u8], from_us: u64) -> Vec<Held> {
+    pub(super) fn story(&self, key: &[u8], from_us: u64) -> Vec<Held> {
         let story = self.locks.get(key).map_or(&[][..], |lock| &lock.story);
         let begins = story.iter().rposition(|held| held.since_us < from_us);
         let free = Held { since_us: 0, value: None, until_ms: None };
@@ -24,7 +24,7 @@ impl Judge {
         }
     }
 
-    fn at_some_moment(&self, key: &[u8], from_us: u64, is_so: impl Fn(&Held) -> bool) -> bool {
+    pub(super) fn at_some_moment(&self, key: &[u8], from_us: u64, is_so: impl Fn(&Held) -> bool) -> bool {
         self.story(key, from_us).iter().any(is_so)
     }
 
@@ -42,29 +42,35 @@ impl Judge {
         let is_older = |((keys, owner), _): (&(Vec<Key>, Vec<u8>), _)| {
             *owner == asked.owner && keys.iter().any(|key| asked.keys.contains(key))
         };
-        if !self.owners_differ || self.ended.iter().any(is_older) {
-            return;
-        }
+        let is_his_alone = self.owners_differ() && !self.ended.iter().any(is_older);
         for (key, fence) in asked.keys.iter().zip(fences) {
             let mark = match &asked.value {
                 Some(value) => Mark::Plain(value.clone()),
                 None => Mark::Fenced(asked.owner.clone(), *fence),
             };
             let is_single = asked.keys.len() == 1 && asked.value.is_none();
+            if !is_his_alone && asked.value.is_none() {
+                // By whichever call of its owner, it stood while this one waited.
+                if !self.at_some_moment(key, since_us, |held| held.is_held_by(&asked.owner, Some(*fence))) {
+                    let story = self.story(key, since_us);
+                    self.wrong(format!("{mark} is told of {}, and never held it since: {story:?}", key.escape_ascii()));
+                }
+                continue;
+            }
             let fits = |held: &Held| {
                 let Some((of, is_claim)) = held.value.as_deref().map(Mark::of) else { return false };
                 let is_level = |level: u8| (*lowest..=*highest).contains(&level);
                 let tells = |level: u8, meta: &[u8]| !is_single || (is_level(level) && *meta == asked.meta);
                 let as_asked = held.fields().is_none_or(|fields| tells(fields.level.number(), fields.meta));
-                of == mark && !is_claim && held.lease_ms() == Some(asked.lease_ms) && as_asked
+                of == mark && !is_claim && asked.leases.iter().any(|lease| held.has(*lease)) && as_asked
             };
             if !self.at_some_moment(key, since_us, fits) {
                 let level = asked.level;
                 let story = self.story(key, since_us);
                 self.wrong(format!(
-                    "{mark} is told of {}, and it was never written with a lease of {} ms at level {level}: {story:?}",
+                    "{mark} is told of {}, and it was never written with a lease of {:?} at level {level}: {story:?}",
                     key.escape_ascii(),
-                    asked.lease_ms
+                    asked.leases
                 ));
             }
         }
@@ -72,12 +78,17 @@ impl Judge {
 
     /// A call ends without a lock: its time was over, somebody was in its way, or something ended it.
     pub(super) fn is_due(&self, asked: &Asked, since_us: u64, how: &str, may_end: bool) {
-        if self.had_trouble_since(since_us) || !self.owners_differ || may_end {
+        if self.had_trouble_since(since_us) || may_end {
             return;
         }
         let code = how.split(' ').next().unwrap_or_default();
-        let is_full = || asked.keys.iter().any(|key| self.narrow.contains(key));
+        let is_full = || asked.keys.iter().any(|key| self.plan.is_narrow(key, asked.person));
+        let was_data = || asked.keys.iter().any(|key| self.at_some_moment(key, since_us, Held::is_data));
         match code {
+            // Whose time is absolute goes by the clocks of the upstream and of his node.
+            "nil" if asked.over_ms.is_some_and(|over_ms| self.may_be_over(over_ms)) => {}
+            // A cycle through a connection ends by its SET NX; whose cycle it is, is not plain where owners are shared.
+            "nil" if asked.value.is_some() && asked.wait_us > 0 && !self.owners_differ() => {}
             "nil" if asked.wait_us > 0 => {
                 if self.now_us + CLOCKS_US < since_us + asked.wait_us {
                     self.wrong(format!("person {} is answered nil before its time", asked.person));
@@ -90,6 +101,7 @@ impl Judge {
                 let was_wanted = |key: &Key| {
                     let is_of_key = |of: &[Key]| of.contains(key);
                     self.calls.values().any(|call| is_of_key(&call.asked.keys))
+                        || self.tickets.keys().any(|(of, _)| of == key)
                         || self.ended.iter().any(|((of, _), all)| {
                             is_of_key(of) && all.iter().any(|ended| ended.at_us + PLACE_KEPT_US > since_us)
                         })
@@ -100,8 +112,13 @@ impl Judge {
             }
             "DEADLOCK" => {}
             "QUEUEFULL" if is_full() => {}
+            "ERR" if how.contains("is not a lock") && was_data() => {}
             _ => self.wrong(format!("person {} is answered an error out of nowhere: {how}", asked.person)),
         }
+    }
+
+    pub(super) fn may_be_over(&self, over_ms: u64) -> bool {
+        self.plan.faults.steps_clocks() || over_ms.saturating_mul(1000) <= self.now_us + SKEW_MAX_US
     }
 
     /// EXTEND was answered.
@@ -148,6 +165,18 @@ impl Judge {
                 key.escape_ascii(),
                 owner.escape_ascii()
             ));
+        }
+    }
+
+    /// RELEASEALL was answered with a number.
+    pub fn are_released(&mut self, keys: &[Key], owner: &[u8], sent_us: u64, said: i64) {
+        let had = |held: &Held| held.fields().is_some_and(|fields| fields.owner == owner);
+        let most = keys.iter().filter(|key| self.at_some_moment(key, sent_us, had)).count() as i64;
+        let least = keys.iter().filter(|key| !self.at_some_moment(key, sent_us, |held| !had(held))).count() as i64;
+        self.counts.releases += u64::try_from(said).unwrap_or(0);
+        if !(least..=most).contains(&said) {
+            let (who, keys) = (owner.escape_ascii(), show(keys));
+            self.wrong(format!("RELEASEALL of {keys:?} by {who} is answered {said}, not {least} to {most}"));
         }
     }
 
@@ -219,103 +248,10 @@ impl Judge {
                 && ttl_fits
                 && names.into_iter().zip(of_fields).all(|(name, expected)| *told(name) == expected)
         };
+        self.are_counted(key, sent_us, told("waiters"));
         if !self.at_some_moment(key, sent_us, fits) {
             let story = self.story(key, sent_us);
             self.wrong(format!("INFO of {} never was so: {said:?}, but {story:?}", key.escape_ascii()));
-        }
-    }
-
-    /// POSITION or PROMOTE was answered with a place, 0 for the holder, or nil.
-    pub fn is_placed(&mut self, key: &[u8], owner: &[u8], sent_us: u64, (place, may_hold): (Option<i64>, bool)) {
-        self.counts.looks += 1;
-        let (who, key_name) = (owner.escape_ascii(), key.escape_ascii());
-        let waited = || {
-            let is_his = |asked: &Asked| asked.owner == owner && asked.keys.iter().any(|of| of == key);
-            let was_his = |((keys, of), all): (&(Vec<Key>, Vec<u8>), &Vec<super::Ended>)| {
-                let is_recent = all.iter().any(|ended| ended.at_us + PLACE_KEPT_US > sent_us);
-                *of == owner && keys.iter().any(|of| of == key) && is_recent
-            };
-            self.calls.values().any(|call| is_his(&call.asked)) || self.ended.iter().any(was_his)
-        };
-        match place {
-            Some(0) if may_hold => {
-                if !self.at_some_moment(key, sent_us, |held| held.names(owner) && !held.is_claim()) {
-                    self.wrong(format!("POSITION says that {who} holds {key_name}, and it never did"));
-                }
-            }
-            Some(place) if place > 0 => {
-                // What was granted in this moment is no call any more.
-                let has_it = self.at_some_moment(key, sent_us.saturating_sub(SETTLES_US), |held| held.names(owner));
-                if self.is_calm_for(PLACE_KEPT_US) && !waited() && !has_it {
-                    self.wrong(format!("{who} is told to be number {place} before {key_name}, and does not wait"));
-                }
-            }
-            None => {
-                let certainly = self.calls.values().any(|call| {
-                    let asked = &call.asked;
-                    *asked.keys == [key.to_vec()]
-                        && asked.owner == owner
-                        && asked.value.is_none()
-                        && call.since_us + SETTLES_US < sent_us
-                        && call.since_us + asked.wait_us > self.now_us + SETTLES_US
-                        && !call.may_end
-                });
-                let has_it = self.at_some_moment(key, sent_us.saturating_sub(SETTLES_US), |held| held.names(owner));
-                if self.is_calm_for(CALMS_DOWN_US) && self.owners_differ && certainly && !has_it {
-                    self.wrong(format!("{who} waits for {key_name}, and it is said not to"));
-                }
-            }
-            Some(other) => self.wrong(format!("{other} is no place of {who} before {key_name}")),
-        }
-    }
-
-    /// Somebody cancels a waiter's call, or promotes it to that level: from here on it may have come to that, and so may one that is
-    /// asked before this is over. Returns what to say then.
-    pub fn meddles(&mut self, key: &[u8], owner: &[u8], level: Option<u8>) -> usize {
-        let meddling = Meddling { key: key.to_vec(), owner: owner.to_vec(), level, over_us: None };
-        for call in self.calls.values_mut().filter(|call| meddling.is_about(&call.asked)) {
-            meddling.meets(&mut call.levels, &mut call.may_end);
-        }
-        self.meddlings.push(meddling);
-        self.meddlings.len() - 1
-    }
-
-    /// That was answered.
-    pub fn meddled(&mut self, which: usize) {
-        self.meddlings[which].over_us = Some(self.now_us);
-    }
-
-    /// A new call meets what is still on its way about its owner: CANCEL, PROMOTE, and what ends holds.
-    pub(super) fn meets_meddlers(&self, asked: &Asked) -> ((u8, u8), bool) {
-        let mut levels = (asked.level, asked.level);
-        let mut may_end = self.wishes.iter().any(|wish| wish.owner == asked.owner && asked.keys.contains(&wish.key));
-        for meddling in self.meddlings.iter().filter(|meddling| meddling.is_about(asked)) {
-            if meddling.over_us.is_none_or(|over| self.now_us < over + SETTLES_US) {
-                meddling.meets(&mut levels, &mut may_end);
-            }
-        }
-        (levels, may_end)
-    }
-}
-
-/// A CANCEL (without a level) or PROMOTE.
-#[derive(Debug)]
-pub struct Meddling {
-    key: Key,
-    owner: Vec<u8>,
-    level: Option<u8>,
-    over_us: Option<u64>,
-}
-
-impl Meddling {
-    fn is_about(&self, asked: &Asked) -> bool {
-        asked.owner == self.owner && asked.keys.contains(&self.key)
-    }
-
-    fn meets(&self, levels: &mut (u8, u8), may_end: &mut bool) {
-        match self.level {
-            Some(level) => *levels = (levels.0.min(level), levels.1.max(level)),
-            None => *may_end = true,
         }
     }
 }

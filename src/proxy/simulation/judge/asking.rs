@@ -37,6 +37,7 @@ impl Judge {
             since_us: self.now_us,
             place_us: kept.unwrap_or(self.now_us),
             levels,
+            promoted: None,
             may_end,
             asked,
             last_in_cycle_us: None,
@@ -94,6 +95,10 @@ impl Judge {
     pub fn granted(&mut self, call: u64, fences: &[u64]) {
         let Some(call) = self.calls.remove(&call) else { return };
         self.counts.grants += 1;
+        self.has_no_ticket(&call.asked);
+        if self.was_over(&call) {
+            return self.cycles();
+        }
         self.is_written_as_asked(&call, fences);
         let Call { asked, since_us, .. } = call;
         self.counts.waits += u64::from(self.now_us > since_us + 30_000 && asked.wait_us > 0);
@@ -105,6 +110,17 @@ impl Judge {
             self.is_told(key, &mark);
         }
         self.cycles();
+    }
+
+    /// A SET NX on a free key with an absolute time that has passed is OK, as on Redis, and the key stays free.
+    fn was_over(&self, call: &Call) -> bool {
+        let Call { asked, since_us, .. } = call;
+        if asked.over_ms.is_none_or(|over_ms| over_ms.saturating_mul(1000) > self.now_us) {
+            return false;
+        }
+        let key = &asked.keys[0];
+        let stood = self.at_some_moment(key, *since_us, |held| held.value == asked.value);
+        !stood && self.at_some_moment(key, *since_us, |held| held.value.is_none())
     }
 
     /// Somebody is told that this hold is his.
@@ -135,12 +151,13 @@ impl Judge {
     pub fn refused(&mut self, call: u64, how: &str) {
         let Some(call) = self.calls.remove(&call) else { return };
         self.ends_without(&call, false);
+        self.may_have_ticket(&call, how);
         let Call { asked, last_in_cycle_us, is_in_cycle, since_us, may_end, .. } = call;
         self.say(|| format!("person {} is refused: {how}", asked.person));
         if how.starts_with("DEADLOCK") {
             self.counts.victims += 1;
             let was_in_one = is_in_cycle || last_in_cycle_us.is_some_and(|at| self.now_us <= at + CYCLE_SEEN_US);
-            if self.owners_differ && !was_in_one && !self.had_trouble_since(since_us) {
+            if self.owners_differ() && !was_in_one && !self.had_trouble_since(since_us) {
                 self.wrong(format!("person {} was ended for a deadlock that was none: {how}", asked.person));
             }
         }
@@ -176,6 +193,9 @@ impl Judge {
     }
 
     fn ends_without(&mut self, call: &Call, keeps_place: bool) {
+        if keeps_place {
+            self.has_no_ticket(&call.asked);
+        }
         let Call { asked, place_us, .. } = call;
         let ended = Ended { at_us: self.now_us, place_us: *place_us, level: asked.level, keeps_place };
         let is_recent = |ended: &Ended| self.now_us < ended.at_us + PLACE_KEPT_US;

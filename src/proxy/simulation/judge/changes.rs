@@ -59,6 +59,11 @@ impl Judge {
         self.cycles();
     }
 
+    /// Somebody frees this key without asking its holder.
+    pub fn is_rough_with(&mut self, key: &[u8]) {
+        self.locks.entry(key.to_vec()).or_default().rough_us = Some(self.now_us);
+    }
+
     /// A claim is not lengthened, and a renewal does not shorten what its owner has extended.
     fn leases_keep(&self, change: &Change, lock: &Lock) {
         let Some(before) = lock.story.last().filter(|before| before.value == change.after && before.value.is_some())
@@ -124,8 +129,8 @@ impl Judge {
         }
         // Whoever is given a lock by its holder passes those who wait.
         let is_given = is_transfer(&args(&change.request).collect::<Vec<_>>());
-        if cause != Cause::Disaster && self.order_matters && !is_bridge && !is_given {
-            self.nobody_is_passed(key, &mark);
+        if cause != Cause::Disaster && !is_bridge && !is_given {
+            self.nobody_is_passed(key, &mark, lock);
         }
         Hold { mark, is_claim, is_bridge, begun_us: self.now_us, is_told: false, taken_back_us: None }
     }

@@ -1,9 +1,9 @@
-//! What must never last: sleepers, cycles, locks that belong to nobody, calls without an answer; and who is passed.
+//! What must never last: sleepers, cycles, locks that belong to nobody, and calls without an answer.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::mark::Mark;
-use super::{CALMS_DOWN_US, Call, Ended, Judge, Key, Person, show};
+use super::{CALMS_DOWN_US, Call, Judge, Key, Person, person_of, show};
 
 /// A free key waits for its next holder no longer than this in calm times, in µs.
 const SLEEPS_MAX_US: u64 = 1_500_000;
@@ -13,8 +13,6 @@ const CYCLE_MAX_US: u64 = 2_500_000;
 const GHOST_MAX_US: u64 = 1_500_000;
 /// An answer is late after this, in µs.
 const ANSWERS_MAX_US: u64 = 4_000_000;
-/// Whoever was refused is known to wait after this, in calm times, in µs.
-const SETTLES_US: u64 = 700_000;
 
 impl Judge {
     /// Who has just been given this lock, and does not know it yet.
@@ -32,40 +30,6 @@ impl Judge {
                     _ => false,
                 }
         })
-    }
-
-    /// Whoever begins to hold a lock comes before all who are known to wait.
-    pub(super) fn nobody_is_passed(&self, key: &[u8], mark: &Mark) {
-        // A SET NX on another key than a lock's is passed on untouched.
-        if !self.is_calm_for(SETTLES_US) || (matches!(mark, Mark::Plain(_)) && !key.starts_with(b"lock:")) {
-            return;
-        }
-        let Some(next) = self.call_of(key, mark).filter(|call| call.asked.keys.len() == 1) else { return };
-        // What its owner's older call was being given as its time ran out is the newer one's.
-        let older = self.ended.get(&(next.asked.keys.clone(), next.asked.owner.clone()));
-        let is_recent = |older: &&Ended| next.asked.value.is_none() && self.now_us < older.at_us + 2 * SETTLES_US;
-        let older: Vec<&Ended> = older.into_iter().flatten().filter(is_recent).collect();
-        let level = older.iter().map(|older| older.level).max().unwrap_or(0).max(next.asked.level);
-        let place_us = older.iter().map(|older| older.place_us).min().unwrap_or(u64::MAX).min(next.place_us);
-        for call in self.calls.values().filter(|call| call.asked.keys == [key]) {
-            let is_known = call.asked.wait_us > 0 && call.since_us + SETTLES_US < self.now_us;
-            let still_waits = call.since_us + call.asked.wait_us > self.now_us + SETTLES_US;
-            let (one, other) = (&call.asked, &next.asked);
-            let (lowest, highest) = (call.levels.0, next.levels.1.max(level));
-            let is_before = lowest > highest || (lowest == highest && call.since_us + SETTLES_US < place_us);
-            // He has been given it, and his lease was over before he could be told.
-            let past = self.locks.get(key).map_or(&[][..], |lock| &lock.past);
-            let had_it = past.iter().any(|past| past.mark.owner() == one.owner && past.begun_us >= call.since_us);
-            if is_known && still_waits && is_before && !had_it && !call.may_end && one.person != other.person {
-                self.wrong(format!(
-                    "{mark} begins to hold {}, before person {} who waits for it since {} at level {}",
-                    key.escape_ascii(),
-                    one.person,
-                    call.since_us % 1_000_000_000,
-                    one.level
-                ));
-            }
-        }
     }
 
     pub(super) fn nobody_sleeps_before_a_free_key(&self) {
@@ -86,7 +50,7 @@ impl Judge {
     }
 
     pub(super) fn no_cycle_lasts(&self) {
-        if !self.finds_deadlocks || !self.owners_differ || !self.is_calm_for(CYCLE_MAX_US) {
+        if !self.owners_differ() || !self.is_calm_for(CYCLE_MAX_US) {
             return;
         }
         for call in self.calls.values() {
@@ -132,7 +96,7 @@ impl Judge {
 
     /// Who is part of a cycle of waits now.
     pub(super) fn cycles(&mut self) {
-        if !self.owners_differ {
+        if !self.owners_differ() {
             return;
         }
         let (mut needs, mut waits_for) = (Waits::new(), Waits::new());
@@ -169,11 +133,10 @@ impl Judge {
     /// Who could end the present hold of a lock by himself; `None` where nobody is known.
     fn holder(&self, key: &[u8]) -> Option<Person> {
         let hold = self.locks.get(key)?.hold.as_ref().filter(|hold| !hold.is_claim && !hold.is_bridge)?;
-        let mut parts = hold.mark.owner().split(|byte| *byte == b'.');
-        let person = std::str::from_utf8(parts.next()?.strip_prefix(b"p")?).ok()?.parse().ok()?;
+        let person = person_of(hold.mark.owner())?;
         if let Mark::Plain(value) = &hold.mark {
             // What a connection took is held by it, if it was taken for a lock at all.
-            if !key.starts_with(b"lock:") {
+            if !self.plan.takes(key, person) {
                 return None;
             }
             let connection = value.split(|byte| *byte == b'.').nth(1).and_then(|text| std::str::from_utf8(text).ok());

@@ -1,5 +1,6 @@
 //! What tells one hold of a lock from another, and what is known of each.
 
+use super::Lease;
 use crate::store::value::Fields;
 
 /// What tells one hold from another: the owner and the fence, or the whole value of a `SET NX`.
@@ -71,6 +72,19 @@ impl Held {
         self.until_ms.map(|until| until.saturating_sub(self.since_us / 1000))
     }
 
+    /// It was written with that lease.
+    pub fn has(&self, lease: Lease) -> bool {
+        match lease {
+            Lease::Ms(ms) => self.lease_ms() == Some(ms),
+            Lease::UntilMs(until_ms) => self.until_ms == Some(until_ms),
+        }
+    }
+
+    /// It is no lock at all.
+    pub fn is_data(&self) -> bool {
+        self.value.is_some() && self.until_ms.is_none()
+    }
+
     pub fn fields(&self) -> Option<Fields<'_>> {
         self.value.as_deref().and_then(Fields::read)
     }
@@ -103,4 +117,11 @@ pub struct Lock {
     pub story: Vec<Held>,
     pub past: Vec<Hold>,
     pub free_since_us: u64,
+    /// When somebody took it from whoever held it, or tried to.
+    pub rough_us: Option<u64>,
+}
+
+impl Lock {
+    /// Nobody has held it yet.
+    pub const NEVER: Lock = Lock { hold: None, story: Vec::new(), past: Vec::new(), free_since_us: 0, rough_us: None };
 }

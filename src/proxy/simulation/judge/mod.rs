@@ -7,6 +7,10 @@ mod changes;
 mod counts;
 mod lasting;
 mod mark;
+mod meddling;
+mod order;
+mod places;
+mod stands;
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,6 +18,9 @@ use std::collections::{BTreeMap, BTreeSet};
 pub use counts::Counts;
 use mark::Lock;
 pub use mark::Mark;
+use order::Ticket;
+
+use super::plan::Plan;
 
 /// A person, by number.
 pub type Person = usize;
@@ -29,6 +36,8 @@ const CALMS_DOWN_US: u64 = 5_000_000;
 pub struct Asked {
     /// Who asks.
     pub person: Person,
+    /// Over which connection.
+    pub connection: u64,
     /// For which keys.
     pub keys: Vec<Key>,
     /// As whom.
@@ -37,12 +46,36 @@ pub struct Asked {
     pub value: Option<Vec<u8>>,
     /// 0 to 3.
     pub level: u8,
-    /// The lease that its rules leave it, in ms.
-    pub lease_ms: u64,
+    /// The leases that its rules may leave it.
+    pub leases: Vec<Lease>,
     /// What it notes in the lock.
     pub meta: Vec<u8>,
     /// For how long he waits, in µs.
     pub wait_us: u64,
+    /// For how long his place is kept when he is refused, in µs.
+    pub ticket_us: u64,
+    /// When what he asks for makes no sense any more, Unix ms.
+    pub over_ms: Option<u64>,
+}
+
+/// How long a lock is to be held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lease {
+    /// So long from its beginning.
+    Ms(u64),
+    /// Until that Unix time.
+    UntilMs(u64),
+}
+
+impl Asked {
+    /// Until when a call of this moment waits, in µs.
+    fn until_us(&self, since_us: u64) -> u64 {
+        (since_us + self.wait_us).min(self.over_ms.map_or(u64::MAX, |over_ms| over_ms.saturating_mul(1000)))
+    }
+
+    fn is_about(&self, key: &[u8]) -> bool {
+        self.keys.iter().any(|known| known == key)
+    }
 }
 
 #[derive(Debug)]
@@ -53,6 +86,8 @@ struct Call {
     place_us: u64,
     /// The levels that it may have by PROMOTE, the lowest and the highest.
     levels: (u8, u8),
+    /// From when on it certainly has this level, and no other.
+    promoted: Option<(u64, u8)>,
     /// Somebody has cancelled it, or released as its owner, if that came before its answer.
     may_end: bool,
     /// When it was last part of a cycle.
@@ -103,22 +138,17 @@ pub struct Judge {
     fences: BTreeSet<u64>,
     trouble_us: u64,
     is_troubled: bool,
-    /// Each person has an owner of its own: who waits for whom is plain.
-    pub owners_differ: bool,
-    /// Deadlocks are to be found.
-    pub finds_deadlocks: bool,
-    /// Higher levels go first, and then whoever came first.
-    pub order_matters: bool,
+    plan: Plan,
     /// The upstream has lost something.
     pub had_disaster: bool,
     /// Who has cancelled and promoted whom.
-    meddlings: Vec<answers::Meddling>,
-    /// Keys whose queues have few places.
-    pub narrow: Vec<Key>,
+    meddlings: Vec<meddling::Meddling>,
     /// Whose calls may have come to something that nobody knows.
     unknown: BTreeSet<(Key, Vec<u8>)>,
     /// How the latest calls of an owner about these keys ended that got no lock. Each node keeps places of its own.
     ended: BTreeMap<(Vec<Key>, Vec<u8>), Vec<Ended>>,
+    /// The pollers who were refused and have not given up, by key and value.
+    tickets: BTreeMap<(Key, Vec<u8>), Ticket>,
     /// Connections that are still open, by person.
     connections: BTreeMap<Person, u64>,
     verdict: RefCell<Option<String>>,
@@ -126,8 +156,8 @@ pub struct Judge {
     pub counts: Counts,
 }
 impl Judge {
-    /// Nothing has happened yet. With `tells` the story is printed as it goes.
-    pub fn new(seed: u64, tells: bool) -> Self {
+    /// Nothing has happened yet on a day of that kind. With `tells` the story is printed as it goes.
+    pub fn new(seed: u64, tells: bool, plan: Plan) -> Self {
         Judge {
             seed,
             now_us: 0,
@@ -141,14 +171,12 @@ impl Judge {
             fences: BTreeSet::new(),
             trouble_us: 0,
             is_troubled: false,
-            owners_differ: true,
-            finds_deadlocks: true,
-            order_matters: true,
+            plan,
             had_disaster: false,
             meddlings: Vec::new(),
-            narrow: Vec::new(),
             unknown: BTreeSet::new(),
             ended: BTreeMap::new(),
+            tickets: BTreeMap::new(),
             connections: BTreeMap::new(),
             verdict: RefCell::default(),
             counts: Counts::default(),
@@ -184,6 +212,11 @@ impl Judge {
         std::panic::resume_unwind(Box::new("the judge has spoken"));
     }
 
+    /// Each person has an owner of its own: who waits for whom is plain.
+    fn owners_differ(&self) -> bool {
+        self.plan.owners == 0
+    }
+
     /// What was wrong first, if anything was.
     pub fn verdict(&self) -> Option<String> {
         self.verdict.borrow().clone()
@@ -207,6 +240,11 @@ impl Judge {
             self.wrong(format!("call {call} of person {} has no answer", open.asked.person));
         }
     }
+}
+
+/// Whose owner's name that is, where each person has one of his own.
+fn person_of(owner: &[u8]) -> Option<Person> {
+    std::str::from_utf8(owner.strip_prefix(b"p")?).ok()?.parse().ok()
 }
 
 fn show(keys: &[Key]) -> Vec<String> {
