@@ -126,7 +126,7 @@ fn ending_alone(steps: Vec<Step>) -> Vec<Step> {
     for step in steps {
         match &step.act {
             // Servers do not agree on what an empty line or a broken command means to CLIENT REPLY SKIP.
-            Act::Raw(bytes) if !bytes.ends_with(b"\n") || bytes.starts_with(b"\r\n") => {}
+            Act::Raw(bytes) if !bytes.ends_with(b"\n") || bytes.starts_with(b"\r\n") || bytes.starts_with(b"*0") => {}
             Act::Commands(commands) if commands.iter().any(ends) => {
                 let writes = commands.chunk_by(|one, next| !ends(one) && !ends(next));
                 alone.extend(writes.map(|commands| Step::commands(&step.who, commands.to_vec())));
@@ -252,7 +252,8 @@ impl Generator {
         });
         let topic = topic.map_or(Topic::Data, |(topic, _)| *topic);
         // What the two sides say of LOCK commands while writes stand still cannot be the same: one has none.
-        if topic == Topic::Locks && self.is_paused {
+        // Nor what is told of the keys that these are made of.
+        if topic == Topic::Locks && (self.is_paused || self.has_broadcasts) {
             return self.filled("PING");
         }
         let templates = topic.templates();

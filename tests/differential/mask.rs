@@ -50,16 +50,21 @@ const MONITORED: [&str; 12] =
 pub fn masked(frame: &[u8], ids: &Ids) -> Option<Vec<u8>> {
     match monitor_line(frame) {
         Some(line) => line,
-        None if is_all_commands(frame) => Some(b"all commands".to_vec()),
-        None => Some(rewritten(&in_any_order(frame), ids)),
+        None => {
+            let frame = in_any_order(frame);
+            let compared = all_commands(&frame).unwrap_or(frame.len());
+            Some(rewritten(&frame[..compared], ids))
+        }
     }
 }
 
-/// `COMMAND` alone, in the order of a hash as well, and with Lockgate's own among them.
-fn is_all_commands(frame: &[u8]) -> bool {
-    let head = std::str::from_utf8(&frame[..frame.len().min(16)]).unwrap_or_default();
-    let count = head.strip_prefix('*').and_then(|head| head.split_once("\r\n*10\r\n"));
-    count.and_then(|(count, _)| count.parse().ok()).is_some_and(|count: usize| count > 100)
+/// Where `COMMAND` alone lists all of them: in the order of a hash as well, and with Lockgate's own among them.
+fn all_commands(frame: &[u8]) -> Option<usize> {
+    const EACH: &[u8] = b"\r\n*10\r\n";
+    let at = frame.windows(EACH.len()).position(|part| part == EACH)?;
+    let head = frame[..at].iter().rposition(|byte| *byte == b'*')?;
+    let count: usize = std::str::from_utf8(&frame[head + 1..at]).ok()?.parse().ok()?;
+    (count > 100).then_some(head)
 }
 
 /// `UNSUBSCRIBE` alone ends all subscriptions, in the order of a hash whose seed is the server's own.
@@ -143,7 +148,7 @@ fn channels<'a>(head: &[u8], mut rest: &'a [u8]) -> Option<(Vec<u8>, &'a [u8])> 
         let name = std::str::from_utf8(behind.get(end + 2..end + 2 + len)?).ok()?;
         rest = behind.get(end + len + 4..)?;
         let is_own = name.starts_with("lockgate:");
-        if !is_own && !CHANNELS.contains(&name) && name != "__redis__:invalidate" {
+        if !is_own && !CHANNELS.contains(&name) && !matches!(name, "__redis__:invalidate" | "extra") {
             return None;
         }
         names.extend((!is_own).then(|| name.to_owned()));

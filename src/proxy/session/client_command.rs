@@ -297,7 +297,10 @@ impl Session {
                 Effect::Sticky => Entry::Change(Change::Lasting),
                 _ => Entry::Plain,
             };
-            own.forward_entry(command, entry);
+            match args[1].eq_ignore_ascii_case(b"caching") {
+                true => own.forward_caching(command),
+                false => own.forward_entry(command, entry),
+            }
         }
         Ok(())
     }

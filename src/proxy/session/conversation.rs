@@ -8,7 +8,8 @@ use super::doubt::Doubt;
 use super::transaction::{Change, Entry, Queue, Reading, Replies, SessionChange};
 use crate::commands::Channel;
 use crate::domain::Resp;
-use crate::protocol::reply::FrameHead;
+use crate::protocol::frame;
+use crate::protocol::reply::{FirstWord, FrameHead};
 
 /// How the refusal of a marker begins, and no answer to what a marker stands behind.
 pub(super) const MARKER: &[u8] = b"ERR syntax error";
@@ -113,6 +114,8 @@ pub(super) struct Conversation {
     is_watching: bool,
     is_tracking: bool,
     is_noloop: bool,
+    /// `CLIENT CACHING` was sent: it is about the next command.
+    awaits_cached: bool,
     is_monitor: bool,
     /// Something stays on the connection for as long as this client has it.
     is_kept: bool,
@@ -352,6 +355,17 @@ impl Conversation {
         self.expect(Expected::Discard);
     }
 
+    /// `CLIENT CACHING` went out.
+    pub(super) fn sent_caching(&mut self) {
+        self.awaits_cached = true;
+        self.sent_plain();
+    }
+
+    /// The command that `CLIENT CACHING` is about may be the one at hand, which runs elsewhere.
+    pub(super) fn takes_caching(&mut self) -> bool {
+        std::mem::take(&mut self.awaits_cached)
+    }
+
     /// A command that does `entry` once it is accepted, at once or with `EXEC`.
     pub(super) fn sent(&mut self, entry: Entry) {
         self.grade = self.grade.max(grade(&entry));
@@ -409,6 +423,7 @@ impl Conversation {
         let is_heard = self.is_heard();
         match self.class(kind, word) {
             Class::Push | Class::Ack if self.is_over => Fate::Drop,
+            Class::Push if is_redirect_broken(word) && self.redirect.is_some() => Fate::Drop,
             Class::Push | Class::Ack => Fate::Pass,
             Class::MonitorLine if is_heard => Fate::Pass,
             Class::MonitorLine => Fate::Drop,
@@ -427,6 +442,8 @@ impl Conversation {
         }
         let depends = match kind {
             b'*' => self.resp == Resp::V2 && (self.is_subscribed() || self.awaits_acks()),
+            // Of one who redirects, the upstream may name the other by its own number.
+            b'>' if self.redirect.is_some() => return false,
             b'>' => self.awaits_acks(),
             b'+' => self.is_monitor,
             _ => false,
@@ -554,7 +571,10 @@ impl Conversation {
                 if ack_of(&head.word).is_some() {
                     self.count(head);
                 }
-                After::Nothing
+                match self.redirect.filter(|_| is_redirect_broken(&head.word) && !self.is_over) {
+                    Some(id) => After::Say(redirect_broken(id).into()),
+                    None => After::Nothing,
+                }
             }
             Class::MonitorLine => After::Nothing,
         }
@@ -837,6 +857,19 @@ fn switched(from: Replies, to: Replies) -> Replies {
 
 fn is_error(kind: u8) -> bool {
     matches!(kind, b'-' | b'!')
+}
+
+fn is_redirect_broken(word: &[u8]) -> bool {
+    word == &b"tracking-redir-broken"[..FirstWord::MAX]
+}
+
+/// Says that the client which is known by the number `id` here is there no longer.
+fn redirect_broken(id: u64) -> Vec<u8> {
+    let mut push = Vec::new();
+    frame::push(Resp::V3, 2, &mut push);
+    frame::bulk(b"tracking-redir-broken", &mut push);
+    frame::integer(i64::try_from(id).unwrap_or(i64::MAX), &mut push);
+    push
 }
 
 /// Errors of commands that run within a transaction at once, and leave it as it is.

@@ -5,6 +5,7 @@ use std::task::Context;
 
 use super::client_command::Redirect;
 use super::conversation::{Conversation, Grade};
+use super::queued::marker;
 use super::set_nx::Verdict;
 use super::transaction::{Change, Channels, Entry};
 use super::{BIG_REQUEST, Gone, HELD_REQUEST_MAX, Look, Pause, Session};
@@ -258,8 +259,7 @@ impl Session {
                             self.member.card.touch(&command[frame.name.clone()]);
                             at += frame.len;
                         }
-                        Onward::Wait | Onward::Step => break Look::Pause(Pause::Step(frame)),
-                        Onward::Hang => break Look::Pause(Pause::Close),
+                        Onward::Wait | Onward::Step | Onward::Hang => break Look::Pause(Pause::Step(frame)),
                     }
                 }
             }
@@ -277,7 +277,11 @@ impl Session {
             let Some(own) = self.own.as_mut() else { return Ok(false) };
             match own.forward(&facts.table, command, frame, is_paused) {
                 Onward::Sent => return Ok(true),
-                Onward::Hang => return Err(Gone),
+                // Behind what blocks it is not read yet.
+                Onward::Hang => {
+                    self.drain().await?;
+                    return Err(Gone);
+                }
                 Onward::Wait | Onward::Step if !own.talk.is_settled() => self.drain().await?,
                 Onward::Wait | Onward::Step => break,
             }
@@ -389,6 +393,19 @@ impl OwnMode {
         match entry {
             Entry::Plain => self.talk.sent_plain(),
             entry => self.talk.sent(entry),
+        }
+    }
+
+    pub(super) fn forward_caching(&mut self, command: &[u8]) {
+        self.link.push(command);
+        self.talk.sent_caching();
+    }
+
+    /// The command at hand runs elsewhere: what `CLIENT CACHING` has said is about no other one.
+    pub(super) fn uses_caching_up(&mut self) {
+        if self.talk.takes_caching() {
+            self.link.push(&marker());
+            self.talk.sent_ignored();
         }
     }
 

@@ -296,7 +296,7 @@ fn reply_stand_in() -> Vec<u8> {
 }
 
 /// What is refused as [`MARKER`](super::conversation::MARKER) says when it runs, needs no rights and is queued everywhere.
-fn marker() -> Vec<u8> {
+pub(super) fn marker() -> Vec<u8> {
     encoded(&[b"AUTH", b"", b"", b""])
 }
 

@@ -145,6 +145,9 @@ impl Session {
         while self.worker.registry().is_paused() {
             // A write that the upstream holds back would hold up everybody else on its link.
             self.guard(tokio::time::sleep(PAUSE_LOOK)).await?;
+            if self.io.peer_has_closed() {
+                return Err(Gone);
+            }
         }
         self.set_nx(rule, &call).await?;
         Ok(true)
@@ -259,6 +262,7 @@ impl Session {
         self.card().fulfil();
         if let Some(own) = self.own.as_mut() {
             own.talk.wrote_elsewhere();
+            own.uses_caching_up();
         }
         self.answer(&out);
         if is_shielded {
