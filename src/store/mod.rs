@@ -542,7 +542,7 @@ impl Store {
 
     async fn run<C: Caller>(
         &self,
-        script: &Script,
+        script: &'static Script,
         caller: &C,
         keys: &[&[u8]],
         args: &[&[u8]],
@@ -568,7 +568,7 @@ impl Store {
 
     async fn run_on<C: Caller>(
         &self,
-        script: &Script,
+        script: &'static Script,
         caller: &C,
         key: &LockKey,
         args: &[&[u8]],

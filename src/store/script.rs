@@ -46,12 +46,27 @@ impl Script {
 
     /// Runs the script and returns its raw reply. Any upstream may have lost its scripts at any time (SCRIPT FLUSH, a failover),
     /// hence NOSCRIPT is not an error but the way to learn that.
-    pub async fn run<C: Caller>(&self, caller: &C, keys: &[&[u8]], args: &[&[u8]]) -> Result<Vec<u8>, CallError> {
+    pub async fn run<C: Caller>(
+        &'static self,
+        caller: &C,
+        keys: &[&[u8]],
+        args: &[&[u8]],
+    ) -> Result<Vec<u8>, CallError> {
+        let in_full = || request(b"EVAL", self.text.as_bytes(), keys, args);
+        if !caller.has_script(&self.digest) {
+            let reply = caller.call(in_full()).await?;
+            caller.notes_script(&self.digest, !reply.starts_with(b"-"));
+            // A user may be allowed the one and not the other.
+            if !reply.starts_with(b"-NOPERM") {
+                return Ok(reply);
+            }
+        }
         let reply = caller.call(request(b"EVALSHA", self.digest.as_bytes(), keys, args)).await?;
         if !reply.starts_with(b"-NOSCRIPT") {
             return Ok(reply);
         }
-        caller.call(request(b"EVAL", self.text.as_bytes(), keys, args)).await
+        caller.notes_script(&self.digest, false);
+        caller.call(in_full()).await
     }
 }
 

@@ -21,6 +21,15 @@ pub trait Caller: Clone + 'static {
     /// Sends `request`, one whole RESP command, and resolves to its whole reply.
     fn call(&self, request: Vec<u8>) -> impl Future<Output = Result<Vec<u8>, CallError>> + 'static;
 
+    /// Whether the server is known to have the script of this digest, where the next command has its place among others: what is asked
+    /// for once more in full runs later than what was sent behind it.
+    fn has_script(&self, _digest: &'static str) -> bool {
+        true
+    }
+
+    /// The server has that script now, or (`false`) has lost what it had.
+    fn notes_script(&self, _digest: &'static str, _is_there: bool) {}
+
     /// Resolves once a link stands over which the next command goes at once; at once itself where one does. What is decided by
     /// what was last known of the upstream is decided behind this: a link that has to be dialled first may find another master.
     /// Then it brings the reply to `INFO replication`, or the error in its place.

@@ -6,8 +6,8 @@ use std::rc::Rc;
 use std::task::{Poll, Waker};
 
 use super::call::{CallError, Caller};
-use super::link::{Loss, Sink};
-use super::links::Links;
+use super::link::{Link, Loss, Sink};
+use super::links::{Links, Unavailable};
 use super::pools::Pool;
 
 /// Longest reply that is collected, in bytes; the longest that Lockgate asks for is that of `COMMAND DOCS`.
@@ -18,35 +18,43 @@ const REPLY_MAX: usize = 64 << 20;
 pub struct LinkCaller {
     links: Rc<Links>,
     pool: Rc<Pool>,
+    /// The first command goes over this link, and so runs in its place among what else was sent there.
+    place: Option<InPlace>,
+}
+
+#[derive(Clone)]
+struct InPlace {
+    link: Rc<Link>,
+    is_sent: Rc<Cell<bool>>,
 }
 
 impl LinkCaller {
     pub(super) fn new(links: Rc<Links>, pool: Rc<Pool>) -> LinkCaller {
-        LinkCaller { links, pool }
-    }
-}
-
-impl Caller for LinkCaller {
-    fn reach(&self) -> impl Future<Output = Result<Option<Vec<u8>>, CallError>> + 'static {
-        const ASK: &[u8] = b"*2\r\n$4\r\nINFO\r\n$11\r\nreplication\r\n";
-        let info = (!self.pool.is_open()).then(|| self.call(ASK.to_vec()));
-        async move {
-            match info {
-                None => Ok(None),
-                Some(info) => match info.await {
-                    Ok(info) => Ok(Some(info)),
-                    Err(CallError::Unavailable(why) | CallError::Lost(why)) => Err(CallError::Unavailable(why)),
-                },
-            }
-        }
+        LinkCaller { links, pool, place: None }
     }
 
-    fn call(&self, request: Vec<u8>) -> impl Future<Output = Result<Vec<u8>, CallError>> + 'static {
+    /// The same, but that the first command goes over `link`. The flag tells when it has been sent.
+    pub fn in_place(self, link: &Rc<Link>) -> (LinkCaller, Rc<Cell<bool>>) {
+        let is_sent = Rc::new(Cell::new(false));
+        let place = Some(InPlace { link: link.clone(), is_sent: is_sent.clone() });
+        (LinkCaller { place, ..self }, is_sent)
+    }
+
+    /// The link that the next command goes over where it has a place.
+    fn next_place(&self) -> Option<&InPlace> {
+        self.place.as_ref().filter(|place| !place.is_sent.get() && place.link.is_open())
+    }
+
+    fn call_over(
+        &self,
+        link: Result<Rc<Link>, Unavailable>,
+        request: &[u8],
+    ) -> impl Future<Output = Result<Vec<u8>, CallError>> + use<> {
         let slot = Rc::new(Slot::default());
         let mut sent = None;
-        match self.links.pick(&self.pool) {
+        match link {
             Ok(link) => {
-                link.send(&request, &(slot.clone() as Rc<dyn Sink>), 1);
+                link.send(request, &(slot.clone() as Rc<dyn Sink>), 1);
                 let heard = link.heard();
                 sent = Some((link, heard));
             }
@@ -68,6 +76,52 @@ impl Caller for LinkCaller {
                 why = links.is_dead(&link, heard) => Err(CallError::Lost(why)),
             }
         }
+    }
+}
+
+impl Caller for LinkCaller {
+    fn has_script(&self, digest: &'static str) -> bool {
+        self.next_place().is_none_or(|place| place.link.has_script(digest))
+    }
+
+    fn notes_script(&self, digest: &'static str, is_there: bool) {
+        if let Some(place) = &self.place {
+            place.link.notes_script(digest, is_there);
+        }
+    }
+
+    fn reach(&self) -> impl Future<Output = Result<Option<Vec<u8>>, CallError>> + 'static {
+        const ASK: &[u8] = b"*2\r\n$4\r\nINFO\r\n$11\r\nreplication\r\n";
+        let (info, link) = match self.next_place() {
+            Some(place) if place.link.has_met_master() => (None, None),
+            // Its master is asked over this very link, and what was asked of it before has gone out before.
+            Some(place) => (Some(self.call_over(Ok(place.link.clone()), ASK)), Some(place.link.clone())),
+            None if self.pool.is_open() => (None, None),
+            None => (Some(self.call_over(self.links.pick(&self.pool), ASK)), None),
+        };
+        async move {
+            let Some(info) = info else { return Ok(None) };
+            match info.await {
+                Ok(info) => {
+                    if let Some(link) = link {
+                        link.meets_master();
+                    }
+                    Ok(Some(info))
+                }
+                Err(CallError::Unavailable(why) | CallError::Lost(why)) => Err(CallError::Unavailable(why)),
+            }
+        }
+    }
+
+    fn call(&self, request: Vec<u8>) -> impl Future<Output = Result<Vec<u8>, CallError>> + 'static {
+        let link = match self.next_place() {
+            Some(place) => {
+                place.is_sent.set(true);
+                Ok(place.link.clone())
+            }
+            None => self.links.pick(&self.pool),
+        };
+        self.call_over(link, &request)
     }
 }
 

@@ -89,6 +89,10 @@ pub struct Link {
     is_stuck: Cell<bool>,
     /// It was dialled while the upstream would not say how to end it.
     is_stopgap: Cell<bool>,
+    /// Who its master is has been asked over it.
+    has_met_master: Cell<bool>,
+    /// Scripts that were run over it, by the addresses of their digests.
+    scripts: RefCell<Vec<usize>>,
     /// How often something was read.
     heard: Cell<u64>,
     trail: RefCell<Option<Rc<Trail>>>,
@@ -115,6 +119,8 @@ impl Link {
             given_up: Cell::new(None),
             held: Cell::new(None),
             heard: Cell::new(0),
+            has_met_master: Cell::new(false),
+            scripts: RefCell::default(),
             alarm: alarm.clone(),
             silence: Silence::default(),
             is_stuck: Cell::new(false),
@@ -181,6 +187,31 @@ impl Link {
     pub fn give_up(&self, why: &'static str) {
         self.given_up.set(Some(why));
         self.wake();
+    }
+
+    /// Whether who its master is has been asked over it.
+    pub fn has_met_master(&self) -> bool {
+        self.has_met_master.get()
+    }
+
+    /// It has been asked.
+    pub fn meets_master(&self) {
+        self.has_met_master.set(true);
+    }
+
+    /// Whether the script of that digest was run over it.
+    pub fn has_script(&self, digest: &'static str) -> bool {
+        self.scripts.borrow().contains(&digest.as_ptr().addr())
+    }
+
+    /// It was, or (`false`) the server has lost its scripts.
+    pub fn notes_script(&self, digest: &'static str, is_there: bool) {
+        let mut scripts = self.scripts.borrow_mut();
+        if !is_there {
+            scripts.clear();
+        } else if !scripts.contains(&digest.as_ptr().addr()) {
+            scripts.push(digest.as_ptr().addr());
+        }
     }
 
     /// How often something has come: where that has not changed, nothing has.

@@ -33,8 +33,7 @@ impl Session {
     fn poll_link(&mut self, cx: &mut Context<'_>) -> Poll<Result<Rc<Link>, NoLink>> {
         let links = self.worker.links();
         if self.reaching.is_none() {
-            let scripts = self.is_on_scripts.then(|| self.pool.lane(Lane::Scripts));
-            let pool = scripts.as_ref().unwrap_or(&self.pool);
+            let pool = &self.pool.lane(self.lane);
             match links.pick_open(pool) {
                 Pick::Open(link) => return Poll::Ready(Ok(link)),
                 Pick::Dialling(_) | Pick::Away(_) => {
@@ -50,28 +49,46 @@ impl Session {
         outcome
     }
 
+    /// A link that stands, for a call that has its place among what the session sends; `None` where it has to wait for one, or be told
+    /// that there is none.
+    pub(super) fn standing_link(&mut self) -> Option<Rc<Link>> {
+        if let Some(link) = self.link.as_ref().filter(|_| self.io.owed() > 0) {
+            return link.is_open().then(|| link.clone());
+        }
+        // A pause that Lockgate was not told of holds back what writes, and only those wait for it who share its link.
+        match self.worker.links().pick_open(&self.pool.lane(Lane::Locks)) {
+            Pick::Open(link) if self.reaching.is_none() => {
+                self.goes_over(Lane::Locks);
+                self.link = Some(link.clone());
+                Some(link)
+            }
+            _ => None,
+        }
+    }
+
     /// Sends whole commands that owe `replies` over a shared link.
     pub(super) fn submit(&mut self, cx: &mut Context<'_>, commands: &[u8], replies: u32) -> Submitted {
         if replies == 0 {
             return Submitted::Done;
         }
-        let link = match &self.link {
-            Some(link) if link.is_usable() && self.io.owed() > 0 => link.clone(),
-            _ => match self.poll_link(cx) {
-                Poll::Ready(Ok(link)) => link,
-                Poll::Pending => return Submitted::Held,
-                Poll::Ready(Err(NoLink::Away(_))) if self.worker.closes_when_away() => return Submitted::Ends,
-                Poll::Ready(Err(NoLink::Away(away))) => {
-                    let mut line = Vec::new();
-                    frame::error(away.to_string(), &mut line);
-                    self.refuse(&line, replies);
-                    return Submitted::Done;
-                }
-                Poll::Ready(Err(NoLink::Refused(line))) => {
-                    self.refuse(&[&line, &b"\r\n"[..]].concat(), replies);
-                    return Submitted::Done;
-                }
-            },
+        let next = match &self.link {
+            Some(link) if link.is_usable() && self.io.owed() > 0 => Poll::Ready(Ok(link.clone())),
+            _ => self.poll_link(cx),
+        };
+        let link = match next {
+            Poll::Ready(Ok(link)) => link,
+            Poll::Pending => return Submitted::Held,
+            Poll::Ready(Err(NoLink::Away(_))) if self.worker.closes_when_away() => return Submitted::Ends,
+            Poll::Ready(Err(NoLink::Away(away))) => {
+                let mut line = Vec::new();
+                frame::error(away.to_string(), &mut line);
+                self.refuse(&line, replies);
+                return Submitted::Done;
+            }
+            Poll::Ready(Err(NoLink::Refused(line))) => {
+                self.refuse(&[&line, &b"\r\n"[..]].concat(), replies);
+                return Submitted::Done;
+            }
         };
         self.io.owe(u64::from(replies));
         link.send(commands, &self.sink, replies);

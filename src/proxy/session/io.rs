@@ -5,11 +5,15 @@ use std::cell::{Cell, RefCell};
 use std::io;
 use std::task::{Context, Waker};
 
+use super::answers::{Answers, Place};
 use super::outbox::{Full, Outbox};
 use super::own::BIG_REPLY;
 use crate::observe::seldom::Seldom;
 use crate::upstream::link::{Loss, Sink};
 use crate::upstream::socket::Writer;
+
+/// With more bytes than this behind an answer that is not known yet, no more is asked for.
+const EARLY_MAX: usize = 256 << 10;
 
 /// A reply of this size goes to the socket without a stop in the outbox.
 const DIRECT: usize = 8 << 10;
@@ -28,7 +32,9 @@ enum State {
 pub struct ClientIo {
     writer: Writer,
     outbox: RefCell<Outbox>,
-    /// Replies that shared links owe this client.
+    /// What stands behind an answer that is not known yet.
+    answers: RefCell<Answers>,
+    /// Replies that shared links owe this client, and answers of Lockgate's own that have their place among them.
     owed: Cell<u64>,
     /// Below this many owed replies the session wants to be woken.
     wake_at: Cell<Option<u64>>,
@@ -50,6 +56,7 @@ impl ClientIo {
         ClientIo {
             writer,
             outbox: RefCell::new(outbox),
+            answers: RefCell::default(),
             owed: Cell::new(0),
             wake_at: Cell::new(None),
             state: Cell::new(State::Stands),
@@ -82,14 +89,48 @@ impl ClientIo {
         }
     }
 
-    /// Replies that shared links owe this client.
+    /// Replies and answers that this client is owed.
     pub fn owed(&self) -> u64 {
         self.owed.get()
     }
 
     /// More replies are owed now.
     pub fn owe(&self, replies: u64) {
+        self.answers.borrow_mut().owe_replies(replies);
         self.owed.set(self.owed.get() + replies);
+    }
+
+    /// An answer of Lockgate's own is owed now, behind everything else.
+    pub fn owe_answer(&self) -> Place {
+        let place = self.answers.borrow_mut().owe_answer(self.owed.get());
+        self.owed.set(self.owed.get() + 1);
+        place
+    }
+
+    /// That answer is known.
+    pub fn answer(&self, place: Place, bytes: Vec<u8>) {
+        self.answers.borrow_mut().answer_came(place, bytes, |bytes| self.push(bytes));
+        self.owed.set(self.owed.get() - 1);
+    }
+
+    /// Replies have come, or stand-ins for them.
+    fn replies(&self, bytes: &[u8], ended: u64) {
+        let mut answers = self.answers.borrow_mut();
+        if answers.is_empty() {
+            return self.push(bytes);
+        }
+        answers.replies_came(bytes, ended, |bytes| self.push(bytes));
+        if answers.early() > self.outbox.borrow().limit() {
+            drop(answers);
+            self.is_too_slow();
+        }
+    }
+
+    /// Nothing more is said; what was said before still goes out.
+    pub fn cut(&self) {
+        if self.state.get() == State::Stands {
+            self.state.set(State::Cut);
+        }
     }
 
     /// Wakes the session once no more than `owed` replies are owed.
@@ -132,7 +173,7 @@ impl ClientIo {
 
     /// Whether the client keeps up with what it is sent.
     pub fn client_keeps_up(&self) -> bool {
-        self.outbox.borrow().has_room()
+        self.outbox.borrow().has_room() && self.answers.borrow().early() < EARLY_MAX
     }
 
     /// Ends when the client has closed its side, whether or not all that it sent was read.
@@ -171,16 +212,20 @@ impl ClientIo {
             }
         }
         if let Err(Full) = outbox.push(bytes) {
-            static TOLD: Seldom = Seldom::new();
-            if let Some(clients) = TOLD.happened() {
-                tracing::warn!(
-                    clients,
-                    "a client that does not read is closed: what waits for it reaches limits.output_buffer, or, with what waits for \
-                     others, four times that"
-                );
-            }
-            self.breaks();
+            self.is_too_slow();
         }
+    }
+
+    fn is_too_slow(&self) {
+        static TOLD: Seldom = Seldom::new();
+        if let Some(clients) = TOLD.happened() {
+            tracing::warn!(
+                clients,
+                "a client that does not read is closed: what waits for it reaches limits.output_buffer, or, with what waits for \
+                 others, four times that"
+            );
+        }
+        self.breaks();
     }
 
     /// Writes what the socket takes. `false`: the rest waits for the socket.
@@ -215,7 +260,7 @@ impl ClientIo {
 
 impl Sink for ClientIo {
     fn deliver(&self, bytes: &[u8], ended: u32) {
-        self.push(bytes);
+        self.replies(bytes, u64::from(ended));
         if ended == 0 {
             self.frame_bytes.set(self.frame_bytes.get() + bytes.len() as u64);
         } else if self.frame_bytes.replace(0) > BIG_REPLY {
@@ -239,7 +284,7 @@ impl Sink for ClientIo {
     }
 
     fn has_room(&self) -> bool {
-        self.state.get() == State::Broken || self.outbox.borrow().has_room()
+        self.state.get() == State::Broken || self.client_keeps_up()
     }
 
     fn wake_when_room(&self, waker: &Waker) {
@@ -250,9 +295,7 @@ impl Sink for ClientIo {
         self.owed.set(self.owed.get() - u64::from(replies));
         let line = match why {
             Loss::NotSent(_) | Loss::Unknown(_) if self.closes_when_away => {
-                if self.state.get() == State::Stands {
-                    self.state.set(State::Cut);
-                }
+                self.cut();
                 return;
             }
             Loss::NotSent(why) => {
@@ -266,7 +309,7 @@ impl Sink for ClientIo {
             self.breaks();
         }
         for _ in 0..replies {
-            self.push(&line);
+            self.replies(&line, 1);
         }
     }
 }

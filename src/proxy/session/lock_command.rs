@@ -13,14 +13,11 @@ use super::{Gone, Session};
 use crate::commands::glob;
 use crate::commands::lock_args::{ConfigArgs, LockCommand, LockRequest};
 use crate::commands::lock_rights::needed_for;
-use crate::coordinator::{Asker, Hurry, LockReply, LostLock};
+use crate::coordinator::{Hurry, LockReply, LostLock};
 use crate::domain::Resp;
 use crate::protocol::frame;
 use crate::proxy::registry::Wish;
-use crate::upstream::caller::LinkCaller;
-use crate::upstream::dial::LinkKey;
 use crate::upstream::link::Sink;
-use crate::upstream::pools::Lane;
 
 /// How a call ended.
 pub(super) enum Ending<T> {
@@ -134,21 +131,6 @@ impl Session {
     fn is_between_frames(&self) -> bool {
         let own_is = |own: &OwnMode| own.talk.is_between_replies() && own.link.scanner.is_at_boundary();
         self.io.owed() == 0 && self.own.as_deref().is_none_or(own_is)
-    }
-
-    pub(super) fn asker(&self) -> Asker<LinkCaller> {
-        let links = self.worker.links();
-        let db = self.key.db;
-        // The script's replies are read here, so that RESP2 serves whatever the client speaks.
-        let own_kind = links.pool(LinkKey { resp: Resp::V2, ..self.key.clone() }).lane(Lane::Locks);
-        Asker {
-            db,
-            session: self.card().id,
-            user: user(&self.key.identity).into(),
-            caller: links.caller(&own_kind),
-            service: links.caller(&links.service_pool(db)),
-            bound: self.bound.clone(),
-        }
     }
 
     /// Waits for the answer, for the client to leave, or for somebody to unblock it; `hurry` is given when anything arrives behind the

@@ -4,6 +4,7 @@
 //! [`ClientIo`]. Everything else is a *step*: it waits until nothing is owed, then runs alone, and the stream goes on
 //! behind it. While the connection has state of its own, all its commands go over a link of its own.
 
+mod answers;
 mod away;
 mod bring;
 mod client_command;
@@ -12,6 +13,7 @@ mod doubt;
 mod grants;
 mod guard;
 mod handshake;
+mod in_line;
 mod io;
 mod lock_command;
 mod lock_help;
@@ -32,6 +34,7 @@ use bytes::{Buf, BytesMut};
 
 use self::away::{Reaching, Submitted};
 use self::grants::Grants;
+use self::in_line::{Callers, InLine, Queued};
 use self::io::ClientIo;
 pub use self::outbox::{AllOutboxes, Outbox};
 use self::own::{BIG_REPLIES_KEEP, OwnMode};
@@ -47,7 +50,7 @@ use crate::protocol::error::ProtocolError;
 use crate::protocol::request::{RequestFrame, RequestLimits, RequestScanner};
 use crate::upstream::dial::{Identity, LinkKey};
 use crate::upstream::link::{BACKLOG_MAX, Link, Sink};
-use crate::upstream::pools::Pool;
+use crate::upstream::pools::{Lane, Pool};
 use crate::upstream::socket::{Reader, Socket};
 
 /// A command unfinished after so many bytes is big: it streams over an own link.
@@ -113,8 +116,8 @@ pub struct Session {
     /// The shared link that owes replies; no other is used before they have come.
     link: Option<Rc<Link>>,
     own: Option<Box<OwnMode>>,
-    /// Its commands go over the links for scripts, until it is owed nothing.
-    is_on_scripts: bool,
+    /// Which links its commands go over, until it is owed nothing.
+    lane: Lane,
     /// Something waits for a link.
     reaching: Option<Reaching>,
     /// How many replies shared links may owe it.
@@ -125,6 +128,10 @@ pub struct Session {
     bound: BoundLocks,
     /// What it took by `SET NX`.
     grants: Grants,
+    /// Its lock commands that are under way in their places.
+    in_line: Option<Box<InLine>>,
+    /// How its locks are asked for.
+    callers: Option<Box<Callers>>,
 }
 
 /// Closes the connection when it is dropped: after the session, which is declared later.
@@ -164,13 +171,15 @@ impl Session {
             key,
             link: None,
             own: None,
-            is_on_scripts: false,
+            lane: Lane::Data,
             reaching: None,
             window: Window::default(),
             big_replies: 0,
             has_ended: false,
             bound: BoundLocks::default(),
             grants: Grants::default(),
+            in_line: None,
+            callers: None,
             worker,
         };
         // Its name, its locks and its own link are gone before the client can see that the connection is, after a panic as well.
@@ -213,6 +222,7 @@ impl Session {
 
     /// Moves bytes both ways until something else has to happen.
     fn pump(&mut self, cx: &mut Context<'_>) -> Poll<Pause> {
+        self.poll_in_line(cx);
         if !self.io.is_flushed() {
             self.io.poll_flush(cx);
         }
@@ -372,7 +382,35 @@ impl Session {
                     count += 1;
                 }
                 Treatment::Hang => break Look::Pause(Pause::Close),
-                _ => break Look::Pause(Pause::Step(frame)),
+                treatment => {
+                    let is_plain = frame.is_multibulk && !frame.has_odd_end && !is_paused;
+                    if !is_plain || !Session::may_be_brief(treatment) {
+                        break Look::Pause(Pause::Step(frame));
+                    }
+                    // What stands before it goes out before it.
+                    if count > 0 {
+                        self.card().touch(&bytes[name.clone()]);
+                    }
+                    if let Some(look) = self.hold_back(cx, &bytes[start..at], count) {
+                        return (start, look);
+                    }
+                    (start, count) = (at, 0);
+                    match self.queue_brief(cx, &gate, &bytes[at..at + frame.len], &frame) {
+                        Queued::UnderWay => {
+                            at += frame.len;
+                            start = at;
+                            if self.is_held_in_line() {
+                                return (at, Look::Wait);
+                            }
+                            room = self.window.room(self.io.owed());
+                        }
+                        Queued::Held => {
+                            self.scanner = RequestScanner::new();
+                            return (at, Look::Wait);
+                        }
+                        Queued::Alone => break Look::Pause(Pause::Step(frame)),
+                    }
+                }
             }
         };
         if count > 0 {
@@ -399,10 +437,15 @@ impl Session {
 
     /// Whether a run of commands has to wait, or needs an own link, before it can be shared.
     fn wait_for_shared(&mut self, cx: &mut Context<'_>) -> Option<Look> {
+        if self.is_held_in_line() {
+            return Some(Look::Wait);
+        }
         self.window.goes_on(|| self.io.take_reply_size());
         if self.io.owed() == 0 {
             self.link = None;
-            self.is_on_scripts = false;
+            if self.reaching.is_none() {
+                self.lane = Lane::Data;
+            }
         } else if self.must_tell_lost() {
             self.io.wake_when_owed(0);
             return Some(Look::Wait);
@@ -437,12 +480,19 @@ impl Session {
 
     /// A script behind plain commands waits for their replies; what follows a script goes the same way, in order.
     fn may_go_to_scripts(&mut self, run: u32) -> bool {
-        if !self.is_on_scripts && (run > 0 || self.io.owed() > 0) {
+        if self.lane != Lane::Scripts && (run > 0 || self.io.owed() > 0) {
             self.io.wake_when_owed(0);
             return false;
         }
-        self.is_on_scripts = true;
+        self.goes_over(Lane::Scripts);
         true
+    }
+
+    /// What is sent from here on goes over the links of `lane`; nothing is owed.
+    fn goes_over(&mut self, lane: Lane) {
+        if self.lane != lane {
+            (self.lane, self.link, self.reaching) = (lane, None, None);
+        }
     }
 
     /// Sends a run of commands, unless it has to wait for a link or nothing is sent any more: then it is read once more, from its
@@ -525,6 +575,7 @@ impl Session {
         drop(profile);
         self.pool = self.worker.links().pool(key.clone());
         self.link = None;
+        self.callers = None;
         self.reaching = None;
         self.key = key;
     }

@@ -66,6 +66,11 @@ impl Outbox {
         self.first.len() - self.start + self.rest_bytes
     }
 
+    /// Most bytes that may wait.
+    pub fn limit(&self) -> usize {
+        self.limit
+    }
+
     /// Whether the client keeps up.
     pub fn has_room(&self) -> bool {
         self.len() < ROOM_BELOW

@@ -1,7 +1,7 @@
 //! `SET … NX` and `SETNX` on lock keys: told from every other `SET` at next to no cost, and run as a step of their own.
 
 use std::cell::RefCell;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -88,6 +88,19 @@ impl Gate {
         }
         let key = args(command).nth(1)?;
         self.find(key).filter(|rule| !rule.barge).map(|rule| (rule, key))
+    }
+
+    /// The `SET NX` that `command` is, and its rule, where the gate takes it.
+    pub(super) fn plain_call<'a>(&self, command: &'a [u8], frame: &RequestFrame) -> Option<(&Rule, PlainCall<'a>)> {
+        // No `LOCK.*` is as short.
+        let look = match frame.name.len() {
+            3 => Look::Set,
+            5 => Look::SetNx,
+            _ => return None,
+        };
+        let (rule, key) = self.rule(look, frame.args, command)?;
+        let is_taken = rule.standing(key) == Standing::Acts;
+        call(look, command).filter(|_| is_taken).map(|call| (rule, call))
     }
 
     fn find(&self, key: &[u8]) -> Option<&Rule> {
@@ -193,7 +206,7 @@ impl Session {
             let links = self.worker.links().clone();
             let identity = self.key.identity.clone();
             let answer = async {
-                let mut hold = pin!(links.hold());
+                let hold = pin!(links.hold());
                 if call.form == PlainForm::SetNx && !coordinator.may_setnx(&asker, &ask.key).await {
                     // In its own words.
                     return coordinator.plain(&asker, &ask, call.form).await;
@@ -218,16 +231,11 @@ impl Session {
                         () = stands => unreachable!("it only hurries the call"),
                     };
                 }
-                loop {
-                    if answer == SetNxAnswer::PassOn {
-                        answer = coordinator.pass_on(&asker, &ask, call.form).await;
-                    }
-                    let is_unreached = matches!(answer, SetNxAnswer::Unreached(_));
-                    if !is_unreached || may_wait || !links.is_back(hold.as_mut()).await {
-                        return answer;
-                    }
-                    answer = coordinator.set_nx(&asker, ask.clone(), Some(&hurry), &is_there).await;
+                if may_wait && matches!(answer, SetNxAnswer::Unreached(_)) {
+                    return answer;
                 }
+                let again = || coordinator.set_nx(&asker, ask.clone(), Some(&hurry), &is_there);
+                goes_on(&links, hold, answer, again, || coordinator.pass_on(&asker, &ask, call.form)).await
             };
             self.lock_ending(answer, may_wait, (may_wait && rule.yields).then_some(&hurry)).await
         };
@@ -307,6 +315,27 @@ impl Session {
         }
         self.grants.add(grant);
         Ok(())
+    }
+}
+
+/// What becomes of a `SET NX` that was answered with `answer`: one that no queue can be kept for is passed on as it is, and one that
+/// never reached the upstream is asked `again` when that is back, for as long as `hold` lasts.
+pub(super) async fn goes_on<A: Future<Output = SetNxAnswer>, P: Future<Output = SetNxAnswer>>(
+    links: &Rc<Links>,
+    mut hold: Pin<&mut impl Future<Output = ()>>,
+    mut answer: SetNxAnswer,
+    again: impl Fn() -> A,
+    pass_on: impl Fn() -> P,
+) -> SetNxAnswer {
+    loop {
+        if answer == SetNxAnswer::PassOn {
+            answer = pass_on().await;
+        }
+        let is_unreached = matches!(answer, SetNxAnswer::Unreached(_));
+        if !is_unreached || !links.is_back(hold.as_mut()).await {
+            return answer;
+        }
+        answer = again().await;
     }
 }
 

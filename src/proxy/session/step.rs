@@ -18,6 +18,7 @@ use crate::proxy::registry::Wish;
 use crate::upstream::call::CallError;
 use crate::upstream::dial::LinkKey;
 use crate::upstream::link::Sink;
+use crate::upstream::pools::Lane;
 
 /// What is said to whoever publishes where only Lockgate does.
 pub(super) const OWN_CHANNEL: &str =
@@ -84,7 +85,7 @@ impl Session {
             Treatment::Here(here) => self.answer_here(here, &command, &frame).await,
             Treatment::Script => {
                 self.drain().await?;
-                (self.link, self.is_on_scripts) = (None, true);
+                self.goes_over(Lane::Scripts);
                 self.submit_alone(&command).await
             }
             Treatment::Share | Treatment::Look(_) => self.submit_alone(&command).await,
@@ -256,6 +257,7 @@ impl Session {
         let io = self.io.clone();
         let mut closed = pin!(io.closed_by_peer());
         std::future::poll_fn(|cx| {
+            self.poll_in_line(cx);
             self.io.poll_flush(cx);
             if self.io.is_broken() || self.card().wished() == Wish::Kill {
                 return Poll::Ready(Err(Gone));
