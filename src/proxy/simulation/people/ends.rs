@@ -190,7 +190,8 @@ impl Client {
         let words: [&[u8]; 6] = [b"LOCK.GUARD", &key, fence.as_bytes(), b"SET", &data, fence.as_bytes()];
         match self.asks_about(&key, owner, &words).await {
             Some(Said::Word(_)) | None => {}
-            Some(Said::Error(line)) if line.starts_with("FENCED") => {
+            // Somebody may have put data in its place.
+            Some(Said::Error(line)) if line.starts_with("FENCED") || line.contains("is not a lock") => {
                 self.world.judge(|judge| judge.is_fenced_off(&key, &mark));
                 self.mine.retain(|mine| mine.key != key);
             }
