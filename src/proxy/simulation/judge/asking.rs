@@ -151,6 +151,13 @@ impl Judge {
     pub fn refused(&mut self, call: u64, how: &str) {
         let Some(call) = self.calls.remove(&call) else { return };
         self.ends_without(&call, false);
+        if call.asked.wait_us == 0 && call.place_us < call.since_us {
+            // Who looks in without waiting keeps the place that an earlier call had (day 797).
+            let latest = self.ended.get_mut(&(call.asked.keys.clone(), call.asked.owner.clone()));
+            if let Some(latest) = latest.and_then(|all| all.last_mut()) {
+                latest.keeps_place = true;
+            }
+        }
         self.may_have_ticket(&call, how);
         let Call { asked, last_in_cycle_us, is_in_cycle, since_us, may_end, .. } = call;
         self.say(|| format!("person {} is refused: {how}", asked.person));
