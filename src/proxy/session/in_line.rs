@@ -84,14 +84,15 @@ pub(super) struct Callers {
 /// A lock command that need not wait.
 enum Brief {
     Lock(LockCommand),
-    SetNx(SetNx),
+    /// And where its rule counts it.
+    SetNx(SetNx, Arc<RuleCounts>),
 }
 
 impl Brief {
     fn keys(&self, db: crate::domain::Db) -> Vec<LockKey> {
         match self {
             Brief::Lock(command) => command.keys().iter().map(|name| LockKey { db, name: name.clone() }).collect(),
-            Brief::SetNx(ask) => vec![LockKey { db, name: ask.key.clone() }],
+            Brief::SetNx(ask, _) => vec![LockKey { db, name: ask.key.clone() }],
         }
     }
 }
@@ -160,10 +161,10 @@ impl Session {
         if !is_brief || (self.worker.rules().have_waits() && self.grants.are_full()) {
             return None;
         }
-        RuleCounts::note(&rule.counts.taken);
         let PlainCall { key, value, lease, .. } = call;
         let lease = coordinator.plain_lease(rule, lease);
-        Some(Brief::SetNx(SetNx { key: key.into(), value: value.into(), lease, terms }))
+        let ask = SetNx { key: key.into(), value: value.into(), lease, terms };
+        Some(Brief::SetNx(ask, rule.counts.clone()))
     }
 
     fn work(&self, brief: Brief, asker: Asker<LinkCaller>, place: Place, keys: Vec<LockKey>) -> Work {
@@ -175,7 +176,8 @@ impl Session {
                 reply.encode(resp, &mut out);
                 Done { place, keys, outcome: Outcome::Answer(out, None) }
             }),
-            Brief::SetNx(ask) => {
+            Brief::SetNx(ask, counts) => {
+                RuleCounts::note(&counts.taken);
                 let links = self.worker.links().clone();
                 let keeps_grants = self.worker.rules().have_waits();
                 Box::pin(async move {
