@@ -27,6 +27,7 @@ mod step;
 mod transaction;
 mod window;
 
+use std::ops::Range;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
@@ -99,6 +100,35 @@ enum Look {
     Wait,
     /// Something else has to happen first.
     Pause(Pause),
+}
+
+/// Whole commands that leave in one piece: `bytes` from `start` to `at`.
+struct Run<'a> {
+    bytes: &'a [u8],
+    start: usize,
+    at: usize,
+    count: u32,
+    /// Where the name of the last of them stands.
+    name: Range<usize>,
+}
+
+impl<'a> Run<'a> {
+    fn of(bytes: &'a [u8]) -> Self {
+        Run { bytes, start: 0, at: 0, count: 0, name: 0..0 }
+    }
+
+    /// The next command is one of them.
+    fn takes(&mut self, frame: &RequestFrame) {
+        self.name = self.at + frame.name.start..self.at + frame.name.end;
+        self.at += frame.len;
+        self.count += 1;
+    }
+
+    /// The next command is none of them: another run begins behind it.
+    fn skips(&mut self, frame: &RequestFrame) {
+        self.at += frame.len;
+        self.start = self.at;
+    }
 }
 
 /// A client's connection.
@@ -342,87 +372,90 @@ impl Session {
         let facts = self.worker.links().facts();
         let gate = self.gate();
         let is_paused = self.worker.registry().is_paused();
-        let (mut start, mut at, mut count) = (0, 0, 0u32);
+        let mut run = Run::of(bytes);
         let mut room = self.window.room(self.io.owed());
-        let mut name = 0..0;
         let look = loop {
-            if u64::from(count) >= room && at < bytes.len() {
+            if u64::from(run.count) >= room && run.at < bytes.len() {
                 break Look::Wait;
             }
-            let frame = match self.scanner.advance(&bytes[at..], &limits) {
+            let frame = match self.scanner.advance(&bytes[run.at..], &limits) {
                 Ok(Some(frame)) => frame,
-                Ok(None) if bytes.len() - at > BIG_REQUEST => break Look::Pause(Pause::Big),
+                Ok(None) if bytes.len() - run.at > BIG_REQUEST => break Look::Pause(Pause::Big),
                 Ok(None) => break Look::Used,
                 Err(error) => break Look::Pause(Pause::Bad(error)),
             };
             if frame.args == 0 {
                 // Nothing to run; it also ends the run of bytes that can leave in one piece.
-                if let Some(look) = self.hold_back(cx, &bytes[start..at], count) {
-                    return (start, look);
+                if let Some(look) = self.send_run(cx, &mut run) {
+                    return (run.start, look);
                 }
-                at += frame.len;
-                room -= u64::from(count);
-                (start, count) = (at, 0);
+                run.skips(&frame);
+                room = self.window.room(self.io.owed());
                 continue;
             }
-            let command = &bytes[at..at + frame.len];
-            match treatment(&facts.table, &gate, command, &frame) {
-                Treatment::Share if frame.is_multibulk && !frame.has_odd_end && !is_paused => {
-                    name = at + frame.name.start..at + frame.name.end;
-                    at += frame.len;
-                    count += 1;
-                }
-                Treatment::Script if frame.is_multibulk && !frame.has_odd_end && !is_paused => {
-                    if !self.may_go_to_scripts(count) {
+            let is_plain = frame.is_multibulk && !frame.has_odd_end && !is_paused;
+            match treatment(&facts.table, &gate, &bytes[run.at..run.at + frame.len], &frame) {
+                Treatment::Share if is_plain => run.takes(&frame),
+                Treatment::Script if is_plain => {
+                    if !self.may_go_to_scripts(run.count) {
                         self.scanner = RequestScanner::new();
                         break Look::Wait;
                     }
-                    name = at + frame.name.start..at + frame.name.end;
-                    at += frame.len;
-                    count += 1;
+                    run.takes(&frame);
                 }
                 Treatment::Hang => break Look::Pause(Pause::Close),
-                treatment => {
-                    let is_plain = frame.is_multibulk && !frame.has_odd_end && !is_paused;
-                    if !is_plain || !Session::may_be_brief(treatment) {
-                        break Look::Pause(Pause::Step(frame));
+                treatment if is_plain && Session::may_be_brief(treatment) => {
+                    if let Some(look) = self.pass_on_brief(cx, &gate, &mut run, frame) {
+                        return (run.start, look);
                     }
-                    // What stands before it goes out before it.
-                    if count > 0 {
-                        self.card().touch(&bytes[name.clone()]);
-                    }
-                    if let Some(look) = self.hold_back(cx, &bytes[start..at], count) {
-                        return (start, look);
-                    }
-                    (start, count) = (at, 0);
-                    match self.queue_brief(cx, &gate, &bytes[at..at + frame.len], &frame) {
-                        Queued::UnderWay => {
-                            at += frame.len;
-                            start = at;
-                            if self.is_held_in_line() {
-                                return (at, Look::Wait);
-                            }
-                            room = self.window.room(self.io.owed());
-                        }
-                        Queued::Held => {
-                            self.scanner = RequestScanner::new();
-                            return (at, Look::Wait);
-                        }
-                        Queued::Alone => break Look::Pause(Pause::Step(frame)),
-                    }
+                    room = self.window.room(self.io.owed());
                 }
+                _ => break Look::Pause(Pause::Step(frame)),
             }
         };
-        if count > 0 {
-            self.card().touch(&bytes[name]);
-            if let Some(look) = self.hold_back(cx, &bytes[start..at], count) {
-                return (start, look);
-            }
+        if let Some(look) = self.send_run(cx, &mut run) {
+            return (run.start, look);
         }
         if matches!(look, Look::Wait) {
             self.waits_for_window(cx);
         }
-        (at, look)
+        (run.at, look)
+    }
+
+    /// Sends what has been gathered, unless it has to wait.
+    fn send_run(&mut self, cx: &mut Context<'_>, run: &mut Run<'_>) -> Option<Look> {
+        if run.count > 0 {
+            self.card().touch(&run.bytes[run.name.clone()]);
+            if let Some(look) = self.hold_back(cx, &run.bytes[run.start..run.at], run.count) {
+                return Some(look);
+            }
+        }
+        (run.start, run.count) = (run.at, 0);
+        None
+    }
+
+    /// Begins the lock command behind `run` in its place, which is sent before; otherwise says how the look ends.
+    fn pass_on_brief(
+        &mut self,
+        cx: &mut Context<'_>,
+        gate: &Gate,
+        run: &mut Run<'_>,
+        frame: RequestFrame,
+    ) -> Option<Look> {
+        if let Some(look) = self.send_run(cx, run) {
+            return Some(look);
+        }
+        match self.queue_brief(cx, gate, &run.bytes[run.at..run.at + frame.len], &frame) {
+            Queued::UnderWay => {
+                run.skips(&frame);
+                self.is_held_in_line().then_some(Look::Wait)
+            }
+            Queued::Held => {
+                self.scanner = RequestScanner::new();
+                Some(Look::Wait)
+            }
+            Queued::Alone => Some(Look::Pause(Pause::Step(frame))),
+        }
     }
 
     /// The window is full. What was refused is owed no more: then the session goes on at once.

@@ -37,14 +37,12 @@ impl Session {
         Some(Pipelined { found, scanner: RequestScanner::new(), at: 0, is_done: false })
     }
 
-    /// Whether the client has sent anything behind the call that it waits for.
-    pub(super) fn has_something_behind(&mut self, cx: &mut Context<'_>) -> Result<bool, Gone> {
-        if !self.input.is_empty() || self.has_ended {
-            return Ok(!self.input.is_empty());
-        }
+    /// Takes in what has come, up to `most` bytes; `true` where there was any.
+    fn take_in(&mut self, cx: &mut Context<'_>, most: usize) -> Result<bool, Gone> {
         let scratch = self.worker.links().scratch().clone();
         let mut scratch = scratch.borrow_mut();
-        match self.reader.poll_read(cx, &mut scratch) {
+        let most = scratch.len().min(most);
+        match self.reader.poll_read(cx, &mut scratch[..most]) {
             Poll::Pending => Ok(false),
             Poll::Ready(Ok(0)) => {
                 self.has_ended = true;
@@ -58,18 +56,17 @@ impl Session {
         }
     }
 
+    /// Whether the client has sent anything behind the call that it waits for.
+    pub(super) fn has_something_behind(&mut self, cx: &mut Context<'_>) -> Result<bool, Gone> {
+        if !self.input.is_empty() || self.has_ended {
+            return Ok(!self.input.is_empty());
+        }
+        self.take_in(cx, usize::MAX)
+    }
+
     /// Takes in what the client has sent behind a command that blocks; `true` where it has closed its side.
     pub(super) fn has_ended_behind(&mut self, cx: &mut Context<'_>) -> Result<bool, Gone> {
-        while !self.has_ended && self.input.len() < BEHIND_BLOCKED_MAX {
-            let scratch = self.worker.links().scratch().clone();
-            let mut scratch = scratch.borrow_mut();
-            match self.reader.poll_read(cx, &mut scratch) {
-                Poll::Pending => break,
-                Poll::Ready(Ok(0)) => self.has_ended = true,
-                Poll::Ready(Ok(n)) => self.input.extend_from_slice(&scratch[..n]),
-                Poll::Ready(Err(_)) => return Err(Gone),
-            }
-        }
+        while !self.has_ended && self.input.len() < BEHIND_BLOCKED_MAX && self.take_in(cx, usize::MAX)? {}
         Ok(self.has_ended)
     }
 
@@ -78,17 +75,9 @@ impl Session {
         while !pipelined.is_done {
             self.scan_behind(pipelined);
             pipelined.found.tell();
-            if self.has_ended || pipelined.is_done || self.input.len() >= LOOK_MAX {
+            let room = LOOK_MAX.saturating_sub(self.input.len());
+            if self.has_ended || pipelined.is_done || room == 0 || !self.take_in(cx, room)? {
                 break;
-            }
-            let scratch = self.worker.links().scratch().clone();
-            let mut scratch = scratch.borrow_mut();
-            let room = scratch.len().min(LOOK_MAX - self.input.len());
-            match self.reader.poll_read(cx, &mut scratch[..room]) {
-                Poll::Pending => break,
-                Poll::Ready(Ok(0)) => self.has_ended = true,
-                Poll::Ready(Ok(n)) => self.input.extend_from_slice(&scratch[..n]),
-                Poll::Ready(Err(_)) => return Err(Gone),
             }
         }
         Ok(())
