@@ -1,4 +1,5 @@
-//! `SET … NX` and `SETNX` on lock keys: told from every other `SET` at next to no cost, and run as a step of their own.
+//! `SET … NX` and `SETNX` on lock keys: told from every other `SET` at next to no cost. What may wait runs as a step of its own; the rest
+//! has its place in the stream ([`super::in_line`]).
 
 use std::cell::RefCell;
 use std::pin::{Pin, pin};
