@@ -1,8 +1,8 @@
 //! One client's connection, from its first byte to its last.
 //!
 //! Runs of stateless commands go over a link shared with others as they came, counted; their replies come back through
-//! [`ClientIo`]. Everything else is a *step*: it waits until nothing is owed, then runs alone, and the stream goes on
-//! behind it. While the connection has state of its own, all its commands go over a link of its own.
+//! [`ClientIo`]. Lock commands that need not wait have their place among them ([`in_line`]). Everything else is a *step*: it waits until
+//! nothing is owed, then runs alone, and the stream goes on behind it. While the connection has state of its own, all its commands go over a link of its own.
 
 mod answers;
 mod away;
