@@ -155,9 +155,9 @@ impl Worker {
         self.shared.is_draining.load(Ordering::Relaxed)
     }
 
-    /// What a connection speaks before it has said anything.
+    /// What a connection speaks before it has said anything, and before the upstream was asked whether it may.
     pub fn initial_key(&self) -> LinkKey {
-        let identity = if self.shared.trust_clients { Identity::Service } else { Identity::Anonymous };
+        let identity = if self.shared.trust_clients { Identity::Service } else { Identity::Stranger };
         LinkKey { identity, db: self.links.default_db(), resp: Resp::V2 }
     }
 }

@@ -24,8 +24,11 @@ const HANDSHAKE_MAX: usize = 1 << 20;
 /// For whom a link acts; the upstream's own ACL decides what it may do.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub enum Identity {
-    /// Nobody has authenticated.
+    /// A client that the upstream takes for its default user, because it asked for no password when the client came.
     Anonymous,
+    /// A client that has yet to authenticate. A link of this kind has no rights that the upstream does not give to any new connection,
+    /// whatever has been set there since the link was dialled.
+    Stranger,
     /// Lockgate itself, with the credentials of the upstream's URL.
     Service,
     /// A client that authenticated with these.
@@ -181,6 +184,8 @@ pub enum Greet {
     Fully,
     /// Only what its key cannot do without: for a client without credentials in database 0, nothing.
     Barely,
+    /// Whether a new connection has to authenticate, and nothing else.
+    ForAuth,
 }
 
 /// Connects and shakes hands within `limits`.
@@ -206,6 +211,7 @@ pub async fn dial(
         match greet {
             Greet::Fully => greet_fully(endpoint, key, socket).await,
             Greet::Barely => greet_barely(endpoint, key, socket).await,
+            Greet::ForAuth => greet_for_auth(socket).await,
         }
     };
     tokio::time::timeout(limits.answer, dialling).await.map_err(|_| too_late(limits.answer))?
@@ -227,9 +233,40 @@ async fn greet_barely(endpoint: &Endpoint, key: &LinkKey, socket: Socket) -> Res
     Ok(Dialled::unasked(reader, writer))
 }
 
+/// Asks whether a connection has to authenticate: `HELLO` changes nothing and needs no right, also while a script keeps the upstream
+/// busy.
+pub fn for_auth() -> Vec<u8> {
+    command(&[b"HELLO"])
+}
+
+/// Whether the upstream refused a command for want of a password.
+pub fn is_noauth(reply: &[u8]) -> bool {
+    reply.starts_with(b"-NOAUTH")
+}
+
+async fn greet_for_auth(socket: Socket) -> Result<Dialled, DialError> {
+    let (reader, writer) = socket.split();
+    let mut greeting = Greeting { reader, writer };
+    let reply = greeting.ask(&for_auth()).await?;
+    let needs_auth = is_noauth(&reply);
+    if !needs_auth {
+        not_refused(&reply)?;
+    }
+    let Greeting { reader, writer } = greeting;
+    Ok(Dialled { needs_auth, ..Dialled::unasked(reader, writer) })
+}
+
+fn not_refused(reply: &[u8]) -> Result<(), DialError> {
+    if reply.first() == Some(&b'-') {
+        let line = reply.strip_suffix(b"\r\n").unwrap_or(reply);
+        return Err(DialError::Refused(line.into()));
+    }
+    Ok(())
+}
+
 fn auth_command(endpoint: &Endpoint, key: &LinkKey) -> Option<Vec<u8>> {
     match &key.identity {
-        Identity::Anonymous => None,
+        Identity::Anonymous | Identity::Stranger => None,
         Identity::Named(credentials) => Some(credentials.auth_command()),
         Identity::Service => service_credentials(endpoint).map(|c| c.auth_command()),
     }
@@ -251,7 +288,7 @@ async fn greet_fully(endpoint: &Endpoint, key: &LinkKey, socket: Socket) -> Resu
     if let Some(auth) = credentials {
         greeting.expect_ok(&auth).await?;
     } else {
-        needs_auth = greeting.ask(&command(&[b"PING"])).await?.starts_with(b"-NOAUTH");
+        needs_auth = is_noauth(&greeting.ask(&command(&[b"PING"])).await?);
     }
     if !is_v3 {
         greeting.expect_ok(&hello_3()).await?;
@@ -331,12 +368,7 @@ struct Greeting {
 
 impl Greeting {
     async fn expect_ok(&mut self, request: &[u8]) -> Result<(), DialError> {
-        let reply = self.ask(request).await?;
-        if reply.first() == Some(&b'-') {
-            let line = reply.strip_suffix(b"\r\n").unwrap_or(&reply);
-            return Err(DialError::Refused(line.into()));
-        }
-        Ok(())
+        not_refused(&self.ask(request).await?)
     }
 
     /// Whether the upstream carries it out.

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::dial::{Credentials, LinkKey};
+use super::dial::{Credentials, Identity, LinkKey};
 use super::own::OwnLink;
 use crate::domain::Resp;
 use crate::protocol::args::encode_command;
@@ -84,7 +84,8 @@ pub(super) async fn washed(mut link: OwnLink, credentials: Option<Credentials>) 
     if link.key().resp == Resp::V3 {
         step(&[b"HELLO", b"3"]);
     }
-    if link.key().db != 0 {
+    // Whether a connection without credentials still has rights after RESET, the upstream says to SELECT.
+    if link.key().db != 0 || link.key().identity == Identity::Anonymous {
         step(&[b"SELECT", link.key().db.to_string().as_bytes()]);
     }
     // One by one: Redis 8.2 says nothing to a wrong password that comes behind anything in one write.

@@ -11,6 +11,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use super::admission::Strangers;
 use super::alive::LastProof;
 use super::call::Caller;
 use super::caller::LinkCaller;
@@ -35,6 +36,8 @@ pub(super) const RETRY_AT_LEAST: Duration = Duration::from_secs(1);
 const SHARED_MAX: usize = 500;
 /// Pools of one worker from which on those that nobody uses are forgotten before the next look.
 const POOLS_MAX: usize = 1024;
+/// What a client hears that has not authenticated.
+const NOAUTH: &[u8] = b"-NOAUTH Authentication required.";
 /// How often idle links are looked over.
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
 
@@ -111,8 +114,7 @@ pub struct Links {
     down: RefCell<Option<Rc<str>>>,
     is_probing: Cell<bool>,
     facts: RefCell<Rc<Facts>>,
-    /// Whether a link without AUTH may do nothing; `None` until one was dialled.
-    auth_required: Cell<Option<bool>>,
+    pub(super) strangers: Strangers,
     /// Dials of all workers that reached the upstream: what one worker finds out ends the others' pause, too.
     reached: Arc<AtomicU64>,
     reached_when_down: Cell<u64>,
@@ -147,7 +149,7 @@ impl Links {
             down: RefCell::new(None),
             is_probing: Cell::new(false),
             facts: RefCell::new(Rc::new(Facts::before_contact())),
-            auth_required: Cell::new(None),
+            strangers: Strangers::default(),
             reached,
             reached_when_down: Cell::new(0),
             back: Notify::new(),
@@ -179,28 +181,6 @@ impl Links {
         self.facts.borrow().clone()
     }
 
-    /// Whether the upstream demands that clients authenticate.
-    pub fn auth_required(&self) -> bool {
-        self.auth_required.get().unwrap_or(false)
-    }
-
-    /// Whether that was found out.
-    pub fn knows_auth(&self) -> bool {
-        self.auth_required.get().is_some()
-    }
-
-    /// Dials once without AUTH, unless that was done, so that [`Links::auth_required`] is known; not while the upstream
-    /// is away.
-    pub async fn find_out_auth(self: Rc<Self>) {
-        if self.auth_required.get().is_some() {
-            return;
-        }
-        let key = LinkKey { identity: Identity::Anonymous, db: self.endpoint.db, resp: Resp::V2 };
-        if let Ok(link) = self.take_own_now(&key).await {
-            self.give_back(link);
-        }
-    }
-
     /// Why the upstream cannot be used, if it cannot.
     pub(super) fn away(self: &Rc<Self>) -> Option<Rc<str>> {
         let why = self.down.borrow().clone()?;
@@ -209,6 +189,11 @@ impl Links {
             return None;
         }
         Some(why)
+    }
+
+    /// Whether the upstream can be used, as far as is known.
+    pub fn is_there(self: &Rc<Self>) -> bool {
+        self.away().is_none()
     }
 
     /// The worker's read buffer.
@@ -308,6 +293,16 @@ impl Links {
 
     pub(super) async fn dial_within(self: &Rc<Self>, key: &LinkKey, limit: Duration) -> Result<Dialled, DialError> {
         let mut outcome = self.dial_once(key, limit).await;
+        if let Ok(dialled) = &outcome
+            && matches!(key.identity, Identity::Anonymous | Identity::Stranger)
+        {
+            self.strangers.has_met(dialled.needs_auth);
+            if key.identity == Identity::Stranger && !dialled.needs_auth {
+                // It would keep its rights when a password is asked for again.
+                self.came_up();
+                return Err(DialError::Refused(NOAUTH.into()));
+            }
+        }
         if let Ok(dialled) = &mut outcome {
             dialled.trail = self.lost.trail(dialled);
             // Nothing is sent before that, and nobody has been told that the upstream is there.
@@ -316,14 +311,8 @@ impl Links {
             }
         }
         match &outcome {
-            Ok(dialled) => {
-                if key.identity == Identity::Anonymous {
-                    self.auth_required.set(Some(dialled.needs_auth));
-                }
-                self.came_up();
-            }
             // An upstream that refuses is there.
-            Err(DialError::Refused(_)) => self.came_up(),
+            Ok(_) | Err(DialError::Refused(_)) => self.came_up(),
             Err(DialError::Unreachable(why)) => self.went_down(why),
         }
         outcome
@@ -333,7 +322,7 @@ impl Links {
         self.dial_and(Greet::Fully, key, limit).await
     }
 
-    async fn dial_and(&self, greet: Greet, key: &LinkKey, limit: Duration) -> Result<Dialled, DialError> {
+    pub(super) async fn dial_and(&self, greet: Greet, key: &LinkKey, limit: Duration) -> Result<Dialled, DialError> {
         let LinkSettings { connector, connect_timeout, keepalive, .. } = &self.settings;
         let limits = DialLimits { connect: *connect_timeout, answer: limit };
         let dialled = dial(&self.endpoint, key, greet, connector, limits, *keepalive).await?;
@@ -385,7 +374,7 @@ impl Links {
         &self.settings
     }
 
-    fn came_up(self: &Rc<Self>) {
+    pub(super) fn came_up(self: &Rc<Self>) {
         self.reached.fetch_add(1, Ordering::AcqRel);
         if self.down.take().is_some() {
             tracing::info!(upstream = %self.endpoint.address, "the upstream is back");
@@ -394,7 +383,7 @@ impl Links {
         }
     }
 
-    fn went_down(self: &Rc<Self>, why: &Rc<str>) {
+    pub(super) fn went_down(self: &Rc<Self>, why: &Rc<str>) {
         self.reached_when_down.set(self.reached.load(Ordering::Acquire));
         if self.down.replace(Some(why.clone())).is_none() {
             tracing::warn!(upstream = %self.endpoint.address, why = %why, "the upstream is away");
@@ -500,6 +489,9 @@ impl Links {
 
     /// Takes back an own link that is in the state its key tells, with nothing owed.
     pub fn give_back(&self, mut link: OwnLink) {
+        if link.key().identity == Identity::Stranger {
+            return;
+        }
         link.rests();
         self.idle_own.borrow_mut().put(link);
     }
@@ -508,10 +500,14 @@ impl Links {
     /// in the state its key tells.
     pub fn wash(self: &Rc<Self>, mut link: OwnLink) {
         link.is_left();
+        if link.key().identity == Identity::Stranger {
+            // RESET makes it what any new connection is, which may be more.
+            return;
+        }
         let links = self.clone();
         tokio::task::spawn_local(async move {
             let credentials = match &link.key().identity {
-                Identity::Anonymous => None,
+                Identity::Anonymous | Identity::Stranger => None,
                 Identity::Named(credentials) => Some((**credentials).clone()),
                 Identity::Service => service_credentials(&links.endpoint),
             };

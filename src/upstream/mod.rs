@@ -1,6 +1,7 @@
 //! The servers behind Lockgate: where they are, the links to them (how these are dialled, shared, lent and lost), and
 //! the server that Lockgate minds itself.
 
+pub mod admission;
 pub mod alive;
 pub mod call;
 pub mod caller;

@@ -85,6 +85,11 @@ impl Session {
                 self.refuse(&line, replies);
                 return Submitted::Done;
             }
+            // A password is asked for no longer.
+            Poll::Ready(Err(NoLink::Refused(_))) if self.must_ask() => {
+                cx.waker().wake_by_ref();
+                return Submitted::Held;
+            }
             Poll::Ready(Err(NoLink::Refused(line))) => {
                 self.refuse(&[&line, &b"\r\n"[..]].concat(), replies);
                 return Submitted::Done;

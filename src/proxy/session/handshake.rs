@@ -201,7 +201,7 @@ impl Session {
             self.answer_line("-ERR wrong number of arguments for 'reset' command");
             return Ok(());
         }
-        let as_new = LinkKey { identity: Identity::Anonymous, db: 0, resp: Resp::V2 };
+        let as_new = LinkKey { identity: Identity::Stranger, db: 0, resp: Resp::V2 };
         if self.card().keeps_link() && self.own.is_some() && self.worker.initial_key() == as_new {
             return self.reset_own().await;
         }
@@ -210,7 +210,7 @@ impl Session {
         self.part_with_own();
         self.big_replies = 0;
         self.card().profile().name.clear();
-        self.set_key(self.worker.initial_key());
+        self.begins_anew();
         if !is_skipped {
             self.answer_line("+RESET");
         }
@@ -271,7 +271,9 @@ impl Session {
 
     /// A password is judged the same over every connection. The one of before may be taken no longer.
     fn key_of_nobody(&self) -> LinkKey {
-        LinkKey { identity: Identity::Anonymous, db: 0, resp: Resp::V2 }
+        let is_asked_for = self.worker.links().auth_required();
+        let identity = if is_asked_for { Identity::Stranger } else { Identity::Anonymous };
+        LinkKey { identity, db: 0, resp: Resp::V2 }
     }
 
     /// Passes on a command that the upstream will refuse; if it does not, only a link of its own is changed by it.

@@ -4,6 +4,7 @@
 //! [`ClientIo`]. Lock commands that need not wait have their place among them ([`in_line`]). Everything else is a *step*: it waits until
 //! nothing is owed, then runs alone, and the stream goes on behind it. While the connection has state of its own, all its commands go over a link of its own.
 
+mod admission;
 mod answers;
 mod away;
 mod bring;
@@ -33,6 +34,7 @@ use std::task::{Context, Poll};
 
 use bytes::{Buf, BytesMut};
 
+use self::admission::Admission;
 use self::away::{Reaching, Submitted};
 use self::grants::Grants;
 use self::in_line::{Callers, InLine, Queued};
@@ -88,6 +90,8 @@ enum Pause {
     TooLong,
     /// In the middle of what comes on the own link, an answer is Lockgate's to give.
     Due,
+    /// The client has not authenticated, and the upstream is to say first whether it has to.
+    Unknown,
     /// The connection is to be closed.
     Close,
 }
@@ -142,6 +146,8 @@ pub struct Session {
     scanner: RequestScanner,
     /// Identity, database and protocol of what it sends.
     key: LinkKey,
+    /// How its identity is known while it has not authenticated.
+    admission: Admission,
     pool: Rc<Pool>,
     /// The shared link that owes replies; no other is used before they have come.
     link: Option<Rc<Link>>,
@@ -199,6 +205,7 @@ impl Session {
             scanner: RequestScanner::new(),
             pool,
             key,
+            admission: Admission::Unasked,
             link: None,
             own: None,
             lane: Lane::Data,
@@ -232,9 +239,6 @@ impl Session {
         .await;
         if self.worker.is_relay() {
             Box::pin(self.begin_relay()).await?;
-        } else {
-            // Before that is known, nobody can tell how much a stranger may send.
-            self.find_out_auth().await?;
         }
         loop {
             // Steps are rare and large: boxed, so that a connection that idles costs little.
@@ -245,6 +249,7 @@ impl Session {
                 Pause::Bad(error) => return Box::pin(self.refuse_protocol(error)).await,
                 Pause::TooLong => return Box::pin(self.refuse_length()).await,
                 Pause::Due => Box::pin(self.answer_due()).await?,
+                Pause::Unknown => Box::pin(self.is_admitted()).await?,
                 Pause::Close => return Ok(()),
             }
         }
@@ -365,6 +370,9 @@ impl Session {
     }
 
     fn pass_on_shared(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> (usize, Look) {
+        if self.must_ask() && !admission::is_credentials(bytes) {
+            return (0, Look::Pause(Pause::Unknown));
+        }
         if let Some(look) = self.wait_for_shared(cx) {
             return (0, look);
         }
@@ -569,11 +577,6 @@ impl Session {
             }
             _ => true,
         }
-    }
-
-    /// The upstream demands a password that this client has not given.
-    fn must_authenticate(&self) -> bool {
-        self.key.identity == Identity::Anonymous && self.worker.links().auth_required()
     }
 
     fn request_limits(&self) -> RequestLimits {

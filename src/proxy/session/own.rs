@@ -12,7 +12,7 @@ use super::{BIG_REQUEST, Gone, HELD_REQUEST_MAX, Look, Pause, Session};
 use crate::commands::{CommandTable, Effect, Treatment, Why, resolve};
 use crate::protocol::args::{args, encode_command};
 use crate::protocol::request::RequestFrame;
-use crate::upstream::dial::{Identity, LinkKey};
+use crate::upstream::dial::LinkKey;
 use crate::upstream::link::BACKLOG_MAX;
 use crate::upstream::links::OwnError;
 use crate::upstream::own::OwnLink;
@@ -82,15 +82,6 @@ impl Session {
                 Err(Gone)
             }
         }
-    }
-
-    /// Whether the upstream demands a password of this client, unless that is known.
-    pub(super) async fn find_out_auth(&mut self) -> Result<(), Gone> {
-        if self.key.identity == Identity::Anonymous && !self.worker.links().knows_auth() {
-            let links = self.worker.links().clone();
-            Box::pin(self.guard(links.find_out_auth())).await?;
-        }
-        Ok(())
     }
 
     /// The client reads slowly or gets big replies: what follows must not hold up a shared link.

@@ -2,6 +2,7 @@
 //! accepted. Inside of `MULTI` something with the same rights, arity and errors goes upstream in the place of the others too and is
 //! queued there, and when `EXEC`'s reply shows that it ran, its effect is carried out or its element becomes Lockgate's answer.
 
+use super::admission::Admission;
 use super::handshake::{Hello, canonical_number};
 use super::step::OWN_CHANNEL;
 use super::transaction::{Change, Entry, NOTED_MAX, Replies, SessionChange};
@@ -189,7 +190,8 @@ impl Session {
             match change {
                 SessionChange::Db(db) => key.db = db,
                 SessionChange::Reset => {
-                    key = LinkKey { identity: Identity::Anonymous, db: 0, resp: Resp::V2 };
+                    key = LinkKey { identity: Identity::Stranger, db: 0, resp: Resp::V2 };
+                    self.admission = Admission::Unasked;
                     self.card().profile().name.clear();
                 }
                 SessionChange::Identity(credentials) => key.identity = Identity::Named(credentials.into()),

@@ -113,7 +113,7 @@ impl Gate {
 pub(super) fn user(identity: &Identity) -> &[u8] {
     match identity {
         Identity::Named(credentials) => credentials.user.as_deref().unwrap_or(b"default"),
-        Identity::Anonymous | Identity::Service => b"default",
+        Identity::Anonymous | Identity::Stranger | Identity::Service => b"default",
     }
 }
 
@@ -149,8 +149,7 @@ impl Session {
         if self.own.as_ref().is_some_and(|own| !own.may_intercept() || own.talk.is_pubsub_only()) {
             return Ok(false);
         }
-        // A session on shared links knows it from its beginning.
-        self.find_out_auth().await?;
+        self.is_admitted().await?;
         if self.must_authenticate() {
             return Ok(false);
         }

@@ -111,8 +111,9 @@ impl Session {
     async fn answer_here(&mut self, here: Here, command: &[u8], frame: &RequestFrame) -> Result<(), Gone> {
         self.drain().await?;
         let args: Vec<&[u8]> = args(command).collect();
-        // A session on shared links knows it from its beginning.
-        self.find_out_auth().await?;
+        if !matches!(here, Here::Auth | Here::Hello | Here::Reset | Here::Quit) {
+            self.is_admitted().await?;
+        }
         if here == Here::Client && self.must_authenticate() {
             return self.relay(command).await;
         }
