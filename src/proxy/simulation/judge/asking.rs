@@ -1,7 +1,7 @@
 //! What people ask, and what they are told.
 
 use super::mark::{Hold, Mark};
-use super::{Asked, CALMS_DOWN_US, Call, Ended, Judge, Person, Wish, show};
+use super::{Asked, CALMS_DOWN_US, Call, Ended, Judge, Key, Person, Wish, show};
 
 /// A victim was part of a cycle so recently, in µs.
 const CYCLE_SEEN_US: u64 = 1_000_000;
@@ -29,9 +29,7 @@ impl Judge {
             format!("person {person} asks for {:?} at level {level}, waits {ms} ms{kind}", show(&asked.keys))
         });
         self.may_end(&asked.keys, &asked.owner);
-        let ended = self.ended.get(&(asked.keys.clone(), asked.owner.clone())).filter(|_| asked.value.is_none());
-        let is_kept = |ended: &&Ended| ended.keeps_place && self.now_us < ended.at_us + PLACE_KEPT_US;
-        let kept = ended.into_iter().flatten().filter(is_kept).map(|ended| ended.place_us).min();
+        let kept = self.place_that_is_his(&asked);
         let (levels, may_end) = self.meets_meddlers(&asked);
         let call = Call {
             since_us: self.now_us,
@@ -47,6 +45,21 @@ impl Judge {
         self.calls.insert(self.last_call, call);
         self.cycles();
         self.last_call
+    }
+
+    /// The best place that an earlier call of the same owner may leave to this one, whoever made it: one that has left, or one that still
+    /// waits and gets nil when this one takes over (day 1839).
+    fn place_that_is_his(&self, asked: &Asked) -> Option<u64> {
+        if asked.value.is_some() {
+            return None;
+        }
+        let is_shared = |keys: &[Key]| keys.iter().any(|key| asked.is_about(key));
+        let is_kept = |ended: &&Ended| ended.keeps_place && self.now_us < ended.at_us + PLACE_KEPT_US;
+        let ended = self.ended.iter().filter(|((keys, owner), _)| *owner == asked.owner && is_shared(keys));
+        let kept = ended.flat_map(|(_, all)| all).filter(is_kept).map(|ended| ended.place_us);
+        let is_his =
+            |call: &&Call| call.asked.owner == asked.owner && call.asked.value.is_none() && is_shared(&call.asked.keys);
+        kept.chain(self.calls.values().filter(is_his).map(|call| call.place_us)).min()
     }
 
     /// The end of a connection is to end a hold.
