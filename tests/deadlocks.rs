@@ -5,6 +5,7 @@
 mod common;
 
 use common::{Lockgate, RedisServer, Reply, Stage, Wire, eventually, within};
+use nix::sys::signal::Signal;
 use std::time::{Duration, Instant};
 
 /// A heartbeat that a test need not wait for, and a timeout that a busy machine keeps.
@@ -414,6 +415,29 @@ fn each_policy_has_its_victim() {
     ] {
         assert_eq!(victim_of(policy, low), (victim.into(), policy.into()), "{policy}, {low} waits at the lowest level");
     }
+}
+
+/// A node that stands still is asked until it answers: without what it has granted, the other one would be the victim.
+#[test]
+fn fewest_locks_are_counted_over_all_nodes_or_not_yet() {
+    let server = RedisServer::start();
+    let more = "[deadlock]\nvictim = \"fewest_locks\"\n";
+    let [x, y, z] = ["x", "y", "z"].map(|name| {
+        let beats = "[nodes]\nheartbeat = \"100ms\"\ntimeout = \"60s\"\n";
+        Lockgate::before_with(&server, &format!("{beats}id = \"{name}\"\n{more}"))
+    });
+    let all = [x, y, z];
+    await_one_another(&all);
+    let [x, y, z] = &all;
+    let (mut a, mut b) = (holding(x, "a", &["k1"]), holding(y, "b", &["k2"]));
+    let _more_of_his = holding(z, "a", &["a2", "a3"]);
+    common::tools::signal(z.pid(), Signal::SIGSTOP);
+    b.ask_line("LOCK.ACQUIRE k1 b WAIT 60000");
+    await_waiters(x, "k1", 1);
+    a.ask_line("LOCK.ACQUIRE k2 a WAIT 60000 PRIORITY low");
+    all_is_quiet(x, &mut [&mut a, &mut b]);
+    common::tools::signal(z.pid(), Signal::SIGCONT);
+    assert_eq!(first_told(&mut [&mut a, &mut b]).0, 1, "b holds one lock, and a three");
 }
 
 #[test]

@@ -190,7 +190,7 @@ impl Coordinator {
     }
 
     /// All other nodes but some: those that can be asked, and those that cannot.
-    fn others(&self, but: &[Arc<str>]) -> (Vec<Arc<str>>, Vec<Arc<str>>) {
+    pub(super) fn others(&self, but: &[Arc<str>]) -> (Vec<Arc<str>>, Vec<Arc<str>>) {
         let peers = self.nodes.peers().into_iter().filter(|(id, _)| !but.contains(id));
         let can_talk = self.nodes.can_talk(self.now());
         let (asked, not_asked): (Vec<_>, Vec<_>) = peers.partition(|(_, peer)| peer.is_understood && can_talk);

@@ -236,7 +236,7 @@ impl Coordinator {
     /// Ends the victim's call, if it is one of this node; else its node is told to look for itself. Returns the call that was ended.
     async fn break_up(self: &Arc<Self>, links: &Rc<Links>, cycle: &Cycle) -> Option<CallId> {
         let locks = match self.deadlocks.policy {
-            VictimPolicy::FewestLocks => self.count_locks(links, cycle).await,
+            VictimPolicy::FewestLocks => self.count_locks(links, cycle).await?,
             _ => HashMap::new(),
         };
         let count = |wait: &Wait| wait.owner.as_ref().and_then(|owner| locks.get(owner)).copied().unwrap_or(0);
@@ -258,12 +258,18 @@ impl Coordinator {
         has_ended.then_some(call)
     }
 
-    /// How many locks the owners in a cycle hold, granted by whichever node; each was read.
-    async fn count_locks(self: &Arc<Self>, links: &Rc<Links>, cycle: &Cycle) -> HashMap<OwnerId, u64> {
+    /// How many locks the owners in a cycle hold, granted by whichever node; each was read. `None` where a node has not answered: what it
+    /// has granted would not count, and others who hear it would choose another victim. The next search asks again, until it answers or
+    /// counts as dead.
+    async fn count_locks(self: &Arc<Self>, links: &Rc<Links>, cycle: &Cycle) -> Option<HashMap<OwnerId, u64>> {
         let mut locks = HashMap::new();
         for owner in cycle.steps().iter().filter_map(|step| step.wait.owner.as_ref()) {
             let mut keys: HashSet<LockKey> = self.deadlocks.held.of(owner).into_iter().collect();
             let answers = self.ask_others(&nothing(), &Question::Locks(owner.clone()), &[]).await;
+            let may_answer = self.others(&[]).0;
+            if answers.silent.iter().any(|node| may_answer.contains(node)) {
+                return None;
+            }
             keys.extend(answers.came.iter().flat_map(|(_, words)| read_keys(words)));
             // What others wait for in this cycle he holds in any case.
             keys.extend(
@@ -290,6 +296,6 @@ impl Coordinator {
             }
             locks.insert(owner.clone(), held);
         }
-        locks
+        Some(locks)
     }
 }
