@@ -250,9 +250,11 @@ fn what_a_dead_node_has_left_in_queues_is_removed() {
 #[test]
 fn cleanup_removes_what_nobody_is_behind_and_tells_how_much() {
     let server = RedisServer::start();
-    let (a, _b) = (node(&server, "a"), lockgate(&server, "b"));
+    let (a, b) = (node(&server, "a"), lockgate(&server, "b"));
     await_names(&a, &["a", "b"]);
     assert_eq!(a.cleanup(), LockReply::Integer(0));
+    // Its first look around is over as well: it would find that nobody of its own is behind what is put there under its name.
+    assert_eq!(b.wire().run("LOCK.CLEANUP"), Reply::Int(0));
     let mut side = server.wire();
     hold(&server, "waited");
     let waits = a.ask("LOCK.ACQUIRE waited ann WAIT 60000");
