@@ -13,7 +13,8 @@ use crate::config::{self, Config, LiveConfig, Problem, Sources};
 use crate::observe::log;
 use crate::proxy::{self, StartError};
 use crate::upstream::embedded::{self, Embedded, EmbeddedError, EmbeddedOptions};
-use crate::upstream::url::{Endpoint, Upstream};
+use crate::upstream::topology::Authority;
+use crate::upstream::url::Upstream;
 use signals::{Event, Signals};
 
 /// How long the embedded server may take to write out and exit. It needs milliseconds; a disk that hangs needs a limit.
@@ -57,11 +58,11 @@ pub fn serve(serve: &Serve) -> Result<(), ServeError> {
     files::raise_limit(&loaded.config);
 
     let config = Arc::new(loaded.config.clone());
-    let (embedded, endpoint) = reach_upstream(&config)?;
+    let (embedded, authority) = reach_upstream(&config)?;
     let live = Arc::new(LiveConfig::new(loaded.config));
     let heeding = Arc::clone(&log);
     live.on_change(move |config| heeding.set_level(config.log.level));
-    let running = proxy::start(Arc::clone(&config), Arc::clone(&live), endpoint)?;
+    let running = proxy::start(Arc::clone(&config), Arc::clone(&live), authority)?;
     announce(&running.address(), &describe_upstream(&config, embedded.as_ref()), serve.hint);
 
     wait_for_end(&signals, &serve.sources, config.drain_timeout, &live);
@@ -73,9 +74,10 @@ pub fn serve(serve: &Serve) -> Result<(), ServeError> {
     Ok(())
 }
 
-fn reach_upstream(config: &Config) -> Result<(Option<Embedded>, Endpoint), EmbeddedError> {
+fn reach_upstream(config: &Config) -> Result<(Option<Embedded>, Authority), EmbeddedError> {
     match &config.upstream {
-        Upstream::Standalone(endpoint) => Ok((None, endpoint.clone())),
+        Upstream::Standalone(endpoint) => Ok((None, Authority::One(endpoint.clone()))),
+        Upstream::Sentinel(sentinels) => Ok((None, Authority::Sentinels(sentinels.clone()))),
         Upstream::Embedded => {
             let options = EmbeddedOptions {
                 data_dir: config.data_dir.clone(),
@@ -83,7 +85,7 @@ fn reach_upstream(config: &Config) -> Result<(Option<Embedded>, Endpoint), Embed
             };
             let embedded = embedded::start(&options)?;
             let endpoint = embedded.endpoint();
-            Ok((Some(embedded), endpoint))
+            Ok((Some(embedded), Authority::One(endpoint)))
         }
     }
 }

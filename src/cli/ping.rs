@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use super::{FAILURE, refuse};
 use crate::config::{self, Sources};
 use crate::upstream::misfit::{Misfit, examine};
+use crate::upstream::sentinel;
 use crate::upstream::url::{Address, Upstream};
 
 /// A reply to PING is a short line; a longer one is not looked at to its end.
@@ -48,9 +49,17 @@ fn is_alive(reply: &str) -> bool {
 
 /// What is wrong with the upstream of this configuration, as Lockgate itself would find it.
 fn misfit_of(upstream: &Upstream, timeout: Duration) -> Option<Misfit> {
-    let Upstream::Standalone(endpoint) = upstream else { return None };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().ok()?;
-    runtime.block_on(examine(endpoint, timeout))
+    runtime.block_on(async {
+        match upstream {
+            Upstream::Embedded => None,
+            Upstream::Standalone(endpoint) => examine(endpoint, timeout).await,
+            Upstream::Sentinel(sentinels) => match sentinel::find(sentinels, timeout).await {
+                Ok(endpoint) => examine(&endpoint, timeout).await,
+                Err(why) => Some(Misfit::Nobody(why)),
+            },
+        }
+    })
 }
 
 /// "Every network" is an address to listen on, not one to connect to.
@@ -75,6 +84,7 @@ fn ask(address: &Address, timeout: Duration) -> io::Result<String> {
             }
             Err(last)
         }
+        Address::Nowhere(why) => Err(io::Error::other(why.to_string())),
         Address::Unix(path) => converse(UnixStream::connect(path)?, deadline, UnixStream::set_read_timeout),
     }
 }

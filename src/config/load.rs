@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use super::keys::{Applies, KEYS, RULE_KEYS, VARIABLE_PREFIX, variable_of};
 use super::tree::{Entry, Node, Origin, Problem, Value, join, parse_file, parse_variable};
 use super::{Config, Key, Rule, later, suggest, units};
-use crate::upstream::url::{Address, Upstream};
+use crate::upstream::url::{Address, Endpoint, Sentinels, Upstream};
 
 /// The file's variable, for when there is no `--config`.
 const FILE_VARIABLE: &str = "LOCKGATE_CONFIG";
@@ -263,21 +263,32 @@ impl Reader {
                 self.problem(&self.origin("nodes.id"), "nodes.id", says);
             }
         }
-        if let Upstream::Standalone(endpoint) = &self.config.upstream {
-            if endpoint.address == self.config.listen && !matches!(endpoint.address, Address::Tcp { port: 0, .. }) {
-                let says = format!(
-                    "is {}, where Lockgate itself listens; write the address of the Redis behind it",
-                    endpoint.address
-                );
-                self.problem(&self.origin("upstream"), "upstream", says);
-            } else if endpoint.user.is_some() && endpoint.password.is_none() {
-                let says = "names a user without a password; write redis://user:password@host, or set \
-                            upstream_password_file"
-                    .to_owned();
-                self.problem(&self.origin("upstream"), "upstream", says);
+        match &self.config.upstream {
+            Upstream::Embedded => {}
+            Upstream::Standalone(endpoint) => {
+                let endpoint = endpoint.clone();
+                self.check_upstream(std::slice::from_ref(&endpoint.address), &endpoint);
+            }
+            Upstream::Sentinel(sentinels) => {
+                let Sentinels { addresses, master, .. } = sentinels.clone();
+                self.check_upstream(&addresses, &master);
             }
         }
         self.note_what_may_not_be_meant();
+    }
+
+    /// `places` are asked or connected to, as whom `endpoint` says.
+    fn check_upstream(&mut self, places: &[Address], endpoint: &Endpoint) {
+        let is_own = |place: &&Address| **place == self.config.listen && !matches!(place, Address::Tcp { port: 0, .. });
+        if let Some(own) = places.iter().find(is_own) {
+            let says = format!("is {own}, where Lockgate itself listens; write the address of the Redis behind it");
+            self.problem(&self.origin("upstream"), "upstream", says);
+        } else if endpoint.user.is_some() && endpoint.password.is_none() {
+            let says = "names a user without a password; write redis://user:password@host, or set \
+                        upstream_password_file"
+                .to_owned();
+            self.problem(&self.origin("upstream"), "upstream", says);
+        }
     }
 
     fn take_password_file(&mut self) {
@@ -287,19 +298,23 @@ impl Reader {
             Upstream::Embedded => {
                 Some("is set, but the embedded upstream has no password; take it out, or set upstream".to_owned())
             }
-            Upstream::Standalone(endpoint) if endpoint.password.is_some() => {
+            Upstream::Standalone(endpoint) | Upstream::Sentinel(Sentinels { master: endpoint, .. })
+                if endpoint.password.is_some() =>
+            {
                 Some("is set, and the upstream's URL has a password too; keep one of them".to_owned())
             }
-            Upstream::Standalone(endpoint) => match read_bounded(&path) {
-                Ok(text) if text.trim_end_matches(['\r', '\n']).is_empty() => {
-                    Some(format!("{} is empty; write the password into it", path.display()))
+            Upstream::Standalone(endpoint) | Upstream::Sentinel(Sentinels { master: endpoint, .. }) => {
+                match read_bounded(&path) {
+                    Ok(text) if text.trim_end_matches(['\r', '\n']).is_empty() => {
+                        Some(format!("{} is empty; write the password into it", path.display()))
+                    }
+                    Ok(text) => {
+                        endpoint.password = Some(text.trim_end_matches(['\r', '\n']).to_owned());
+                        None
+                    }
+                    Err(says) => Some(says),
                 }
-                Ok(text) => {
-                    endpoint.password = Some(text.trim_end_matches(['\r', '\n']).to_owned());
-                    None
-                }
-                Err(says) => Some(says),
-            },
+            }
         };
         if let Some(says) = wrong {
             self.problem(&self.origin(KEY), KEY, says);

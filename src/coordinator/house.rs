@@ -12,14 +12,14 @@ use crate::observe::fault::{Fault, caught};
 use crate::observe::seldom::Seldom;
 use crate::store::{StoreError, companion};
 use crate::upstream::call::{CallError, Caller};
-use crate::upstream::links::Links;
+use crate::upstream::router::Router;
 
 /// A pause after each step of a scan for leftovers: nobody waits for it, and large data is not gone through in a rush.
 const SCAN_PAUSE: Duration = Duration::from_millis(2);
 
 impl Coordinator {
     /// Leads and cleans up when it is this node's turn, for as long as the node is there.
-    pub(super) async fn keep_house(self: Arc<Self>, links: Rc<Links>) {
+    pub(super) async fn keep_house(self: Arc<Self>, router: Rc<Router>) {
         let nodes = &self.nodes;
         loop {
             let next_beat = self.now().plus_ms(nodes.me.heartbeat_ms);
@@ -32,7 +32,7 @@ impl Coordinator {
             }
             #[cfg(test)]
             crate::observe::fault::failpoint::pass("housekeeping among the nodes");
-            self.lead_if_need_be(&links).await;
+            self.lead_if_need_be(&router).await;
             let duty = nodes.duties(self.now());
             let is_my_turn = duty.leads || !duty.has_peers;
             let asked_for = nodes.take_clean_ups();
@@ -40,9 +40,9 @@ impl Coordinator {
             if must_clean || !asked_for.is_empty() {
                 nodes.begins_to_clean();
                 // On its own: meanwhile the lead has to be kept.
-                let (coordinator, links) = (self.clone(), links.clone());
+                let (coordinator, router) = (self.clone(), router.clone());
                 tokio::task::spawn_local(async move {
-                    let removed = caught(coordinator.clean_up(&links)).await.unwrap_or_else(|Fault| {
+                    let removed = caught(coordinator.clean_up(&router)).await.unwrap_or_else(|Fault| {
                         Err(StoreError::Call(CallError::Lost("a fault of Lockgate ended the clean-up".to_owned())))
                     });
                     match &removed {
@@ -67,10 +67,10 @@ impl Coordinator {
     }
 
     /// A node alone needs no key to know that it leads. Among several the one leads who has the lock.
-    async fn lead_if_need_be(&self, links: &Rc<Links>) {
+    async fn lead_if_need_be(&self, router: &Rc<Router>) {
         let begun = self.now();
         let duty = self.nodes.duties(begun);
-        let service = links.caller(&links.service_pool(links.default_db()));
+        let service = router.service(router.default_db());
         let takes = duty.has_peers && (duty.leads || !duty.is_led) && self.nodes.can_talk(begun);
         if takes {
             let lease_ms = self.nodes.me.timeout_ms;
@@ -88,15 +88,15 @@ impl Coordinator {
                 self.nodes.speaks_up();
             }
         } else if duty.leads && !duty.has_peers {
-            self.lays_down_lead(links).await;
+            self.lays_down_lead(router).await;
         }
     }
 
     /// Nobody needs to wait for the end of the lead's lease.
-    pub(super) async fn lays_down_lead(&self, links: &Rc<Links>) {
+    pub(super) async fn lays_down_lead(&self, router: &Rc<Router>) {
         if self.nodes.duties(self.now()).leads {
             self.nodes.leads_until(None, self.now());
-            let service = links.caller(&links.service_pool(links.default_db()));
+            let service = router.service(router.default_db());
             if let Err(error) = self.store.lead(&service, &self.leader_value(), 0).await {
                 tracing::debug!(%error, "the lead was not laid down; its lease ends it");
             }
@@ -108,10 +108,10 @@ impl Coordinator {
     }
 
     /// Removes the registrations of nodes that are gone, and those of this node that nobody is behind, from all queues.
-    async fn clean_up(&self, links: &Rc<Links>) -> Result<u64, StoreError> {
-        let service = |db: Db| links.caller(&links.service_pool(db));
+    async fn clean_up(&self, router: &Rc<Router>) -> Result<u64, StoreError> {
+        let service = |db: Db| router.service(db);
         let mut removed = 0;
-        for db in self.store.databases(&service(links.default_db())).await? {
+        for db in self.store.databases(&service(router.default_db())).await? {
             let service = service(db);
             let mut cursor = Some(b"0".to_vec());
             while let Some(at) = cursor {

@@ -25,6 +25,7 @@ use crate::store::{Held, companion, replication_id};
 use crate::upstream::dial::DialError;
 use crate::upstream::links::Links;
 use crate::upstream::misfit::{self, Misfit};
+use crate::upstream::router::Router;
 use crate::upstream::watch::{Heard, WatchLink};
 
 /// Looks under way at a time; the others wait for their turn.
@@ -116,33 +117,34 @@ struct Memory {
 impl Coordinator {
     /// Keeps a watch link to the upstream, and this node in touch with the others, until [`Coordinator::leaves`]. One worker runs it,
     /// in its `LocalSet`; if that ends, so does it.
-    pub async fn keep_watch(self: Arc<Self>, links: Rc<Links>) {
+    pub async fn keep_watch(self: Arc<Self>, router: Rc<Router>) {
         // Dropped, it ends them.
         let mut beside = JoinSet::new();
-        let (coordinator, with) = (self.clone(), links.clone());
+        let (coordinator, with) = (self.clone(), router.clone());
         beside.spawn_local(kept_up("housekeeping among the nodes", async move || {
             coordinator.clone().keep_house(with.clone()).await;
         }));
-        let (coordinator, with) = (self.clone(), links.clone());
+        let (coordinator, with) = (self.clone(), router.clone());
         beside.spawn_local(kept_up("the search for deadlocks", async move || {
             coordinator.clone().search_for_deadlocks(with.clone()).await;
         }));
         let mut memory = Memory::default();
-        kept_up("the watch over the upstream", async || self.watch_upstream(&links, &mut memory).await).await;
+        kept_up("the watch over the upstream", async || self.watch_upstream(&router, &mut memory).await).await;
         drop(beside);
         // Nobody is left to do it.
         drop(self.nodes.take_clean_ups());
-        self.lays_down_lead(&links).await;
+        self.lays_down_lead(&router).await;
     }
 
     /// One watch link after the other, until the node leaves.
-    async fn watch_upstream(self: &Arc<Self>, links: &Rc<Links>, memory: &mut Memory) {
+    async fn watch_upstream(self: &Arc<Self>, router: &Rc<Router>, memory: &mut Memory) {
         let mut pause = Duration::ZERO;
         while !self.nodes.is_leaving() {
+            let links = &router.master();
             match links.dial_watch().await {
                 Ok(dialled) => {
                     self.fit.found(Part::Handshake, dialled.is_cluster.then_some(Misfit::Cluster));
-                    let watch = Watch::new(self, links, WatchLink::new(dialled), memory);
+                    let watch = Watch::new(self, router, links, WatchLink::new(dialled), memory);
                     let begun = self.now();
                     // However the link ends, a panic or the end of this worker's runtime included.
                     let on_loss = OnLoss(self);
@@ -175,6 +177,11 @@ impl Coordinator {
                 biased;
                 () = sleep => {}
                 () = self.nodes.leaves.notified() => {}
+                () = links.ceases() => {}
+            }
+            if links.is_former() {
+                pause = Duration::ZERO;
+                continue;
             }
             let settings = links.settings();
             pause = (pause * 2).clamp(settings.retry_base, settings.retry_max.clamp(settings.retry_base, REDIAL_MAX));
@@ -246,6 +253,7 @@ impl Coordinator {
 
 struct Watch<'a> {
     coordinator: &'a Arc<Coordinator>,
+    router: &'a Rc<Router>,
     links: &'a Rc<Links>,
     link: WatchLink<About>,
     memory: &'a mut Memory,
@@ -273,6 +281,7 @@ struct Watch<'a> {
 impl<'a> Watch<'a> {
     fn new(
         coordinator: &'a Arc<Coordinator>,
+        router: &'a Rc<Router>,
         links: &'a Rc<Links>,
         link: WatchLink<About>,
         memory: &'a mut Memory,
@@ -280,6 +289,7 @@ impl<'a> Watch<'a> {
         let db = Some(links.default_db());
         Watch {
             coordinator,
+            router,
             links,
             link,
             memory,
@@ -355,6 +365,7 @@ impl<'a> Watch<'a> {
                         self.ask_for_master();
                     }
                 }
+                () = self.links.ceases() => return End::Lost("another server has become the master".into()),
                 () = coordinator.desk.wanted() => {}
                 () = nodes.talk.has_mail() => {}
                 () = nodes.leaves.notified() => {}
@@ -612,8 +623,8 @@ impl<'a> Watch<'a> {
         match Message::read(from, body) {
             Some(Message::Answer { number, words }) => talk.answered(from, number, words),
             Some(Message::Ask(asked)) => {
-                let links = self.links;
-                let words = coordinator.answer(&asked, || links.caller(&links.service_pool(asked.key.db)));
+                let router = self.router;
+                let words = coordinator.answer(&asked, || router.service(asked.key.db));
                 if let Some(words) = words {
                     talk.answer(&asked.from, asked.number, &words);
                 }

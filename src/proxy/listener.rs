@@ -77,6 +77,7 @@ pub fn bind(address: &Address, workers: usize) -> Result<Bound, ListenError> {
             return Ok(Bound { address: address.to_string(), listeners, path: Some(path.clone()) });
         }
         Address::Tcp { host, port } => (host.as_str(), *port),
+        Address::Nowhere(_) => return Err(ListenError::UnknownHost(address.to_string())),
     };
     let wanted = (host, port).to_socket_addrs().ok().and_then(|mut all| all.next());
     let wanted = wanted.ok_or_else(|| ListenError::UnknownHost(address.to_string()))?;

@@ -13,7 +13,7 @@ use std::hash::{BuildHasher, Hasher};
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -30,7 +30,9 @@ use crate::coordinator::{Coordinator, DeadlockMode, LockKeys, LockLimits, LockSe
 use crate::locks::victim::VictimPolicy;
 use crate::upstream::dial::Connector;
 use crate::upstream::links::LinkSettings;
-use crate::upstream::url::{Endpoint, Upstream};
+use crate::upstream::router::Reached;
+use crate::upstream::topology::{Authority, Topology};
+use crate::upstream::url::Upstream;
 
 /// For all clients together so many times the bytes of replies may wait that may wait for one.
 const OUTPUT_OF_ALL: usize = 4;
@@ -59,13 +61,13 @@ pub struct Running {
 
 /// Binds the listener and starts the workers. Returns at once, whether or not the upstream is there.
 /// `live` is what is in force while it runs.
-pub fn start(config: Arc<Config>, live: Arc<LiveConfig>, endpoint: Endpoint) -> Result<Running, StartError> {
+pub fn start(config: Arc<Config>, live: Arc<LiveConfig>, authority: Authority) -> Result<Running, StartError> {
     let count = match config.workers {
         0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
         workers => workers,
     };
     let Bound { address, listeners, path } = bind(&config.listen, count)?;
-    let shared = prepare(&config, live, endpoint, lock_settings(&config, &address), link_settings(&config));
+    let shared = prepare(&config, live, authority, lock_settings(&config, &address), link_settings(&config));
     let (stop, stopped) = watch::channel(Stop::No);
     let workers = listeners.into_iter().enumerate().map(|(number, listener)| {
         let (shared, stopped) = (shared.clone(), stopped.clone());
@@ -92,7 +94,7 @@ pub fn start(config: Arc<Config>, live: Arc<LiveConfig>, endpoint: Endpoint) -> 
 fn prepare(
     config: &Config,
     live: Arc<LiveConfig>,
-    endpoint: Endpoint,
+    authority: Authority,
     locks: LockSettings,
     links: LinkSettings,
 ) -> Arc<Shared> {
@@ -109,13 +111,13 @@ fn prepare(
         }
     });
     Arc::new(Shared {
-        endpoint,
+        topology: Topology::new(authority),
         live,
         links,
         registry: Registry::new(config.limits.connections),
         coordinator,
         own_in_use: Arc::new(AtomicUsize::new(0)),
-        reached: Arc::new(AtomicU64::new(0)),
+        reached: Reached::default(),
         trust_clients: config.trust_clients,
         closes_when_away: config.when_away == WhenAway::Close,
         is_relay: config.links.shared == 0,
@@ -174,6 +176,7 @@ fn link_settings(config: &Config) -> LinkSettings {
         hold: config.links.hold,
         retry_base: config.links.retry_base,
         retry_max: config.links.retry_max,
+        is_followed: matches!(config.upstream, Upstream::Sentinel(_)),
         connector: Connector::default(),
     }
 }
@@ -230,6 +233,7 @@ fn lock_settings(config: &Config, address: &str) -> LockSettings {
 fn node_secret(config: &Config) -> Option<&str> {
     let password = match &config.upstream {
         Upstream::Standalone(endpoint) => endpoint.password.as_deref(),
+        Upstream::Sentinel(sentinels) => sentinels.master.password.as_deref(),
         Upstream::Embedded => None,
     };
     config.nodes.secret.as_ref().map(|secret| secret.0.as_str()).or(password).filter(|secret| !secret.is_empty())

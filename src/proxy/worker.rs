@@ -4,7 +4,7 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -22,11 +22,10 @@ use crate::observe::seldom::Seldom;
 use crate::upstream::dial::{Identity, LinkKey};
 use crate::upstream::links::{LinkSettings, Links};
 use crate::upstream::peers::Peers;
+use crate::upstream::router::{Common, Reached, Router, SCRATCH};
 use crate::upstream::socket::Socket;
-use crate::upstream::url::Endpoint;
+use crate::upstream::topology::Topology;
 
-/// What one read takes at most, in bytes; one such buffer serves all connections of a worker.
-const READ_BUFFER: usize = 64 << 10;
 /// After so many tasks the runtime looks for news from the sockets: high, so that one look finds much and one write
 /// upstream carries much.
 const TASKS_PER_LOOK: u32 = 256;
@@ -39,8 +38,8 @@ const SETTLE_MAX: Duration = Duration::from_millis(500);
 
 /// What all workers have in common.
 pub struct Shared {
-    /// Where the upstream is.
-    pub endpoint: Endpoint,
+    /// Who is master.
+    pub topology: Topology,
     /// The configuration that is in force.
     pub live: Arc<LiveConfig>,
     /// How links are made.
@@ -52,7 +51,7 @@ pub struct Shared {
     /// Own links in use.
     pub own_in_use: Arc<AtomicUsize>,
     /// Dials that reached the upstream.
-    pub reached: Arc<AtomicU64>,
+    pub reached: Reached,
     /// While the upstream is away clients see their connection end, and no error.
     pub closes_when_away: bool,
     /// Every client has a link of its own for as long as it is there.
@@ -72,7 +71,7 @@ pub struct Shared {
 /// One worker, seen from its sessions.
 pub struct Worker {
     shared: Arc<Shared>,
-    links: Rc<Links>,
+    router: Rc<Router>,
     /// Its clients that may vanish.
     clients: Rc<Peers>,
     /// And the version that they are a copy of.
@@ -82,26 +81,38 @@ pub struct Worker {
 impl Worker {
     /// A worker of this thread, in whose `LocalSet` it is made.
     pub fn new(shared: Arc<Shared>) -> Rc<Worker> {
-        let scratch = Rc::new(RefCell::new(vec![0; READ_BUFFER].into_boxed_slice()));
-        let (in_use, reached) = (shared.own_in_use.clone(), shared.reached.clone());
-        let links = Links::new(shared.endpoint.clone(), shared.links.clone(), scratch, in_use, reached);
-        let (registry, coordinator) = (shared.registry.clone(), shared.coordinator.clone());
-        links.on_dialled(move |time_us| coordinator.met_master_again(time_us));
-        links.on_revoked(move |user| registry.kill_user(user));
+        let scratch = Rc::new(RefCell::new(vec![0; SCRATCH].into_boxed_slice()));
+        let (registry, coordinator, doubting) = (shared.registry.clone(), shared.coordinator.clone(), shared.clone());
+        let common = Common {
+            endpoint: shared.topology.endpoint().clone(),
+            settings: shared.links.clone(),
+            scratch,
+            own_in_use: shared.own_in_use.clone(),
+            reached: shared.reached.clone(),
+            on_dialled: Rc::new(move |time_us| coordinator.met_master_again(time_us)),
+            on_revoked: Rc::new(move |user| registry.kill_user(user)),
+            on_doubt: Rc::new(move |()| doubting.topology.is_in_doubt()),
+        };
+        let router = Router::new(common, shared.topology.master());
         let keys = shared.coordinator.lock_keys();
         let rules = RefCell::new((keys.version(), Rc::new(keys.read(Rules::clone))));
         let clients = Peers::new(shared.client_timeout);
-        Rc::new(Worker { rules, shared, links, clients })
+        Rc::new(Worker { rules, shared, router, clients })
     }
 
     /// Keeps the process in touch with the upstream and the other nodes, until the node leaves. One worker does.
     pub fn keep_watch(&self) -> impl Future<Output = ()> + 'static {
-        self.coordinator().clone().keep_watch(self.links.clone())
+        self.coordinator().clone().keep_watch(self.router.clone())
     }
 
-    /// Its links to the upstream.
-    pub fn links(&self) -> &Rc<Links> {
-        &self.links
+    /// Its way to the upstream.
+    pub fn router(&self) -> &Rc<Router> {
+        &self.router
+    }
+
+    /// Its links to the present master.
+    pub fn links(&self) -> Rc<Links> {
+        self.router.master()
     }
 
     /// Its clients, which are closed when they have vanished.
@@ -158,7 +169,7 @@ impl Worker {
     /// What a connection speaks before it has said anything, and before the upstream was asked whether it may.
     pub fn initial_key(&self) -> LinkKey {
         let identity = if self.shared.trust_clients { Identity::Service } else { Identity::Stranger };
-        LinkKey { identity, db: self.links.default_db(), resp: Resp::V2 }
+        LinkKey { identity, db: self.router.default_db(), resp: Resp::V2 }
     }
 }
 
@@ -180,6 +191,12 @@ pub fn run(
             }
         }));
         let watch = keeps_watch.then(|| tokio::task::spawn_local(worker.keep_watch()));
+        let following = worker.shared.clone();
+        if keeps_watch {
+            tokio::task::spawn_local(kept_up("following the topology", async move || {
+                following.topology.keep_up(following.links.clone()).await;
+            }));
+        }
         let listener = match listener.listen() {
             Ok(listener) => listener,
             Err(error) => {
@@ -226,7 +243,7 @@ pub fn admit(worker: &Rc<Worker>, socket: Socket) {
         return;
     }
     let (peer, local) = socket.peer_and_local();
-    let profile = Profile { user: b"default".to_vec(), db: worker.links.default_db(), ..Profile::default() };
+    let profile = Profile { user: b"default".to_vec(), db: worker.router.default_db(), ..Profile::default() };
     let is_unix = matches!(socket, Socket::Unix(_));
     match worker.registry().admit(peer, local, socket.fd(), is_unix, profile) {
         Some(member) => {

@@ -6,9 +6,11 @@ use std::rc::Rc;
 use std::task::{Poll, Waker};
 
 use super::call::{CallError, Caller};
+use super::dial::LinkKey;
 use super::link::{Link, Loss, Sink};
 use super::links::{Links, Unavailable};
-use super::pools::Pool;
+use super::pools::{Lane, Pool};
+use super::router::Router;
 
 /// Longest reply that is collected, in bytes; the longest that Lockgate asks for is that of `COMMAND DOCS`.
 const REPLY_MAX: usize = 64 << 20;
@@ -16,10 +18,43 @@ const REPLY_MAX: usize = 64 << 20;
 /// Sends single commands over the shared links of one pool.
 #[derive(Clone)]
 pub struct LinkCaller {
-    links: Rc<Links>,
-    pool: Rc<Pool>,
+    way: Way,
     /// The first command goes over this link, and so runs in its place among what else was sent there.
     place: Option<InPlace>,
+}
+
+/// Where commands go.
+#[derive(Clone)]
+enum Way {
+    /// To one server.
+    To(Rc<Links>, Rc<Pool>),
+    /// To whichever is master at each of them.
+    Following(Rc<Following>),
+}
+
+struct Following {
+    router: Rc<Router>,
+    key: LinkKey,
+    lane: Lane,
+    /// The master that the last one went to.
+    last: RefCell<(Rc<Links>, Rc<Pool>)>,
+}
+
+impl Way {
+    fn now(&self) -> (Rc<Links>, Rc<Pool>) {
+        match self {
+            Way::To(links, pool) => (links.clone(), pool.clone()),
+            Way::Following(following) => {
+                let master = following.router.master();
+                let mut last = following.last.borrow_mut();
+                if !Rc::ptr_eq(&last.0, &master) {
+                    let pool = master.pool(following.key.clone()).lane(following.lane);
+                    *last = (master, pool);
+                }
+                last.clone()
+            }
+        }
+    }
 }
 
 #[derive(Clone)]
@@ -30,7 +65,14 @@ struct InPlace {
 
 impl LinkCaller {
     pub(super) fn new(links: Rc<Links>, pool: Rc<Pool>) -> LinkCaller {
-        LinkCaller { links, pool, place: None }
+        LinkCaller { way: Way::To(links, pool), place: None }
+    }
+
+    pub(super) fn following(router: Rc<Router>, key: LinkKey, lane: Lane) -> LinkCaller {
+        let master = router.master();
+        let pool = master.pool(key.clone()).lane(lane);
+        let last = RefCell::new((master, pool));
+        LinkCaller { way: Way::Following(Rc::new(Following { router, key, lane, last })), place: None }
     }
 
     /// The same, but that the first command goes over `link`. The flag tells when it has been sent.
@@ -47,6 +89,7 @@ impl LinkCaller {
 
     fn call_over(
         &self,
+        links: Rc<Links>,
         link: Result<Rc<Link>, Unavailable>,
         request: &[u8],
     ) -> impl Future<Output = Result<Vec<u8>, CallError>> + use<> {
@@ -60,7 +103,6 @@ impl LinkCaller {
             }
             Err(away) => slot.end(Err(CallError::Unavailable(away.0.to_string()))),
         }
-        let links = self.links.clone();
         async move {
             let mut reply = pin!(std::future::poll_fn(|cx| match slot.outcome.take() {
                 Some(outcome) => Poll::Ready(outcome),
@@ -92,12 +134,16 @@ impl Caller for LinkCaller {
 
     fn reach(&self) -> impl Future<Output = Result<Option<Vec<u8>>, CallError>> + 'static {
         const ASK: &[u8] = b"*2\r\n$4\r\nINFO\r\n$11\r\nreplication\r\n";
+        let (links, pool) = self.way.now();
         let (info, link) = match self.next_place() {
             Some(place) if place.link.has_met_master() => (None, None),
             // Its master is asked over this very link, and what was asked of it before has gone out before.
-            Some(place) => (Some(self.call_over(Ok(place.link.clone()), ASK)), Some(place.link.clone())),
-            None if self.pool.is_open() => (None, None),
-            None => (Some(self.call_over(self.links.pick(&self.pool), ASK)), None),
+            Some(place) => (Some(self.call_over(links, Ok(place.link.clone()), ASK)), Some(place.link.clone())),
+            None if pool.is_open() => (None, None),
+            None => {
+                let picked = links.pick(&pool);
+                (Some(self.call_over(links, picked, ASK)), None)
+            }
         };
         async move {
             let Some(info) = info else { return Ok(None) };
@@ -114,14 +160,15 @@ impl Caller for LinkCaller {
     }
 
     fn call(&self, request: Vec<u8>) -> impl Future<Output = Result<Vec<u8>, CallError>> + 'static {
+        let (links, pool) = self.way.now();
         let link = match self.next_place() {
             Some(place) => {
                 place.is_sent.set(true);
                 Ok(place.link.clone())
             }
-            None => self.links.pick(&self.pool),
+            None => links.pick(&pool),
         };
-        self.call_over(link, &request)
+        self.call_over(links, link, &request)
     }
 }
 

@@ -158,6 +158,7 @@ impl Connector {
             (Some(connect), _) => connect(address).await,
             (None, Address::Tcp { host, port }) => TcpStream::connect((host.as_str(), *port)).await.map(Socket::Tcp),
             (None, Address::Unix(path)) => UnixStream::connect(path).await.map(Socket::Unix),
+            (None, Address::Nowhere(why)) => Err(io::Error::other(why.to_string())),
         }
     }
 }
@@ -168,13 +169,15 @@ impl std::fmt::Debug for Connector {
     }
 }
 
-/// How long a dial may take.
+/// How long a dial may take, and where it may lead.
 #[derive(Clone, Copy, Debug)]
-pub struct DialLimits {
+pub struct DialTerms {
     /// Until the connection stands.
     pub connect: Duration,
     /// Until the handshake is through, from the beginning.
     pub answer: Duration,
+    /// A replica is no upstream: it was the master, and is none any more.
+    pub masters_only: bool,
 }
 
 /// What is said on a link before it is used.
@@ -188,33 +191,37 @@ pub enum Greet {
     ForAuth,
 }
 
-/// Connects and shakes hands within `limits`.
+/// Connects and shakes hands on these `terms`.
 pub async fn dial(
     endpoint: &Endpoint,
     key: &LinkKey,
     greet: Greet,
     connector: &Connector,
-    limits: DialLimits,
+    terms: DialTerms,
     keepalive: Duration,
 ) -> Result<Dialled, DialError> {
     let too_late = |limit: Duration| {
         DialError::Unreachable(format!("no answer from {} within {limit:?}", endpoint.address).into())
     };
     let dialling = async {
-        let connecting = tokio::time::timeout(limits.connect, connector.connect(&endpoint.address));
-        let connected = connecting.await.map_err(|_| too_late(limits.connect))?;
+        let connecting = tokio::time::timeout(terms.connect, connector.connect(&endpoint.address));
+        let connected = connecting.await.map_err(|_| too_late(terms.connect))?;
         let socket = connected.map_err(|error| {
             DialError::Unreachable(format!("cannot connect to {}: {error}", endpoint.address).into())
         })?;
         // A socket option that cannot be set costs speed or a late notice of a dead peer, not correctness.
         let _ = socket.tune(keepalive);
-        match greet {
-            Greet::Fully => greet_fully(endpoint, key, socket).await,
-            Greet::Barely => greet_barely(endpoint, key, socket).await,
-            Greet::ForAuth => greet_for_auth(socket).await,
+        let mut dialled = match greet {
+            Greet::Fully => greet_fully(endpoint, key, socket).await?,
+            Greet::Barely => greet_barely(endpoint, key, socket).await?,
+            Greet::ForAuth => return greet_for_auth(socket).await,
+        };
+        if terms.masters_only {
+            is_master(&mut dialled).await?;
         }
+        Ok(dialled)
     };
-    tokio::time::timeout(limits.answer, dialling).await.map_err(|_| too_late(limits.answer))?
+    tokio::time::timeout(terms.answer, dialling).await.map_err(|_| too_late(terms.answer))?
 }
 
 async fn greet_barely(endpoint: &Endpoint, key: &LinkKey, socket: Socket) -> Result<Dialled, DialError> {
@@ -254,6 +261,19 @@ async fn greet_for_auth(socket: Socket) -> Result<Dialled, DialError> {
     }
     let Greeting { reader, writer } = greeting;
     Ok(Dialled { needs_auth, ..Dialled::unasked(reader, writer) })
+}
+
+/// `HELLO` tells the role and needs no right. Where it tells none, nothing can be said against the server.
+async fn is_master(dialled: &mut Dialled) -> Result<(), DialError> {
+    let reply = dialled.ask(&command(&[b"HELLO"]), 1).await?.concat();
+    let role = decode(&reply).ok().and_then(|hello| hello.get("role")?.as_bytes().map(<[u8]>::to_vec));
+    match role.as_deref() {
+        None | Some(b"master") => Ok(()),
+        Some(role) => {
+            let role = role.escape_ascii();
+            Err(DialError::Unreachable(format!("the server that was the master is a {role} now").into()))
+        }
+    }
 }
 
 fn not_refused(reply: &[u8]) -> Result<(), DialError> {

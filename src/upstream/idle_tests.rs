@@ -24,7 +24,7 @@ fn named() -> Credentials {
 fn link(key: LinkKey) -> (OwnLink, UnixStream) {
     let (ours, theirs) = UnixStream::pair().unwrap();
     let (reader, writer) = Socket::Unix(ours).split();
-    (OwnLink::new(key, Dialled::unasked(reader, writer), None), theirs)
+    (OwnLink::new(key, Dialled::unasked(reader, writer), None, std::rc::Weak::new()), theirs)
 }
 
 /// Answers each command that comes, alone in its write, with the next of `replies`; returns what came. Closes behind the last.

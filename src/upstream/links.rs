@@ -15,7 +15,7 @@ use super::admission::Strangers;
 use super::alive::LastProof;
 use super::call::Caller;
 use super::caller::LinkCaller;
-use super::dial::{Connector, DialError, DialLimits, Dialled, Greet, Identity, LinkKey, dial, service_credentials};
+use super::dial::{Connector, DialError, DialTerms, Dialled, Greet, Identity, LinkKey, dial, service_credentials};
 use super::facts::Facts;
 use super::idle::{IdleLinks, OwnPermit, washed};
 use super::link::Link;
@@ -38,6 +38,10 @@ const SHARED_MAX: usize = 500;
 const POOLS_MAX: usize = 1024;
 /// What a client hears that has not authenticated.
 const NOAUTH: &[u8] = b"-NOAUTH Authentication required.";
+/// Why a server that was master is not used any more.
+const FORMER: &str = "another server has become the master";
+/// What is still owed by a server that was master has so long to come.
+const FORMER_GRACE: Duration = Duration::from_millis(500);
 /// How often idle links are looked over.
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
 
@@ -62,11 +66,30 @@ pub struct LinkSettings {
     pub retry_base: Duration,
     /// Longest pause, cut at a second.
     pub retry_max: Duration,
+    /// The master may become another one, and each link is asked whether it leads to one.
+    pub is_followed: bool,
     /// What makes sockets.
     pub connector: Connector,
 }
 
 impl LinkSettings {
+    /// For a few questions that are to be answered within `limit`.
+    pub fn for_questions(limit: Duration) -> LinkSettings {
+        LinkSettings {
+            shared: 1,
+            own_max: 1,
+            connect_timeout: limit,
+            reply_timeout: limit,
+            idle_timeout: Duration::ZERO,
+            keepalive: Duration::ZERO,
+            hold: Duration::ZERO,
+            retry_base: Duration::from_millis(50),
+            retry_max: Duration::from_millis(500),
+            is_followed: false,
+            connector: Connector::default(),
+        }
+    }
+
     /// An upstream that has said nothing at all for so long, neither on a link nor on a new one, is away. A script may keep a server
     /// silent for its `busy-reply-threshold` (5 s), so the sum of both is to be more than that.
     pub fn silence_max(&self) -> Duration {
@@ -125,11 +148,16 @@ pub struct Links {
     pub(super) last_proof: LastProof,
     on_revoked: OnceCell<TellUser>,
     on_dialled: OnceCell<TellTime>,
+    on_doubt: OnceCell<Box<dyn Fn()>>,
+    /// Another server is master now: nothing is sent here any more.
+    is_former: Cell<bool>,
+    /// Rings when that comes to be so.
+    ceases: Notify,
 }
 
 impl Links {
     /// The table of a worker; `own_in_use` and `reached` are shared by all workers. Must run within a `LocalSet`.
-    pub fn new(
+    pub(super) fn new(
         endpoint: Endpoint,
         settings: LinkSettings,
         scratch: Rc<RefCell<Box<[u8]>>>,
@@ -157,6 +185,9 @@ impl Links {
             last_proof: LastProof::default(),
             on_revoked: OnceCell::new(),
             on_dialled: OnceCell::new(),
+            on_doubt: OnceCell::new(),
+            is_former: Cell::new(false),
+            ceases: Notify::new(),
         });
         links.clone().learns_facts();
         let (weak, alarm, lost) = (Rc::downgrade(&links), links.alarm.clone(), links.lost.clone());
@@ -183,6 +214,9 @@ impl Links {
 
     /// Why the upstream cannot be used, if it cannot.
     pub(super) fn away(self: &Rc<Self>) -> Option<Rc<str>> {
+        if self.is_former.get() {
+            return Some(FORMER.into());
+        }
         let why = self.down.borrow().clone()?;
         if self.reached.load(Ordering::Acquire) != self.reached_when_down.get() {
             self.came_up();
@@ -270,6 +304,9 @@ impl Links {
 
     /// The upstream closes the links of a user that was deleted or lost its password; its sessions go the same way.
     async fn see_whether_revoked(self: &Rc<Self>, key: &LinkKey) {
+        if self.is_former.get() {
+            return;
+        }
         let revoked = matches!(self.dial(key).await, Err(refusal) if refusal.is_of_credentials());
         if let (true, Identity::Named(credentials), Some(tell)) = (revoked, &key.identity, self.on_revoked.get()) {
             tell(credentials.user.as_deref().unwrap_or(b"default"));
@@ -285,6 +322,17 @@ impl Links {
     /// Calls `tell` with the name of a user whose links the upstream has closed and does not take back.
     pub fn on_revoked(&self, tell: impl Fn(&[u8]) + 'static) {
         let _ = self.on_revoked.set(Box::new(tell));
+    }
+
+    /// Calls `tell` whenever it is in doubt whether this server is the master.
+    pub fn on_doubt(&self, tell: impl Fn() + 'static) {
+        let _ = self.on_doubt.set(Box::new(tell));
+    }
+
+    fn is_in_doubt(&self) {
+        if let Some(tell) = self.on_doubt.get() {
+            tell();
+        }
     }
 
     async fn dial(self: &Rc<Self>, key: &LinkKey) -> Result<Dialled, DialError> {
@@ -323,9 +371,9 @@ impl Links {
     }
 
     pub(super) async fn dial_and(&self, greet: Greet, key: &LinkKey, limit: Duration) -> Result<Dialled, DialError> {
-        let LinkSettings { connector, connect_timeout, keepalive, .. } = &self.settings;
-        let limits = DialLimits { connect: *connect_timeout, answer: limit };
-        let dialled = dial(&self.endpoint, key, greet, connector, limits, *keepalive).await?;
+        let LinkSettings { connector, connect_timeout, keepalive, is_followed, .. } = &self.settings;
+        let terms = DialTerms { connect: *connect_timeout, answer: limit, masters_only: *is_followed };
+        let dialled = dial(&self.endpoint, key, greet, connector, terms, *keepalive).await?;
         self.peers.add(&dialled.writer);
         Ok(dialled)
     }
@@ -384,6 +432,7 @@ impl Links {
     }
 
     pub(super) fn went_down(self: &Rc<Self>, why: &Rc<str>) {
+        self.is_in_doubt();
         self.reached_when_down.set(self.reached.load(Ordering::Acquire));
         if self.down.replace(Some(why.clone())).is_none() {
             tracing::warn!(upstream = %self.endpoint.address, why = %why, "the upstream is away");
@@ -398,7 +447,7 @@ impl Links {
     async fn probe(self: &Rc<Self>) {
         let gone = Instant::now();
         let mut pause = self.settings.retry_base.min(self.knock_pause_max(Duration::ZERO));
-        while self.down.borrow().is_some() {
+        while self.down.borrow().is_some() && !self.is_former.get() {
             // Between half and the whole pause, so that the workers do not knock together.
             tokio::time::sleep(pause.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
             #[cfg(test)]
@@ -464,7 +513,7 @@ impl Links {
             return Err(Unavailable(why).into());
         }
         match self.dial(key).await {
-            Ok(dialled) => Ok(OwnLink::new(key.clone(), dialled, Some(permit))),
+            Ok(dialled) => Ok(OwnLink::new(key.clone(), dialled, Some(permit), Rc::downgrade(self))),
             Err(DialError::Unreachable(why)) => Err(Unavailable(why).into()),
             Err(DialError::Refused(line)) => Err(OwnError::Refused(line.strip_prefix(b"-").unwrap_or(&line).into())),
         }
@@ -478,7 +527,7 @@ impl Links {
         }
         // That a socket opens does not show that the upstream answers; that none does shows that it is away.
         match self.dial_and(Greet::Barely, key, self.settings.silence_max()).await {
-            Ok(dialled) => Ok(OwnLink::new(key.clone(), dialled, None)),
+            Ok(dialled) => Ok(OwnLink::new(key.clone(), dialled, None, Rc::downgrade(self))),
             Err(DialError::Unreachable(why)) => {
                 self.went_down(&why);
                 Err(Unavailable(why).into())
@@ -488,8 +537,8 @@ impl Links {
     }
 
     /// Takes back an own link that is in the state its key tells, with nothing owed.
-    pub fn give_back(&self, mut link: OwnLink) {
-        if link.key().identity == Identity::Stranger {
+    pub fn give_back(self: &Rc<Self>, mut link: OwnLink) {
+        if link.key().identity == Identity::Stranger || self.is_former.get() || !link.is_of(self) {
             return;
         }
         link.rests();
@@ -500,8 +549,8 @@ impl Links {
     /// in the state its key tells.
     pub fn wash(self: &Rc<Self>, mut link: OwnLink) {
         link.is_left();
-        if link.key().identity == Identity::Stranger {
-            // RESET makes it what any new connection is, which may be more.
+        // RESET makes a stranger's what any new connection is, which may be more.
+        if link.key().identity == Identity::Stranger || self.is_former.get() || !link.is_of(self) {
             return;
         }
         let links = self.clone();
@@ -513,9 +562,46 @@ impl Links {
             };
             let limit = links.settings.connect_timeout;
             if let Ok(Some(link)) = tokio::time::timeout(limit, washed(link, credentials)).await {
-                links.idle_own.borrow_mut().put(link);
+                links.give_back(link);
             }
         });
+    }
+
+    /// Whether another server has become the master.
+    pub fn is_former(&self) -> bool {
+        self.is_former.get()
+    }
+
+    /// Resolves when another server becomes the master.
+    pub async fn ceases(&self) {
+        let ceases = self.ceases.notified();
+        if !self.is_former.get() {
+            ceases.await;
+        }
+    }
+
+    /// Another server has become the master: nothing is sent here any more. What is owed has a moment to come, then every connection is
+    /// closed, those of sessions too: this server may not have noticed yet, or never will.
+    pub(super) fn is_master_no_more(self: &Rc<Self>) {
+        self.is_former.set(true);
+        self.idle_own.take();
+        self.each_link(Link::retire);
+        self.ceases.notify_waiters();
+        self.back.notify_waiters();
+        let links = self.clone();
+        tokio::task::spawn_local(async move {
+            tokio::time::sleep(FORMER_GRACE).await;
+            if links.is_former.get() {
+                links.each_link(|link| link.give_up(FORMER));
+                links.peers.close_all();
+            }
+        });
+    }
+
+    /// It is the master, again perhaps.
+    pub(super) fn is_master_now(self: &Rc<Self>) {
+        self.is_former.set(false);
+        self.pools.borrow_mut().clear();
     }
 
     fn give_up_stalled(&self) {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::dial::{Connector, DialError, DialLimits, Greet, Identity, LinkKey, dial, service_credentials};
+use super::dial::{Connector, DialError, DialTerms, Greet, Identity, LinkKey, dial, service_credentials};
 use super::url::Endpoint;
 use crate::domain::Resp;
 use crate::protocol::args::encode_command;
@@ -26,6 +26,9 @@ pub enum Misfit {
         "the upstream is a replica and takes no writes; set 'upstream' to its master, or promote it (REPLICAOF NO ONE)"
     )]
     Replica,
+    /// No Sentinel names a master, for these reasons.
+    #[error("{0}; correct 'upstream', or start the Sentinels")]
+    Nobody(String),
     /// The URL's user may not run scripts, with the upstream's line.
     #[error(
         "the upstream does not let the URL's user run scripts ({0}); give the user what docs/operations.md, 'What nodes share', lists"
@@ -81,7 +84,7 @@ pub async fn examine(endpoint: &Endpoint, limit: Duration) -> Option<Misfit> {
 async fn look(endpoint: &Endpoint, limit: Duration) -> Option<Misfit> {
     let identity = if service_credentials(endpoint).is_some() { Identity::Service } else { Identity::Anonymous };
     let key = LinkKey { identity, db: endpoint.db, resp: Resp::V2 };
-    let limits = DialLimits { connect: limit, answer: limit };
+    let limits = DialTerms { connect: limit, answer: limit, masters_only: false };
     let mut dialled = match dial(endpoint, &key, Greet::Fully, &Connector::default(), limits, Duration::ZERO).await {
         Ok(dialled) => dialled,
         Err(DialError::Refused(line)) => return Misfit::of_refusal(endpoint, &line),

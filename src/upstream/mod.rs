@@ -20,9 +20,12 @@ pub mod peers;
 pub mod pipe;
 pub mod pools;
 pub mod reach;
+pub mod router;
+pub mod sentinel;
 #[cfg(test)]
 pub mod simulated;
 pub mod socket;
 pub mod stuck;
+pub mod topology;
 pub mod url;
 pub mod watch;

@@ -1,11 +1,12 @@
 //! An upstream link that one session has to itself, for as long as its connection has state of its own.
 
 use std::io;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::task::{Context, Poll, Waker};
 
 use super::dial::{Dialled, LinkKey};
 use super::idle::OwnPermit;
+use super::links::Links;
 use super::lost::Trail;
 use super::outgoing::Outgoing;
 use super::socket::{Reader, Writer};
@@ -16,6 +17,8 @@ const FRAME_MAX: usize = 16 << 20;
 
 /// The wire; what is owed on it is the session's business.
 pub struct OwnLink {
+    /// Whose server it leads to.
+    home: Weak<Links>,
     key: LinkKey,
     reader: Reader,
     writer: Writer,
@@ -35,8 +38,9 @@ pub struct OwnLink {
 
 impl OwnLink {
     /// The link just dialled for `key`.
-    pub(super) fn new(key: LinkKey, dialled: Dialled, permit: Option<OwnPermit>) -> OwnLink {
+    pub(super) fn new(key: LinkKey, dialled: Dialled, permit: Option<OwnPermit>, home: Weak<Links>) -> OwnLink {
         OwnLink {
+            home,
             key,
             reader: dialled.reader,
             writer: dialled.writer,
@@ -49,6 +53,11 @@ impl OwnLink {
             ahead: Vec::new(),
             permit,
         }
+    }
+
+    /// Whether it leads to the server of `links`.
+    pub(super) fn is_of(&self, links: &Rc<Links>) -> bool {
+        std::ptr::eq(self.home.as_ptr(), Rc::as_ptr(links))
     }
 
     /// Identity, database and protocol that it is in.

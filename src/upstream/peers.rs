@@ -62,8 +62,20 @@ impl Peers {
 
     /// Looks after the peer of `writer` for as long as that lives.
     pub fn add(&self, writer: &Writer) {
-        if let (Writer::Tcp(writer), false) = (writer, self.silence_max.is_zero()) {
-            self.writers.borrow_mut().push(Rc::downgrade(writer));
+        let Writer::Tcp(writer) = writer else { return };
+        let mut writers = self.writers.borrow_mut();
+        if writers.len() == writers.capacity() {
+            writers.retain(|writer| writer.strong_count() > 0);
+        }
+        writers.push(Rc::downgrade(writer));
+    }
+
+    /// Closes all connections, whatever is under way on them.
+    pub fn close_all(&self) {
+        for writer in self.writers.take() {
+            if let Some(writer) = writer.upgrade() {
+                writer.shut_down();
+            }
         }
     }
 

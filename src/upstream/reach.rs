@@ -20,6 +20,8 @@ pub enum NoLink {
     Away(Unavailable),
     /// The upstream refused the link, with this error line (`-…` without the line end).
     Refused(Rc<[u8]>),
+    /// Another server has become the master.
+    Former,
 }
 
 /// A look at the links of a pool.
@@ -40,6 +42,9 @@ impl Links {
     pub async fn reach(self: Rc<Self>, pool: Rc<Pool>) -> Result<Rc<Link>, NoLink> {
         let mut hold = pin!(self.hold());
         loop {
+            if self.is_former() {
+                return Err(NoLink::Former);
+            }
             match self.pick_open(&pool) {
                 Pick::Open(link) => return Ok(link),
                 Pick::Dialling(link) => {
@@ -49,7 +54,7 @@ impl Links {
                     }
                 }
                 Pick::Away(away) => {
-                    if !self.is_back(hold.as_mut()).await {
+                    if !self.is_back(hold.as_mut()).await && !self.is_former() {
                         return Err(NoLink::Away(away));
                     }
                 }
@@ -75,7 +80,7 @@ impl Links {
         loop {
             match take().await {
                 Err(OwnError::Unavailable(away)) => {
-                    if !self.is_back(hold.as_mut()).await {
+                    if self.is_former() || !self.is_back(hold.as_mut()).await {
                         return Err(away.into());
                     }
                 }
@@ -91,7 +96,7 @@ impl Links {
         loop {
             match caller.call(request.clone()).await {
                 Err(CallError::Unavailable(why)) => {
-                    if !self.is_back(hold.as_mut()).await {
+                    if self.is_former() || !self.is_back(hold.as_mut()).await {
                         return Err(CallError::Unavailable(why));
                     }
                 }
@@ -111,6 +116,7 @@ impl Links {
             biased;
             () = hold => false,
             () = self.comes_back() => true,
+            () = self.ceases() => true,
         }
     }
 

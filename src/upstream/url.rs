@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use thiserror::Error;
 
@@ -10,9 +11,11 @@ pub const SOCKET_PATH_MAX: usize = 107;
 
 /// The port of a Redis whose URL names none.
 pub const DEFAULT_PORT: u16 = 6379;
+/// The port of a Sentinel whose URL names none.
+pub const DEFAULT_SENTINEL_PORT: u16 = 26379;
 
 /// A place to connect to or to listen on.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Address {
     /// `host` is a name, an IPv4 address, or an IPv6 address without its brackets.
     Tcp {
@@ -23,6 +26,8 @@ pub enum Address {
     },
     /// A unix socket.
     Unix(PathBuf),
+    /// Not known yet, for this reason: no connection is tried.
+    Nowhere(Arc<str>),
 }
 
 impl Address {
@@ -51,6 +56,7 @@ impl fmt::Display for Address {
             Address::Tcp { host, port } if host.contains(':') => write!(f, "[{host}]:{port}"),
             Address::Tcp { host, port } => write!(f, "{host}:{port}"),
             Address::Unix(path) => write!(f, "unix://{}", path.display()),
+            Address::Nowhere(_) => write!(f, "an unknown address"),
         }
     }
 }
@@ -97,6 +103,8 @@ pub enum Upstream {
     Embedded,
     /// One Redis or Valkey.
     Standalone(Endpoint),
+    /// The master that Sentinels name.
+    Sentinel(Sentinels),
 }
 
 impl Upstream {
@@ -114,10 +122,7 @@ impl Upstream {
             "rediss" | "valkeys" => {
                 Err(UrlError::Later { what: "TLS to the upstream (rediss://)", instead: "redis:// or unix://" })
             }
-            "redis-sentinel" => Err(UrlError::Later {
-                what: "following a Sentinel (redis-sentinel://)",
-                instead: "redis:// with the present master's address",
-            }),
+            "redis-sentinel" | "valkey-sentinel" => Sentinels::parse(rest).map(Upstream::Sentinel),
             "redis-cluster" => Err(UrlError::Later {
                 what: "a cluster upstream (redis-cluster://)",
                 instead: "redis:// with a standalone server",
@@ -140,6 +145,92 @@ impl fmt::Display for Upstream {
         match self {
             Upstream::Embedded => write!(f, "embedded"),
             Upstream::Standalone(endpoint) => write!(f, "{endpoint}"),
+            Upstream::Sentinel(sentinels) => write!(f, "{sentinels}"),
+        }
+    }
+}
+
+/// Sentinels, and the master that they are asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sentinels {
+    /// Those that the URL names, at least one.
+    pub addresses: Vec<Address>,
+    /// What they call the master.
+    pub name: String,
+    /// Who Lockgate is to the Sentinels themselves.
+    pub user: Option<String>,
+    /// A secret: `Display` does not show it.
+    pub password: Option<Secret>,
+    /// Who Lockgate is to the master; its address is what the Sentinels say.
+    pub master: Endpoint,
+}
+
+/// A text that neither `Debug` nor `Display` shows.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(pub String);
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}
+
+impl Sentinels {
+    fn parse(rest: &str) -> Result<Self, UrlError> {
+        let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
+        let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
+        let (credentials, places) = split_credentials(authority);
+        let addresses = places.split(',').map(|place| {
+            let (host, port) = split_port(place)?;
+            if host.is_empty() {
+                return Err(UrlError::NoSentinel);
+            }
+            Ok(Address::Tcp { host, port: port.unwrap_or(DEFAULT_SENTINEL_PORT) })
+        });
+        let addresses = addresses.collect::<Result<Vec<_>, _>>()?;
+        let (name, db) = path.trim_end_matches('/').split_once('/').unwrap_or((path.trim_end_matches('/'), ""));
+        let name = decode(name).ok_or(UrlError::Encoding { what: "name" })?;
+        if name.is_empty() {
+            return Err(UrlError::NoName);
+        }
+        let mut master = Endpoint::at(Address::Nowhere("no Sentinel was asked yet".into()));
+        master.take_credentials(credentials)?;
+        if !db.is_empty() {
+            master.db = database(db)?;
+        }
+        let mut sentinels = Sentinels { addresses, name, user: None, password: None, master };
+        for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+            let decoded = |text, what| decode(text).ok_or(UrlError::Encoding { what });
+            match pair.split_once('=') {
+                Some(("db", db)) => sentinels.master.db = database(db)?,
+                Some(("sentinel_user", user)) => sentinels.user = Some(decoded(user, "user")?),
+                Some(("sentinel_password", password)) => {
+                    sentinels.password = Some(Secret(decoded(password, "password")?));
+                }
+                _ => return Err(UrlError::SentinelQuery),
+            }
+        }
+        Ok(sentinels)
+    }
+}
+
+impl fmt::Display for Sentinels {
+    /// The URL, with `***` in the passwords' places.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("redis-sentinel://")?;
+        self.master.show_credentials(f)?;
+        for (number, address) in self.addresses.iter().enumerate() {
+            write!(f, "{}{address}", if number > 0 { "," } else { "" })?;
+        }
+        write!(f, "/{}", self.name)?;
+        if self.master.db != 0 {
+            write!(f, "/{}", self.master.db)?;
+        }
+        match (&self.user, &self.password) {
+            (None, None) => Ok(()),
+            (Some(user), None) => write!(f, "?sentinel_user={user}"),
+            (None, Some(_)) => write!(f, "?sentinel_password=***"),
+            (Some(user), Some(_)) => write!(f, "?sentinel_user={user}&sentinel_password=***"),
         }
     }
 }
@@ -212,6 +303,14 @@ impl Endpoint {
         Ok(())
     }
 
+    fn show_credentials(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (&self.user, &self.password) {
+            (None, None) => Ok(()),
+            (user, None) => write!(f, "{}@", user.as_deref().unwrap_or_default()),
+            (user, Some(_)) => write!(f, "{}:***@", user.as_deref().unwrap_or_default()),
+        }
+    }
+
     fn take_query(&mut self, query: &str) -> Result<(), UrlError> {
         for pair in query.split('&').filter(|pair| !pair.is_empty()) {
             match pair.split_once('=') {
@@ -227,19 +326,15 @@ impl fmt::Display for Endpoint {
     /// The URL, with `***` in the password's place.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (scheme, place) = match &self.address {
-            Address::Tcp { .. } => ("redis", self.address.to_string()),
+            Address::Tcp { .. } | Address::Nowhere(_) => ("redis", self.address.to_string()),
             Address::Unix(path) => ("unix", path.display().to_string()),
         };
         write!(f, "{scheme}://")?;
-        match (&self.user, &self.password) {
-            (None, None) => {}
-            (user, None) => write!(f, "{}@", user.as_deref().unwrap_or_default())?,
-            (user, Some(_)) => write!(f, "{}:***@", user.as_deref().unwrap_or_default())?,
-        }
+        self.show_credentials(f)?;
         write!(f, "{place}")?;
         match (&self.address, self.db) {
             (_, 0) => Ok(()),
-            (Address::Tcp { .. }, db) => write!(f, "/{db}"),
+            (Address::Tcp { .. } | Address::Nowhere(_), db) => write!(f, "/{db}"),
             (Address::Unix(_), db) => write!(f, "?db={db}"),
         }
     }
@@ -280,6 +375,15 @@ pub enum UrlError {
     /// Neither a number after the host nor one after `db=`.
     #[error("has '{0}' where the database number should be; use a number such as /0")]
     Database(String),
+    /// `redis-sentinel://` and no host, or an empty one between commas.
+    #[error("names no Sentinel in one of its places; write redis-sentinel://host:port,host:port/master-name")]
+    NoSentinel,
+    /// `redis-sentinel://` without what the master is called.
+    #[error("does not say what the Sentinels call the master; write redis-sentinel://host:port,host:port/master-name")]
+    NoName,
+    /// Anything that a Sentinel's URL does not know after the `?`.
+    #[error("has an unknown option after '?'; only db, sentinel_user and sentinel_password are known")]
+    SentinelQuery,
     /// Anything but `db=` after the `?`.
     #[error("has an unknown option after '?'; only db=NUMBER is known")]
     Query,
@@ -387,6 +491,31 @@ mod tests {
     }
 
     #[test]
+    fn a_sentinel_url_gives_who_is_asked_and_for_whom() {
+        let Ok(Upstream::Sentinel(plain)) = Upstream::parse("redis-sentinel://s1,s2:1,[::1]/my%2Fmaster") else {
+            panic!("a good URL")
+        };
+        let shown: Vec<String> = plain.addresses.iter().map(ToString::to_string).collect();
+        assert_eq!(shown, ["s1:26379", "s2:1", "[::1]:26379"]);
+        assert_eq!((plain.name.as_str(), plain.master.db, plain.master.password), ("my/master", 0, None));
+        let url = "redis-sentinel://app:s3cret@s1/main/4?sentinel_user=w&sentinel_password=s3cret";
+        let Ok(full) = Upstream::parse(url) else { panic!("a good URL") };
+        assert_eq!(full.to_string(), "redis-sentinel://app:***@s1:26379/main/4?sentinel_user=w&sentinel_password=***");
+        assert!(!format!("{full:?}").contains("s3cret"));
+        for (url, says) in [
+            ("redis-sentinel://s1", "what the Sentinels call the master"),
+            ("redis-sentinel://s1,/m", "no Sentinel in one of its places"),
+            ("redis-sentinel:///m", "no Sentinel in one of its places"),
+            ("redis-sentinel://s1/m?x=1", "sentinel_password"),
+            ("redis-sentinel://s1/m/x", "database number"),
+            ("redis-sentinel://s1:x/m", "'x' where the port"),
+        ] {
+            let error = Upstream::parse(url).expect_err(url).to_string();
+            assert!(error.contains(says), "{url}: {error}");
+        }
+    }
+
+    #[test]
     fn a_unix_url_gives_path_credentials_and_database() {
         let plain = standalone("unix:///run/re@dis.sock");
         assert_eq!(plain.address, Address::Unix("/run/re@dis.sock".into()));
@@ -397,7 +526,7 @@ mod tests {
 
     #[test]
     fn what_comes_later_is_refused_and_says_so() {
-        for url in ["rediss://h", "redis-sentinel://a,b/m", "redis-cluster://a,b", "redis-quorum://a,b,c"] {
+        for url in ["rediss://h", "redis-cluster://a,b", "redis-quorum://a,b,c"] {
             let error = Upstream::parse(url).expect_err(url).to_string();
             assert!(error.contains("comes in a later version"), "{url}: {error}");
         }

@@ -6,22 +6,22 @@ use super::wait::PATIENCE;
 use lockgate::commands::lock_args::LockCommand;
 use lockgate::coordinator::seal::Seal;
 use lockgate::coordinator::{Asker, BoundLocks, Coordinator, LockReply, LockSettings};
-use lockgate::domain::{LockKey, Resp};
+use lockgate::domain::LockKey;
 use lockgate::upstream::caller::LinkCaller;
-use lockgate::upstream::dial::{Connector, Identity, LinkKey};
-use lockgate::upstream::links::{LinkSettings, Links};
+use lockgate::upstream::dial::Connector;
+use lockgate::upstream::links::LinkSettings;
+use lockgate::upstream::router::{Common, Router};
 use lockgate::upstream::url::Upstream;
-use std::cell::RefCell;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::sync::{Arc, atomic::AtomicU64, atomic::AtomicUsize};
 use std::thread::JoinHandle;
 use std::time::Duration;
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 
 type Work = Pin<Box<dyn Future<Output = ()>>>;
-type Job = Box<dyn FnOnce(Arc<Coordinator>, Rc<Links>) -> Work + Send>;
+type Job = Box<dyn FnOnce(Arc<Coordinator>, Rc<Router>) -> Work + Send>;
 
 pub struct Node {
     jobs: Option<UnboundedSender<Job>>,
@@ -71,13 +71,11 @@ impl Node {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             let tasks = tokio::task::LocalSet::new();
             tasks.block_on(&runtime, async move {
-                let scratch = Rc::new(RefCell::new(vec![0; 64 << 10].into_boxed_slice()));
-                let own = Arc::new(AtomicUsize::new(0));
-                let links = Links::new(endpoint, link_settings(), scratch, own, Arc::new(AtomicU64::new(0)));
+                let router = Router::to_one(Common::of_one(endpoint, link_settings()));
                 let coordinator = Coordinator::new(settings);
-                tokio::task::spawn_local(coordinator.clone().keep_watch(links.clone()));
+                tokio::task::spawn_local(coordinator.clone().keep_watch(router.clone()));
                 while let Some(job) = todo.recv().await {
-                    tokio::task::spawn_local(job(coordinator.clone(), links.clone()));
+                    tokio::task::spawn_local(job(coordinator.clone(), router.clone()));
                 }
             });
         });
@@ -87,10 +85,10 @@ impl Node {
     /// Asks `LOCK.*` on a connection of its own in database `db`; the reply comes later.
     pub fn ask_in(&self, db: u32, line: &str) -> Call {
         let words: Vec<Vec<u8>> = line.split(' ').map(|word| word.as_bytes().to_vec()).collect();
-        self.job(async move |coordinator, links| {
+        self.job(async move |coordinator, router| {
             let words: Vec<&[u8]> = words.iter().map(Vec::as_slice).collect();
             let command = LockCommand::parse(&words).expect("a LOCK command");
-            coordinator.run(&asker(&links, db), command).await
+            coordinator.run(&asker(&router, db), command).await
         })
     }
 
@@ -119,13 +117,13 @@ impl Node {
 
     #[track_caller]
     pub fn cleanup(&self) -> LockReply {
-        self.job(async move |coordinator, links| coordinator.cleanup(&asker(&links, 0)).await).reply()
+        self.job(async move |coordinator, router| coordinator.cleanup(&asker(&router, 0)).await).reply()
     }
 
     #[track_caller]
     pub fn queue(&self, key: &str, count: Option<u64>) -> Vec<LockReply> {
         let key = LockKey::new(0, key.as_bytes());
-        let reply = self.job(async move |coordinator, links| coordinator.queue(&asker(&links, 0), key, count).await);
+        let reply = self.job(async move |coordinator, router| coordinator.queue(&asker(&router, 0), key, count).await);
         items(reply.reply())
     }
 
@@ -134,7 +132,7 @@ impl Node {
         use lockgate::domain::{Level, OwnerId};
         let key = LockKey::new(0, key.as_bytes());
         let (owner, level) = (OwnerId::new(owner.as_bytes()).unwrap(), Level::parse(level.as_bytes()).unwrap());
-        self.job(async move |coordinator, links| coordinator.promote(&asker(&links, 0), key, owner, level).await)
+        self.job(async move |coordinator, router| coordinator.promote(&asker(&router, 0), key, owner, level).await)
             .reply()
     }
 
@@ -159,13 +157,13 @@ impl Node {
         self.stop();
     }
 
-    fn job<F>(&self, work: impl FnOnce(Arc<Coordinator>, Rc<Links>) -> F + Send + 'static) -> Call
+    fn job<F>(&self, work: impl FnOnce(Arc<Coordinator>, Rc<Router>) -> F + Send + 'static) -> Call
     where
         F: Future<Output = LockReply> + 'static,
     {
         let (reply, call) = channel();
-        let job = move |coordinator, links| -> Work {
-            let work = work(coordinator, links);
+        let job = move |coordinator, router| -> Work {
+            let work = work(coordinator, router);
             Box::pin(async move { drop(reply.send(work.await)) })
         };
         self.jobs.as_ref().unwrap().send(Box::new(job)).expect("the node lives");
@@ -211,9 +209,8 @@ fn items(reply: LockReply) -> Vec<LockReply> {
     }
 }
 
-fn asker(links: &Rc<Links>, db: u32) -> Asker<LinkCaller> {
-    let pool = links.pool(LinkKey { identity: Identity::Service, db, resp: Resp::V2 });
-    let caller = links.caller(&pool);
+fn asker(router: &Rc<Router>, db: u32) -> Asker<LinkCaller> {
+    let caller = router.service(db);
     Asker {
         db,
         session: 1,
@@ -235,6 +232,7 @@ fn link_settings() -> LinkSettings {
         hold: Duration::ZERO,
         retry_base: Duration::from_millis(20),
         retry_max: Duration::from_millis(200),
+        is_followed: false,
         connector: Connector::default(),
     }
 }

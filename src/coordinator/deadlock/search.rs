@@ -23,7 +23,7 @@ use crate::locks::Event;
 use crate::locks::survey::{Cycle, Survey};
 use crate::locks::victim::VictimPolicy;
 use crate::locks::wait::{HeldBy, Hold, Link, Told, Wait};
-use crate::upstream::links::Links;
+use crate::upstream::router::Router;
 
 /// How often waits are searched from that nothing pointed at, in ms: the parts of a cycle may wait on nodes that do not know of each
 /// other …
@@ -49,7 +49,7 @@ struct Pass {
 
 impl Coordinator {
     /// Searches whenever a wait begins that may close a cycle, and round by round besides. One worker runs it.
-    pub(in super::super) async fn search_for_deadlocks(self: Arc<Self>, links: Rc<Links>) {
+    pub(in super::super) async fn search_for_deadlocks(self: Arc<Self>, router: Rc<Router>) {
         if self.deadlocks.is_off() {
             return;
         }
@@ -69,13 +69,13 @@ impl Coordinator {
             }
             if !starts.is_empty() {
                 let starts: Vec<CallId> = starts.into_iter().collect();
-                self.search(&links, &starts).await;
+                self.search(&router, &starts).await;
             }
         }
     }
 
-    async fn search(self: &Arc<Self>, links: &Rc<Links>, starts: &[CallId]) {
-        let first = self.pass(links, starts).await;
+    async fn search(self: &Arc<Self>, router: &Rc<Router>, starts: &[CallId]) {
+        let first = self.pass(router, starts).await;
         if first.is_partial {
             self.search_again(starts);
         }
@@ -89,12 +89,12 @@ impl Coordinator {
         };
         let starts: HashSet<CallId> = first.cycles.iter().flat_map(mine).collect();
         let starts: Vec<CallId> = starts.into_iter().collect();
-        let second = self.pass(links, &starts).await;
+        let second = self.pass(router, &starts).await;
         let mut hit: HashSet<CallId> = HashSet::new();
         for cycle in first.cycles.iter().filter(|cycle| second.cycles.contains(cycle)) {
             // One victim may have been enough for several cycles.
             if !mine(cycle).iter().any(|call| hit.contains(call)) {
-                hit.extend(self.break_up(links, cycle).await);
+                hit.extend(self.break_up(router, cycle).await);
             }
         }
         self.search_again(&starts);
@@ -107,7 +107,7 @@ impl Coordinator {
     }
 
     /// Asks for everything anew, and finds the cycles through these waits of this node.
-    async fn pass(self: &Arc<Self>, links: &Rc<Links>, starts: &[CallId]) -> Pass {
+    async fn pass(self: &Arc<Self>, router: &Rc<Router>, starts: &[CallId]) -> Pass {
         let is_alone = self.nodes.is_alone();
         let starts: Vec<Told> = {
             let mut graph = self.deadlocks.graph();
@@ -132,7 +132,7 @@ impl Coordinator {
             }
         }
         if !cycles.is_empty() {
-            let read = self.read_keys_of(links, &cycles).await;
+            let read = self.read_keys_of(router, &cycles).await;
             let stands = |cycle: &Cycle| cycle.steps().iter().all(|step| read.get(&step.wait.key) == Some(&step.by));
             let found = cycles.len();
             cycles.retain(|cycle| stands(cycle) && self.are_waiting(cycle));
@@ -211,14 +211,14 @@ impl Coordinator {
     }
 
     /// Who holds the keys of these cycles, read upstream now. What cannot be read is missing.
-    async fn read_keys_of(self: &Arc<Self>, links: &Rc<Links>, cycles: &[Cycle]) -> HashMap<LockKey, HeldBy> {
+    async fn read_keys_of(self: &Arc<Self>, router: &Rc<Router>, cycles: &[Cycle]) -> HashMap<LockKey, HeldBy> {
         let keys: HashSet<&LockKey> =
             cycles.iter().flat_map(|cycle| cycle.steps()).map(|step| &step.wait.key).collect();
         let keys: Vec<&LockKey> = keys.into_iter().collect();
         let mut read = HashMap::new();
         for some in keys.chunks(LOOKS_AT_ONCE) {
             let looks = some.iter().map(|key| async move {
-                let service = links.caller(&links.service_pool(key.db));
+                let service = router.service(key.db);
                 self.store.look(&service, key, true).await
             });
             for (key, held) in some.iter().zip(join_all(looks).await) {
@@ -234,9 +234,9 @@ impl Coordinator {
     }
 
     /// Ends the victim's call, if it is one of this node; else its node is told to look for itself. Returns the call that was ended.
-    async fn break_up(self: &Arc<Self>, links: &Rc<Links>, cycle: &Cycle) -> Option<CallId> {
+    async fn break_up(self: &Arc<Self>, router: &Rc<Router>, cycle: &Cycle) -> Option<CallId> {
         let locks = match self.deadlocks.policy {
-            VictimPolicy::FewestLocks => self.count_locks(links, cycle).await?,
+            VictimPolicy::FewestLocks => self.count_locks(router, cycle).await?,
             _ => HashMap::new(),
         };
         let count = |wait: &Wait| wait.owner.as_ref().and_then(|owner| locks.get(owner)).copied().unwrap_or(0);
@@ -254,14 +254,14 @@ impl Coordinator {
         if has_ended {
             self.note_deadlock(cycle, victim, &line);
         }
-        self.carry_out(fed, &victim.key, &links.caller(&links.service_pool(victim.key.db)));
+        self.carry_out(fed, &victim.key, &router.service(victim.key.db));
         has_ended.then_some(call)
     }
 
     /// How many locks the owners in a cycle hold, granted by whichever node; each was read. `None` where a node has not answered: what it
     /// has granted would not count, and others who hear it would choose another victim. The next search asks again, until it answers or
     /// counts as dead.
-    async fn count_locks(self: &Arc<Self>, links: &Rc<Links>, cycle: &Cycle) -> Option<HashMap<OwnerId, u64>> {
+    async fn count_locks(self: &Arc<Self>, router: &Rc<Router>, cycle: &Cycle) -> Option<HashMap<OwnerId, u64>> {
         let mut locks = HashMap::new();
         for owner in cycle.steps().iter().filter_map(|step| step.wait.owner.as_ref()) {
             let mut keys: HashSet<LockKey> = self.deadlocks.held.of(owner).into_iter().collect();
@@ -283,7 +283,7 @@ impl Coordinator {
             let mut held = 0;
             for some in keys.chunks(LOOKS_AT_ONCE) {
                 let looks = some.iter().map(|key| async move {
-                    let service = links.caller(&links.service_pool(key.db));
+                    let service = router.service(key.db);
                     self.store.look(&service, key, true).await
                 });
                 for (key, value) in some.iter().zip(join_all(looks).await) {

@@ -50,7 +50,7 @@ impl Session {
             Some(_) => return Ok(()),
             None => {
                 self.drain().await?;
-                let links = self.worker.links().clone();
+                let links = self.worker.links();
                 self.guard(links.admits_strangers()).await?
             }
         };

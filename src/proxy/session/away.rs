@@ -31,7 +31,7 @@ pub(super) enum Submitted {
 impl Session {
     /// The link for what is sent next, whose replies nobody else waits for yet.
     fn poll_link(&mut self, cx: &mut Context<'_>) -> Poll<Result<Rc<Link>, NoLink>> {
-        let links = self.worker.links();
+        let links = &self.master;
         if self.reaching.is_none() {
             let pool = &self.pool.lane(self.lane);
             match links.pick_open(pool) {
@@ -56,7 +56,7 @@ impl Session {
             return link.is_open().then(|| link.clone());
         }
         // A pause that Lockgate was not told of holds back what writes, and only those wait for it who share its link.
-        match self.worker.links().pick_open(&self.pool.lane(Lane::Locks)) {
+        match self.master.pick_open(&self.pool.lane(Lane::Locks)) {
             Pick::Open(link) if self.reaching.is_none() => {
                 self.goes_over(Lane::Locks);
                 self.link = Some(link.clone());
@@ -84,6 +84,11 @@ impl Session {
                 frame::error(away.to_string(), &mut line);
                 self.refuse(&line, replies);
                 return Submitted::Done;
+            }
+            Poll::Ready(Err(NoLink::Former)) => {
+                self.follows();
+                cx.waker().wake_by_ref();
+                return Submitted::Held;
             }
             // A password is asked for no longer.
             Poll::Ready(Err(NoLink::Refused(_))) if self.must_ask() => {

@@ -91,7 +91,7 @@ impl Session {
         if self.own.is_none() {
             return Ok(());
         }
-        let scratch = self.worker.links().scratch().clone();
+        let scratch = self.worker.router().scratch().clone();
         let mut scratch = scratch.borrow_mut();
         for turn in 0.. {
             let Some(own) = self.own.as_mut() else { break };

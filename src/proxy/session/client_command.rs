@@ -227,7 +227,7 @@ impl Session {
         words.extend(numbers.iter().map(|number| number.as_bytes()));
         let mut question = Vec::new();
         encode_command(&words, &mut question);
-        let links = self.worker.links().clone();
+        let links = self.worker.links();
         let listed =
             self.guard(links.caller(&links.service_pool(links.default_db())).call(question)).await?.unwrap_or_default();
         let lines = match decode(&listed) {
@@ -385,7 +385,7 @@ impl Session {
     /// Closes the connections of all `victims` but this one. What they are blocked in has ended before anybody hears of it: their own
     /// links may be closed only later.
     async fn end(&mut self, victims: &[Arc<Card>]) -> Result<(), Gone> {
-        let links = self.worker.links().clone();
+        let links = self.worker.links();
         let mut asked = Vec::new();
         for card in victims.iter().filter(|card| card.id != self.card().id) {
             card.wish(Wish::Kill);

@@ -106,7 +106,7 @@ impl Session {
     /// The user of the own link as the upstream lists it, encoded as `ACL WHOAMI` has it; empty where it does not.
     async fn user_listed(&mut self) -> Result<Vec<u8>, Gone> {
         let id = self.own.as_ref().map_or(0, |own| own.link.upstream_id()).to_string();
-        let links = self.worker.links().clone();
+        let links = self.worker.links();
         let question = encoded(&[b"CLIENT", b"LIST", b"ID", id.as_bytes()]);
         let listed = self.guard(links.caller(&links.service_pool(links.default_db())).call(question)).await?;
         let mut out = Vec::new();

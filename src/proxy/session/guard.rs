@@ -66,7 +66,7 @@ impl Session {
         }
         let mut trouble = "the lock changed with every try";
         for _ in 0..TRIES_MAX {
-            let links = self.worker.links().clone();
+            let links = self.worker.links();
             let link = match self.guard(links.take_own_now(&self.key)).await? {
                 Ok(link) => link,
                 Err(error) => {
@@ -230,7 +230,7 @@ impl Session {
 
     /// Sends what waits and reads more, as long as the client takes what it gets.
     async fn more(&mut self, talk: &mut Talk) -> Result<(), Broken> {
-        let scratch = self.worker.links().scratch().clone();
+        let scratch = self.worker.router().scratch().clone();
         std::future::poll_fn(|cx| {
             self.io.poll_flush(cx);
             if self.io.is_broken() || self.card().wished() == Wish::Kill {

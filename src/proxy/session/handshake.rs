@@ -228,11 +228,12 @@ impl Session {
     /// Has the upstream judge a command that turns a link of this session's kind into one of kind `key`, while the session has no link
     /// of its own; gives its reply, or `None` when the upstream is away and the client has been told.
     async fn try_out(&mut self, request: Vec<u8>, key: &LinkKey) -> Result<Option<Vec<u8>>, Gone> {
-        let links = self.worker.links().clone();
+        let links = self.worker.links();
         // On a link of that kind the command changes nothing, so that any such link can judge it; with the rights of this client, for
         // AUTH and HELLO need none, and SELECT is judged on one of its own user.
-        if let Some(pool) = links.standing_pool(key) {
-            return match self.guard(links.call(pool, request)).await? {
+        if links.standing_pool(key).is_some() {
+            let router = self.worker.router().clone();
+            return match self.guard(router.call(key.clone(), request)).await? {
                 Ok(reply) => Ok(Some(reply)),
                 Err(error) => {
                     self.has_no_answer(&error).await?;
@@ -241,7 +242,8 @@ impl Session {
             };
         }
         let before = if key.identity == self.key.identity { self.key_for_trying() } else { self.key_of_nobody() };
-        let mut link = match self.guard(links.take_own(&before)).await? {
+        let router = self.worker.router().clone();
+        let mut link = match self.guard(router.take_own(&before)).await? {
             Ok(link) => link,
             Err(error) => {
                 self.has_no_own(&error).await?;
@@ -287,8 +289,8 @@ impl Session {
     /// Passes a command on over a link of its own of kind `key`, which ends with it.
     pub(super) async fn relay_over(&mut self, key: LinkKey, command: &[u8]) -> Result<(), Gone> {
         self.drain().await?;
-        let links = self.worker.links().clone();
-        match self.guard(links.take_own(&key)).await? {
+        let (links, router) = (self.worker.links(), self.worker.router().clone());
+        match self.guard(router.take_own(&key)).await? {
             Err(error) => self.has_no_own(&error).await?,
             Ok(mut link) => match self.guard(link.ask(command)).await? {
                 Ok(reply) => {

@@ -178,7 +178,7 @@ impl Session {
             }),
             Brief::SetNx(ask, counts) => {
                 RuleCounts::note(&counts.taken);
-                let links = self.worker.links().clone();
+                let links = self.worker.links();
                 let keeps_grants = self.worker.rules().have_waits();
                 Box::pin(async move {
                     let asking = coordinator.asks(&keys, &ask.value, &asker.user, 0);
@@ -235,12 +235,11 @@ impl Session {
     pub(super) fn asker(&mut self) -> Asker<LinkCaller> {
         let (worker, key) = (&self.worker, &self.key);
         let callers = self.callers.get_or_insert_with(|| {
-            let links = worker.links();
-            // The scripts' replies are read here, so that RESP2 serves whatever the client speaks.
-            let own = links.pool(LinkKey { resp: Resp::V2, ..key.clone() }).lane(Lane::Locks);
+            let router = worker.router();
             Box::new(Callers {
-                own: links.caller(&own),
-                service: links.caller(&links.service_pool(key.db)),
+                // The scripts' replies are read here, so that RESP2 serves whatever the client speaks.
+                own: router.caller(LinkKey { resp: Resp::V2, ..key.clone() }, Lane::Locks),
+                service: router.service(key.db),
                 user: user(&key.identity).into(),
             })
         });

@@ -53,6 +53,7 @@ use crate::protocol::error::ProtocolError;
 use crate::protocol::request::{RequestFrame, RequestLimits, RequestScanner};
 use crate::upstream::dial::{Identity, LinkKey};
 use crate::upstream::link::{BACKLOG_MAX, Link, Sink};
+use crate::upstream::links::Links;
 use crate::upstream::pools::{Lane, Pool};
 use crate::upstream::socket::{Reader, Socket};
 
@@ -144,6 +145,8 @@ pub struct Session {
     member: Member,
     input: BytesMut,
     scanner: RequestScanner,
+    /// The server that what it sends goes to.
+    master: Rc<Links>,
     /// Identity, database and protocol of what it sends.
     key: LinkKey,
     /// How its identity is known while it has not authenticated.
@@ -195,7 +198,8 @@ impl Session {
         worker.clients().add(&writer);
         let io = Rc::new(ClientIo::new(writer, worker.outbox(), worker.closes_when_away()));
         let key = worker.initial_key();
-        let pool = worker.links().pool(key.clone());
+        let master = worker.links();
+        let pool = master.pool(key.clone());
         let session = Session {
             sink: io.clone(),
             io,
@@ -204,6 +208,7 @@ impl Session {
             input: BytesMut::new(),
             scanner: RequestScanner::new(),
             pool,
+            master,
             key,
             admission: Admission::Unasked,
             link: None,
@@ -291,7 +296,7 @@ impl Session {
             if !self.may_read(cx) {
                 return Poll::Pending;
             }
-            let scratch = self.worker.links().scratch().clone();
+            let scratch = self.worker.router().scratch().clone();
             let mut scratch = scratch.borrow_mut();
             match self.reader.poll_read(cx, &mut scratch) {
                 Poll::Pending => return Poll::Pending,
@@ -370,6 +375,9 @@ impl Session {
     }
 
     fn pass_on_shared(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> (usize, Look) {
+        if self.master.is_former() {
+            self.follows();
+        }
         if self.must_ask() && !admission::is_credentials(bytes) {
             return (0, Look::Pause(Pause::Unknown));
         }
@@ -591,6 +599,13 @@ impl Session {
         RequestLimits { args_max: i32::MAX as u64, bulk_max: links.facts().bulk_max, unauthenticated: false }
     }
 
+    /// Another server has become the master: what is sent from here on goes there.
+    fn follows(&mut self) {
+        self.master = self.worker.links();
+        self.pool = self.master.pool(self.key.clone());
+        self.reaching = None;
+    }
+
     fn card(&self) -> &Card {
         &self.member.card
     }
@@ -609,7 +624,8 @@ impl Session {
             _ => b"default".to_vec(),
         };
         drop(profile);
-        self.pool = self.worker.links().pool(key.clone());
+        self.master = self.worker.links();
+        self.pool = self.master.pool(key.clone());
         self.link = None;
         self.callers = None;
         self.reaching = None;

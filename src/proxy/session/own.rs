@@ -53,9 +53,9 @@ impl Session {
             return Ok(Ok(()));
         }
         self.drain().await?;
-        let links = self.worker.links().clone();
+        let router = self.worker.router().clone();
         let key = self.key.clone();
-        match self.guard(links.take_own(&key)).await? {
+        match self.guard(router.take_own(&key)).await? {
             Ok(link) => {
                 self.worker.registry().took_own_link(why);
                 tracing::debug!(client = self.card().id, why = why.name(), "takes an own link");
@@ -69,9 +69,9 @@ impl Session {
 
     /// Takes the link that this session has for as long as it lives. Without one it can only be told so.
     pub(super) async fn begin_relay(&mut self) -> Result<(), Gone> {
-        let links = self.worker.links().clone();
+        let router = self.worker.router().clone();
         let key = self.key.clone();
-        match self.guard(links.take_bare(&key)).await? {
+        match self.guard(router.take_bare(&key)).await? {
             Ok(link) => {
                 self.own = Some(OwnMode::new(link, Conversation::of_relay(key.resp), true, self.card().id));
                 Ok(())

@@ -39,7 +39,7 @@ impl Session {
 
     /// Takes in what has come, up to `most` bytes; `true` where there was any.
     fn take_in(&mut self, cx: &mut Context<'_>, most: usize) -> Result<bool, Gone> {
-        let scratch = self.worker.links().scratch().clone();
+        let scratch = self.worker.router().scratch().clone();
         let mut scratch = scratch.borrow_mut();
         let most = scratch.len().min(most);
         match self.reader.poll_read(cx, &mut scratch[..most]) {

@@ -32,7 +32,7 @@ impl Session {
     /// What the upstream says when it queues a command that is then discarded: rights are judged, and nothing runs. Who may not open a
     /// transaction is refused.
     async fn judge_queued(&mut self, question: &[u8]) -> Result<Result<Vec<u8>, CallError>, Gone> {
-        let links = self.worker.links().clone();
+        let links = self.worker.links();
         let key = self.key.clone();
         let mut link = match self.guard(links.take_own_now(&key)).await? {
             Ok(link) => link,

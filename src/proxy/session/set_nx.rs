@@ -203,7 +203,7 @@ impl Session {
         let gone = RefCell::new(Vec::new());
         let hurry = Hurry::default();
         let ending = {
-            let links = self.worker.links().clone();
+            let links = self.worker.links();
             let identity = self.key.identity.clone();
             let answer = async {
                 let hold = pin!(links.hold());
@@ -308,7 +308,7 @@ impl Session {
         if self.grants.are_full() {
             // Most of them have ended in ways that are not seen here: by a script, or by their expiry.
             let gone = RefCell::new(Vec::new());
-            let links = self.worker.links().clone();
+            let links = self.worker.links();
             let all = self.grants.newest_first();
             self.guard(drop_those_gone(&links, &self.key.identity, all, &gone)).await?;
             self.grants.forget(&gone.into_inner());

@@ -164,8 +164,8 @@ impl Session {
 
     /// Asks one stateless question as this client, and takes the reply instead of passing it on.
     pub(super) async fn ask(&mut self, request: Vec<u8>) -> Result<Result<Vec<u8>, CallError>, Gone> {
-        let links = self.worker.links().clone();
-        self.guard(links.call(self.pool.clone(), request)).await
+        let (router, key) = (self.worker.router().clone(), self.key.clone());
+        self.guard(router.call(key, request)).await
     }
 
     /// Adds Lockgate's own answer; nothing may be owed before it. CLIENT REPLY decides whether it is sent.

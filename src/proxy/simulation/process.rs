@@ -19,6 +19,7 @@ use crate::upstream::dial::Connector;
 use crate::upstream::pipe::pipe;
 use crate::upstream::simulated::net;
 use crate::upstream::socket::Socket;
+use crate::upstream::topology::Authority;
 use crate::upstream::url::{Address, Endpoint};
 
 /// A process that runs, until it is killed.
@@ -53,7 +54,7 @@ impl Process {
             links.connector = Connector::new(move |_| net::dial(place));
             let endpoint = Endpoint::at(Address::Tcp { host: "upstream".into(), port: 6379 });
             let live = Arc::new(LiveConfig::new(config.clone()));
-            let worker = Worker::new(prepare(&config, live, endpoint, locks, links));
+            let worker = Worker::new(prepare(&config, live, Authority::One(endpoint), locks, links));
             tokio::task::spawn_local(worker.keep_watch());
             *slot.borrow_mut() = Some(worker);
         });
