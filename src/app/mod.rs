@@ -63,6 +63,7 @@ pub fn serve(serve: &Serve) -> Result<(), ServeError> {
     let heeding = Arc::clone(&log);
     live.on_change(move |config| heeding.set_level(config.log.level));
     let running = proxy::start(Arc::clone(&config), Arc::clone(&live), authority)?;
+    running.knows_its_master();
     announce(&running.address(), &describe_upstream(&config, embedded.as_ref()), serve.hint);
 
     wait_for_end(&signals, &serve.sources, config.drain_timeout, &live);

@@ -36,7 +36,8 @@ pub(super) fn ping(sources: &Sources, timeout: Duration) -> ExitCode {
             ExitCode::from(FAILURE)
         }
         Err(error) => {
-            eprintln!("lockgate: {address} does not answer: {error}");
+            let misfit = misfit_of(&upstream, timeout).map(|misfit| format!("; {misfit}")).unwrap_or_default();
+            eprintln!("lockgate: {address} does not answer: {error}{misfit}");
             ExitCode::from(FAILURE)
         }
     }

@@ -36,6 +36,8 @@ use crate::upstream::url::Upstream;
 
 /// For all clients together so many times the bytes of replies may wait that may wait for one.
 const OUTPUT_OF_ALL: usize = 4;
+/// The Sentinels have so long to name the master before clients are told that Lockgate listens.
+const FIRST_ANSWER_MAX: Duration = Duration::from_secs(1);
 /// How often the drain looks whether the last client has gone.
 const DRAIN_LOOK: Duration = Duration::from_millis(10);
 
@@ -132,6 +134,12 @@ impl Running {
     /// Where it listens, as a client would write it.
     pub fn address(&self) -> String {
         self.address.clone()
+    }
+
+    /// Waits until it is known which server is the master, for a moment at most: the first clients are not to be told that nobody is there
+    /// because nobody was asked yet.
+    pub fn knows_its_master(&self) -> bool {
+        self.shared.topology.is_known_within(FIRST_ANSWER_MAX)
     }
 
     /// No new clients; idle ones are closed, running commands end, waiting calls are told. Returns when all clients

@@ -204,6 +204,9 @@ pub async fn dial(
         DialError::Unreachable(format!("no answer from {} within {limit:?}", endpoint.address).into())
     };
     let dialling = async {
+        if let Address::Nowhere(why) = &endpoint.address {
+            return Err(DialError::Unreachable(why.as_ref().into()));
+        }
         let connecting = tokio::time::timeout(terms.connect, connector.connect(&endpoint.address));
         let connected = connecting.await.map_err(|_| too_late(terms.connect))?;
         let socket = connected.map_err(|error| {

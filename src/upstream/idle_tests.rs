@@ -54,13 +54,17 @@ async fn a_wash_makes_the_link_what_its_key_says_one_command_after_the_other() {
     let (is_washed, heard) = wash(key(5, Resp::V3), Some(named()), &all).await;
     assert!(is_washed);
     assert_eq!(heard, ["RESET ", "AUTH ann secret ", "HELLO 3 ", "SELECT 5 "]);
-    assert_eq!(wash(key(0, Resp::V2), None, &["+RESET\r\n"]).await, (true, vec!["RESET ".to_owned()]));
+    let (is_washed, heard) = wash(key(0, Resp::V2), None, &["+RESET\r\n", "+OK\r\n"]).await;
+    assert!(is_washed);
+    assert_eq!(heard, ["RESET ", "SELECT 0 "], "the reply shows whether it still may do anything without a password");
+    let of_service = LinkKey { identity: Identity::Service, db: 0, resp: Resp::V2 };
+    assert_eq!(wash(of_service, None, &["+RESET\r\n"]).await, (true, vec!["RESET ".to_owned()]));
 }
 
 #[tokio::test]
 async fn what_was_on_its_way_before_the_reset_is_for_nobody() {
     let late = ">2\r\n+invalidate\r\n*1\r\n+k\r\n*3\r\n+message\r\n+c\r\n+RESET\r\n-ERR late\r\n+RESET\r\n";
-    assert!(wash(key(0, Resp::V2), None, &[late]).await.0);
+    assert!(wash(key(0, Resp::V2), None, &[late, "+OK\r\n"]).await.0);
 }
 
 #[tokio::test]

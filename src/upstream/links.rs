@@ -24,7 +24,7 @@ use super::own::OwnLink;
 use super::peers::Peers;
 use super::pools::{Lane, Pool};
 use super::stuck::{Alarm, watch_silence};
-use super::url::Endpoint;
+use super::url::{Address, Endpoint};
 use crate::domain::{Db, Resp};
 use crate::observe::fault::kept_up;
 use crate::observe::seldom::Seldom;
@@ -189,7 +189,9 @@ impl Links {
             is_former: Cell::new(false),
             ceases: Notify::new(),
         });
-        links.clone().learns_facts();
+        if !links.is_nowhere() {
+            links.clone().learns_facts();
+        }
         let (weak, alarm, lost) = (Rc::downgrade(&links), links.alarm.clone(), links.lost.clone());
         let (sweeping, ending) = (weak.clone(), weak.clone());
         tokio::task::spawn_local(kept_up("closing idle links", async move || sweep(sweeping.clone()).await));
@@ -223,6 +225,11 @@ impl Links {
             return None;
         }
         Some(why)
+    }
+
+    /// It is not known where it is: whoever knows has said why.
+    fn is_nowhere(&self) -> bool {
+        matches!(self.endpoint.address, Address::Nowhere(_))
     }
 
     /// Whether the upstream can be used, as far as is known.
@@ -434,7 +441,8 @@ impl Links {
     pub(super) fn went_down(self: &Rc<Self>, why: &Rc<str>) {
         self.is_in_doubt();
         self.reached_when_down.set(self.reached.load(Ordering::Acquire));
-        if self.down.replace(Some(why.clone())).is_none() {
+        let was_there = self.down.replace(Some(why.clone())).is_none();
+        if was_there && !self.is_nowhere() {
             tracing::warn!(upstream = %self.endpoint.address, why = %why, "the upstream is away");
         }
         if !self.is_probing.replace(true) {

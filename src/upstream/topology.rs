@@ -1,12 +1,16 @@
 //! Who is master, as of one version of the truth. Standalone and Sentinel upstreams differ in what makes these, and nowhere else.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, watch};
 
 use super::links::LinkSettings;
 use super::sentinel;
 use super::url::{Address, Endpoint, Sentinels};
+
+/// How often the first answer is looked for.
+const LOOK_EVERY: Duration = Duration::from_millis(5);
 
 /// The master as it is known at one time.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,6 +71,16 @@ impl Topology {
     /// Who is master, as it changes.
     pub fn master(&self) -> watch::Receiver<Master> {
         self.master.clone()
+    }
+
+    /// Waits until somebody has named one, for `limit` at most. Blocks the thread.
+    pub fn is_known_within(&self, limit: Duration) -> bool {
+        let until = Instant::now() + limit;
+        let is_known = || matches!(*self.master.borrow(), Master::At(_));
+        while !is_known() && Instant::now() < until {
+            std::thread::sleep(LOOK_EVERY);
+        }
+        is_known()
     }
 
     /// It may be another one: whoever can tell is asked at once.

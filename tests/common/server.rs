@@ -29,7 +29,7 @@ impl ServerKind {
         }
     }
 
-    fn program(self) -> OsString {
+    pub fn program(self) -> OsString {
         match self {
             Self::Redis70 => "redis-server".into(),
             newer => {

@@ -24,8 +24,8 @@ pub(super) struct Seat {
 
 struct Known {
     seat: Seat,
-    /// What it says; `Err` why it says nothing.
-    said: Result<Said, String>,
+    /// What it says; `Err` why it says nothing, `None` before it was asked.
+    said: Option<Result<Said, String>>,
 }
 
 /// All of them.
@@ -68,7 +68,7 @@ impl Council {
             return;
         }
         let seat = Seat { address: address.clone() };
-        seats.push(Known { seat: seat.clone(), said: Err("not asked yet".to_owned()) });
+        seats.push(Known { seat: seat.clone(), said: None });
         self.new.borrow_mut().push(seat);
         self.arrived.notify_one();
     }
@@ -114,9 +114,9 @@ impl Council {
     fn hears(&self, seat: &Seat, said: Result<Said, String>) {
         let mut seats = self.seats.borrow_mut();
         if let Some(known) = seats.iter_mut().find(|known| known.seat == *seat) {
-            known.said = said;
+            known.said = Some(said);
         }
-        let all: Vec<Said> = seats.iter().filter_map(|known| known.said.as_ref().ok()).cloned().collect();
+        let all: Vec<Said> = seats.iter().filter_map(|known| known.said.as_ref()?.as_ref().ok()).cloned().collect();
         let mut believed = self.believed.borrow_mut();
         let now = match master_of(&all, seats.len(), believed.as_ref()) {
             Some(said) => {
@@ -126,12 +126,18 @@ impl Council {
             }
             // Who was believed last is still the best guess.
             None if believed.is_some() => return,
+            // Some may yet say it.
+            None if seats.iter().any(|known| known.said.is_none()) => return,
             None => Master::Unknown(self.why_nobody(&seats).into()),
         };
         self.master.send_if_modified(|master| {
             let has_changed = *master != now;
-            if has_changed && let Master::At(address) = &now {
-                tracing::info!(name = %self.sentinels.name, master = %address, "the Sentinels name the master");
+            match &now {
+                _ if !has_changed => {}
+                Master::At(address) => {
+                    tracing::info!(name = %self.sentinels.name, master = %address, "the Sentinels name the master");
+                }
+                Master::Unknown(why) => tracing::warn!("{why}"),
             }
             *master = now;
             has_changed
@@ -139,9 +145,13 @@ impl Council {
     }
 
     fn why_nobody(&self, seats: &[Known]) -> String {
-        let each = seats.iter().map(|known| {
-            let why = known.said.as_ref().err().map_or("", String::as_str);
-            format!("{}: {why}", known.seat.address)
+        let each = seats.iter().filter_map(|known| {
+            let why = known.said.as_ref()?.as_ref().err()?;
+            Some(if why.contains(&known.seat.address.to_string()) {
+                why.clone()
+            } else {
+                format!("{}: {why}", known.seat.address)
+            })
         });
         format!("no Sentinel names the master '{}' ({})", self.sentinels.name, each.collect::<Vec<_>>().join("; "))
     }
