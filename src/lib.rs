@@ -1,7 +1,8 @@
 //! The map of the house. One direction of dependencies:
 //! `main → cli → app → proxy → coordinator → store → upstream → commands → protocol → domain`;
-//! `locks`, the pure state machine, uses only `domain`; `config` and `observe` are data that any layer may read.
+//! `locks`, the pure state machine, uses only `domain`; `access`, as pure, says who may, by `commands`; `config` and `observe` are data that any layer may read.
 
+pub mod access;
 pub mod app;
 pub mod cli;
 pub mod commands;

@@ -140,6 +140,9 @@ const LOOKS_LONG: &[&str] = &["@read", "@slow", "@lock"];
 const TELLS: &[&str] = &["@fast", "@lock"];
 // Neither `+@lock` nor `+@write` is to give these away.
 const RULES: &[&str] = &["@admin", "@dangerous"];
+// What tells of everybody needs what `INFO` or `SLOWLOG` needs, and has their categories.
+const LIKE_INFO: &[&str] = &["@slow", "@dangerous"];
+const LIKE_SLOW_LOG: &[&str] = &["@admin", "@slow", "@dangerous"];
 
 const UPDATE: &[&str] = &["RW", "access", "update"];
 const DELETE: &[&str] = &["RW", "access", "delete"];
@@ -351,7 +354,7 @@ pub const LOCK_COMMANDS: &[LockSpec] = &[
         name: "lock.slowlog",
         arity: -2,
         flags: LOOKING,
-        categories: LOOKS,
+        categories: LIKE_SLOW_LOG,
         keys: Keys::None,
         summary: "Tells the longest waits and holds of this node, or forgets them.",
         since: "0.1.0",
@@ -366,7 +369,7 @@ pub const LOCK_COMMANDS: &[LockSpec] = &[
         name: "lock.graph",
         arity: 1,
         flags: LOOKING_LONG,
-        categories: LOOKS_LONG,
+        categories: LIKE_SLOW_LOG,
         keys: Keys::None,
         summary: "Tells who waits for whom, on all nodes.",
         since: "0.1.0",
@@ -378,7 +381,7 @@ pub const LOCK_COMMANDS: &[LockSpec] = &[
         name: "lock.deadlocks",
         arity: -1,
         flags: LOOKING,
-        categories: LOOKS,
+        categories: LIKE_SLOW_LOG,
         keys: Keys::None,
         summary: "Tells the deadlocks that were found, the newest first.",
         since: "0.1.0",
@@ -390,7 +393,7 @@ pub const LOCK_COMMANDS: &[LockSpec] = &[
         name: "lock.stats",
         arity: 1,
         flags: LOOKING_LONG,
-        categories: LOOKS_LONG,
+        categories: LIKE_INFO,
         keys: Keys::None,
         summary: "Tells what this node has granted and refused, and how long waits and holds took.",
         since: "0.1.0",
@@ -402,7 +405,7 @@ pub const LOCK_COMMANDS: &[LockSpec] = &[
         name: "lock.nodes",
         arity: 1,
         flags: LOOKING,
-        categories: LOOKS,
+        categories: LIKE_INFO,
         keys: Keys::None,
         summary: "Tells which Lockgate nodes share this upstream, and which of them leads.",
         since: "0.1.0",
@@ -547,6 +550,14 @@ mod tests {
                 continue;
             }
             assert!(!has("admin"), "{}", spec.name);
+            if ["lock.stats", "lock.nodes"].contains(&spec.name) {
+                assert_eq!(spec.categories, ["@slow", "@dangerous"], "{}", spec.name);
+                continue;
+            }
+            if ["lock.slowlog", "lock.graph", "lock.deadlocks"].contains(&spec.name) {
+                assert_eq!(spec.categories, ["@admin", "@slow", "@dangerous"], "{}", spec.name);
+                continue;
+            }
             assert!(!has("write") || !has("readonly"), "{}", spec.name);
             assert_eq!(has("write"), spec.categories.contains(&"@write"), "{}", spec.name);
             assert_eq!(has("readonly"), spec.categories.contains(&"@read"), "{}", spec.name);

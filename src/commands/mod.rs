@@ -13,7 +13,7 @@ mod look;
 pub mod set_nx;
 mod table;
 mod treatment;
-mod wire;
+pub(crate) mod wire;
 
 pub use introspect::{Merge, Plan, plan};
 pub use lock_spec::{Keys, LOCK_COMMANDS, LockSpec, lock_command};

@@ -11,7 +11,7 @@ pub struct Malformed {
 
 /// The next piece of a reply: a whole scalar, or the head of an aggregate whose elements follow.
 #[derive(Clone, Copy, PartialEq, Debug)]
-pub(super) enum Token<'a> {
+pub(crate) enum Token<'a> {
     /// A bulk, simple or verbatim string.
     Text(&'a [u8]),
     /// An error, its sign left out.
@@ -29,7 +29,7 @@ pub(super) enum Token<'a> {
 
 /// Reads a reply piece by piece.
 #[derive(Clone, Debug)]
-pub(super) struct Cursor<'a> {
+pub(crate) struct Cursor<'a> {
     input: &'a [u8],
     at: usize,
 }

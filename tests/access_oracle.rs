@@ -1,0 +1,293 @@
+//! Rules, users and verdicts against real servers: they are asked the same, and must answer the same.
+//!
+//! `ACL_SEED=n` begins elsewhere, `ACL_ROUNDS=n` plays longer, `ACL_SERVER=redis-8.2` one server only.
+
+mod common;
+
+#[path = "access_oracle/draw.rs"]
+mod draw;
+
+use std::sync::Arc;
+
+use common::{RedisServer, Reply, ServerKind, Wire};
+use draw::Draw;
+use lockgate::access::{Catalog, CommandId, Dialect, Found, Product, Request, Users, judge};
+
+/// As many as the servers have.
+const DATABASES: u32 = 16;
+
+/// A server, and Lockgate's users beside it.
+struct Pair {
+    kind: ServerKind,
+    server: RedisServer,
+    wire: Wire,
+    users: Users,
+    draw: Draw,
+}
+
+fn number(name: &str, otherwise: u64) -> u64 {
+    std::env::var(name).ok().map_or(otherwise, |text| text.parse().expect("a number"))
+}
+
+fn dialect(kind: ServerKind) -> Dialect {
+    match kind {
+        ServerKind::Redis70 => Dialect::of(Product::Redis, 7, 0),
+        ServerKind::Redis82 => Dialect::of(Product::Redis, 8, 2),
+        ServerKind::Valkey91 => Dialect::of(Product::Valkey, 9, 1),
+    }
+}
+
+/// Plays `rounds` with each server, each with a seed of its own.
+fn with_each_server(rounds: u64, extra: &[&str], mut play: impl FnMut(&mut Pair)) {
+    let only = std::env::var("ACL_SERVER").ok();
+    for kind in ServerKind::ALL.into_iter().filter(|kind| only.as_deref().is_none_or(|name| name == kind.name())) {
+        let server = RedisServer::start_with(kind, extra);
+        let mut wire = server.wire();
+        let catalog = Catalog::learn_bare(&wire.call(&["COMMAND"])).expect("a real server's reply");
+        let users = Users::new(Arc::new(catalog), dialect(kind));
+        let mut pair = Pair { kind, server, wire, users, draw: Draw::new(0) };
+        let first = number("ACL_SEED", 1);
+        let mut cases = 0;
+        for seed in first..first + number("ACL_ROUNDS", rounds) {
+            pair.draw = Draw::new(seed);
+            eprintln!("{}, ACL_SEED={seed}", kind.name());
+            pair.forget_users();
+            play(&mut pair);
+            cases += pair.draw.cases;
+        }
+        eprintln!("{}: {cases} cases", kind.name());
+    }
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+fn bytes(words: &[Vec<u8>]) -> Vec<&[u8]> {
+    words.iter().map(Vec::as_slice).collect()
+}
+
+impl Pair {
+    fn forget_users(&mut self) {
+        let names: Vec<Vec<u8>> = self.users.iter().map(|user| user.name().to_vec()).collect();
+        for name in names.iter().filter(|name| name.as_slice() != b"default") {
+            self.wire.call(&[&b"ACL"[..], b"DELUSER", name.as_slice()]);
+        }
+        self.users = Users::new(Arc::clone(self.users.catalog()), self.users.dialect());
+    }
+
+    fn is_7_0(&self) -> bool {
+        self.kind == ServerKind::Redis70
+    }
+
+    /// `ACL SETUSER` on both sides.
+    fn set(&mut self, name: &[u8], rules: &[Vec<u8>]) {
+        let words = [&[&b"ACL"[..], b"SETUSER", name], bytes(rules).as_slice()].concat();
+        let theirs = Reply::parse(&self.wire.call(&words));
+        let ours = match self.users.set(name, &bytes(rules)) {
+            Ok(()) => Reply::Simple("OK".into()),
+            Err(error) => Reply::Error(format!("ERR {}", text(&error))),
+        };
+        assert_eq!(
+            ours,
+            theirs,
+            "SETUSER {:?} {:?}",
+            text(name),
+            rules.iter().map(|rule| text(rule)).collect::<Vec<_>>()
+        );
+        self.draw.cases += 1;
+    }
+
+    /// The lines of `ACL LIST` on both sides.
+    fn compare_lists(&mut self) {
+        let theirs = Reply::parse(&self.wire.call(&["ACL", "LIST"]));
+        let theirs: Vec<String> = theirs.items().iter().map(Reply::text).collect();
+        let ours: Vec<String> = self.users.list().iter().map(|line| text(line)).collect();
+        assert_eq!(self.comparable(&ours), self.comparable(&theirs));
+        self.draw.cases += 1;
+    }
+
+    /// Redis 7.0 tells single commands in the order of a hash table whose seed changes with every start.
+    fn comparable(&self, lines: &[String]) -> Vec<String> {
+        if !self.is_7_0() {
+            return lines.to_vec();
+        }
+        let sorted = |line: &String| {
+            let mut words: Vec<&str> = line.split(' ').collect();
+            words.sort_unstable();
+            words.join(" ")
+        };
+        lines.iter().map(sorted).collect()
+    }
+
+    /// `ACL GETUSER` on both sides.
+    fn compare_user(&mut self, name: &[u8]) {
+        let theirs = Reply::parse(&self.wire.call(&[&b"ACL"[..], b"GETUSER", name]));
+        let (catalog, dialect) = (Arc::clone(self.users.catalog()), self.users.dialect());
+        let user = self.users.get(name).cloned();
+        let Some(user) = user else {
+            assert_eq!(theirs, Reply::Nil);
+            return;
+        };
+        let list = |words: Vec<String>| Reply::Array(words.iter().map(Reply::bulk).collect());
+        assert_eq!(theirs.field("flags"), list(user.flags().iter().map(|flag| flag.to_string()).collect()));
+        assert_eq!(theirs.field("passwords"), list(user.passwords().collect()));
+        let selectors = user.selectors(&catalog, dialect);
+        let inner = theirs.field("selectors");
+        assert_eq!(selectors.len(), 1 + inner.items().len());
+        for (ours, theirs) in selectors.iter().zip(std::iter::once(&theirs).chain(inner.items())) {
+            let words = |reply: Reply| self.comparable(&[reply.text()]);
+            assert_eq!(self.comparable(&[text(&ours.commands)]), words(theirs.field("commands")));
+            assert_eq!(text(&ours.keys), theirs.field("keys").text());
+            assert_eq!(text(&ours.channels), theirs.field("channels").text());
+            let databases = theirs.maybe_field("databases").map(|reply| reply.text());
+            assert_eq!(ours.databases.as_deref().map(text), databases);
+        }
+        self.draw.cases += 1;
+    }
+
+    fn rules(&mut self, count: usize) -> Vec<Vec<u8>> {
+        let catalog = Arc::clone(self.users.catalog());
+        self.draw.rules(&catalog, self.users.dialect(), count)
+    }
+
+    /// What `ACL DRYRUN` would answer.
+    fn judged(&self, name: &[u8], command: CommandId, args: &[&[u8]], db: u32) -> Reply {
+        let (catalog, user) = (self.users.catalog(), self.users.get(name).expect("it was made"));
+        match judge(user, catalog, Request { command, args, db, databases: DATABASES }) {
+            Ok(()) => Reply::Simple("OK".into()),
+            Err(denied) => Reply::Bulk(denied.dry_run(user, catalog, self.users.dialect(), args)),
+        }
+    }
+
+    /// Every command of the server, each with arguments of some kind, for one user.
+    fn compare_verdicts(&mut self, name: &[u8], db: u32) {
+        self.wire.call(&["SELECT", &db.to_string()]);
+        let catalog = Arc::clone(self.users.catalog());
+        let mut asked = Vec::new();
+        let mut sent = Vec::new();
+        for (_, command) in catalog.iter() {
+            let args = self.draw.arguments(command);
+            let words = [&[&b"ACL"[..], b"DRYRUN", name], bytes(&args).as_slice()].concat();
+            sent.extend(common::command(&words));
+            asked.push(args);
+        }
+        self.wire.send(&sent);
+        for args in asked {
+            let theirs = self.wire.reply();
+            let args = bytes(&args);
+            // A word behind a command may happen to be one of its subcommands.
+            let Found::Command(id) = catalog.find(&args) else {
+                assert!(matches!(theirs, Reply::Error(_)), "{theirs:?}");
+                continue;
+            };
+            if matches!(theirs, Reply::Error(_)) {
+                assert!(!catalog.command(id).takes(args.len()), "{theirs:?} for {}", catalog.command(id).name);
+                continue;
+            }
+            let ours = self.judged(name, id, &args, db);
+            let line: Vec<String> = args.iter().map(|arg| text(arg)).collect();
+            let user = self.users.list().iter().map(|line| text(line)).find(|line| line.starts_with("user u "));
+            assert_eq!(ours, theirs, "{line:?} in database {db} by {user:?}");
+            self.draw.cases += 1;
+        }
+    }
+}
+
+#[test]
+fn every_command_is_judged_as_by_the_server() {
+    with_each_server(12, &[], |pair| {
+        for _ in 0..2 {
+            let count = pair.draw.below(8);
+            let rules = [vec![b"on".to_vec()], pair.rules(count)].concat();
+            pair.set(b"u", &rules);
+            if pair.users.get(b"u").is_none() {
+                continue;
+            }
+            let db = pair.draw.pick(&[0, 0, 1, 3]);
+            pair.compare_verdicts(b"u", db);
+        }
+    });
+}
+
+#[test]
+fn rules_come_to_the_same_users_and_the_same_text() {
+    with_each_server(60, &[], |pair| {
+        for _ in 0..12 {
+            let name = pair.draw.pick(&[&b"u"[..], b"v", b"", b"a b", b"\xc3\xbc", b"default"]);
+            let count = 1 + pair.draw.below(3);
+            // The server must go on letting this test in.
+            let rules = if name == b"default" { Vec::new() } else { pair.rules(count) };
+            pair.set(name, &rules);
+            pair.compare_lists();
+            pair.compare_user(name);
+        }
+    });
+}
+
+#[test]
+fn a_file_is_loaded_or_refused_as_by_the_server() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("users.acl");
+    std::fs::write(&path, "user default on nopass ~* &* +@all\n").expect("written");
+    let name = path.to_str().expect("plain").to_owned();
+    with_each_server(60, &["--aclfile", &name], |pair| {
+        let catalog = Arc::clone(pair.users.catalog());
+        let file = pair.draw.file(&catalog, pair.users.dialect());
+        std::fs::write(&path, &file).expect("written");
+        let theirs = Reply::parse(&pair.wire.call(&["ACL", "LOAD"]));
+        match Users::load(&file, &name, catalog, pair.users.dialect()) {
+            Ok(users) => {
+                assert_eq!(theirs, Reply::Simple("OK".into()), "{}", text(&file));
+                pair.users = users;
+                pair.compare_lists();
+                assert_eq!(Reply::parse(&pair.wire.call(&["ACL", "SAVE"])), Reply::Simple("OK".into()));
+                let saved = std::fs::read(&path).expect("saved");
+                let lines = |bytes: &[u8]| pair.comparable(&text(bytes).lines().map(str::to_owned).collect::<Vec<_>>());
+                assert_eq!(lines(&pair.users.save()), lines(&saved));
+            }
+            Err(error) => assert_eq!(Reply::Error(format!("ERR {}", text(&error))), theirs, "{}", text(&file)),
+        }
+        pair.draw.cases += 1;
+    });
+    let _ = std::fs::remove_file(&path);
+}
+
+#[test]
+fn the_four_roles_are_what_they_say_before_every_server() {
+    let file = include_bytes!("../configs/users.acl");
+    with_each_server(1, &[], |pair| {
+        let catalog = Catalog::learn_bare(&pair.wire.call(&["COMMAND"])).expect("a real server's reply");
+        let users =
+            Users::load(file, "users.acl", Arc::new(catalog), pair.users.dialect()).map_err(|error| text(&error));
+        pair.users = users.expect("they are right");
+        for line in text(file).lines().filter(|line| line.starts_with("user ")) {
+            let words = line.split(' ').skip(1).map(|word| word.as_bytes());
+            let words: Vec<&[u8]> = [&b"ACL"[..], b"SETUSER"].into_iter().chain(words).collect();
+            assert_eq!(Reply::parse(&pair.wire.call(&words)), Reply::Simple("OK".into()), "{line}");
+        }
+        for name in [&b"admin"[..], b"app", b"lockservice", b"monitor"] {
+            for _ in 0..4 {
+                pair.compare_verdicts(name, 0);
+            }
+            pair.compare_user(name);
+        }
+        assert!(pair.server.pid() > 0);
+    });
+}
+
+#[test]
+fn what_is_known_before_an_upstream_has_told_is_what_servers_have() {
+    with_each_server(1, &[], |pair| {
+        let builtin = Catalog::builtin();
+        for (_, command) in pair.users.catalog().iter() {
+            let id = builtin.named(command.name.as_bytes());
+            let id = id.unwrap_or_else(|| panic!("{} of {} is missing", command.name, pair.kind.name()));
+            // What the servers agree in is that of each; where they differ it is that of Redis 8.2.
+            if pair.kind == ServerKind::Redis82 {
+                assert_eq!(builtin.command(id).categories, command.categories, "{}", command.name);
+                assert_eq!(builtin.command(id).arity, command.arity, "{}", command.name);
+            }
+        }
+    });
+}
