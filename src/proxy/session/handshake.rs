@@ -158,6 +158,7 @@ impl Session {
 
     /// A refusal of this `HELLO` does not tell what it has done: it runs on a link of the client's own, which is asked afterwards.
     async fn hello_in_doubt(&mut self, command: &[u8], frame: &RequestFrame) -> Result<(), Gone> {
+        self.is_admitted().await?;
         if let Err(error) = self.take_own(Why::Unknown).await? {
             return self.has_no_own(&error).await;
         }
@@ -241,7 +242,9 @@ impl Session {
                 }
             };
         }
-        let before = if key.identity == self.key.identity { self.key_for_trying() } else { self.key_of_nobody() };
+        // A password is judged the same over every connection, of whomever. The one of before may be taken no longer.
+        let anybody = LinkKey { identity: Identity::Anonymous, db: 0, resp: Resp::V2 };
+        let before = if key.identity == self.key.identity { self.key_for_trying() } else { anybody };
         let router = self.worker.router().clone();
         let mut link = match self.guard(router.take_own(&before)).await? {
             Ok(link) => link,
@@ -268,14 +271,10 @@ impl Session {
     /// What a link has to be on which a command of this session can be tried out. Where a password is asked for and the client has
     /// given none, the protocol and the database could not be had either, and change no answer.
     fn key_for_trying(&self) -> LinkKey {
-        if self.must_authenticate() { self.key_of_nobody() } else { self.key.clone() }
-    }
-
-    /// A password is judged the same over every connection. The one of before may be taken no longer.
-    fn key_of_nobody(&self) -> LinkKey {
-        let is_asked_for = self.worker.links().auth_required();
-        let identity = if is_asked_for { Identity::Stranger } else { Identity::Anonymous };
-        LinkKey { identity, db: 0, resp: Resp::V2 }
+        match self.must_authenticate() {
+            true => LinkKey { identity: Identity::Stranger, db: 0, resp: Resp::V2 },
+            false => self.key.clone(),
+        }
     }
 
     /// Passes on a command that the upstream will refuse; if it does not, only a link of its own is changed by it.
@@ -283,6 +282,7 @@ impl Session {
         if self.own.is_some() {
             return self.relay(command).await;
         }
+        self.is_admitted().await?;
         self.relay_over(self.key_for_trying(), command).await
     }
 
