@@ -119,6 +119,8 @@ pub(super) struct Conversation {
     is_monitor: bool,
     /// Something stays on the connection for as long as this client has it.
     is_kept: bool,
+    /// That is a flag which `RESET` may leave as it is.
+    has_lasting: bool,
     /// Nothing is said to the client any more, messages included.
     is_over: bool,
     replies: Replies,
@@ -194,6 +196,11 @@ impl Conversation {
     /// `CLIENT TRACKING … NOLOOP` is on, and nothing is sent elsewhere.
     pub(super) fn spares_own_writes(&self) -> bool {
         self.is_tracking && self.is_noloop && self.redirect.is_none()
+    }
+
+    /// A flag was set that `RESET` may leave as it is.
+    pub(super) fn has_lasting(&self) -> bool {
+        self.has_lasting
     }
 
     pub(super) fn is_monitor(&self) -> bool {
@@ -774,7 +781,8 @@ impl Conversation {
                 (self.is_tracking, self.redirect, self.is_noloop) = (true, redirect, is_noloop);
             }
             Change::NoTracking => (self.is_tracking, self.redirect, self.is_noloop) = (false, None, false),
-            Change::Flag | Change::Lasting => self.is_kept = true,
+            Change::Flag => self.is_kept = true,
+            Change::Lasting => (self.is_kept, self.has_lasting) = (true, true),
             Change::Unknown => {
                 self.is_kept = true;
                 self.grade = Grade::Close;

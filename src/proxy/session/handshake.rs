@@ -3,6 +3,7 @@
 
 use std::rc::Rc;
 
+use super::own::OwnMode;
 use super::transaction::{Change, Entry, SessionChange};
 use super::{Gone, Session};
 use crate::commands::Why;
@@ -203,7 +204,8 @@ impl Session {
             return Ok(());
         }
         let as_new = LinkKey { identity: Identity::Stranger, db: 0, resp: Resp::V2 };
-        if self.card().keeps_link() && self.own.is_some() && self.worker.initial_key() == as_new {
+        let is_bound = |own: &OwnMode| self.card().keeps_link() || own.talk.has_lasting();
+        if self.own.as_deref().is_some_and(is_bound) && self.worker.initial_key() == as_new {
             return self.reset_own().await;
         }
         // Only CLIENT REPLY OFF ends with it.
@@ -218,7 +220,8 @@ impl Session {
         Ok(())
     }
 
-    /// Another client's invalidations come over the link, which the upstream has to go on knowing by its number.
+    /// The link stays: another client's invalidations come over it, and the upstream has to go on knowing it by its number; or it has
+    /// a flag of which only the upstream can say whether `RESET` ends it.
     async fn reset_own(&mut self) -> Result<(), Gone> {
         if let Some(own) = self.own.as_mut() {
             own.forward_entry(&encoded(&[b"RESET"]), Entry::Change(Change::Session(SessionChange::Reset)));

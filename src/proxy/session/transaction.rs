@@ -55,7 +55,7 @@ pub(super) enum Change {
     NoTracking,
     /// A flag that `RESET` ends.
     Flag,
-    /// One that it does not.
+    /// One that it does not end on every upstream.
     Lasting,
     /// Whatever a command did that nobody here knows.
     Unknown,
