@@ -296,6 +296,11 @@ impl Conversation {
         self.replies = Replies::Off;
     }
 
+    /// The client gets no more replies; messages it does.
+    pub(super) fn answers_no_more(&mut self) {
+        self.replies = Replies::Off;
+    }
+
     /// `CLIENT REPLY` was accepted; nothing may be owed.
     pub(super) fn switch_replies(&mut self, to: Replies) {
         self.replies = switched(self.replies, to);

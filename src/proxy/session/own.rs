@@ -268,8 +268,10 @@ impl Session {
             let Some(own) = self.own.as_mut() else { return Ok(false) };
             match own.forward(&facts.table, command, frame, is_paused) {
                 Onward::Sent => return Ok(true),
-                // Behind what blocks it is not read yet.
+                // Behind what blocks it is not read yet. A server that closes writes nothing more: neither that one's answer, nor what
+                // lies between.
                 Onward::Hang => {
+                    own.talk.answers_no_more();
                     self.drain().await?;
                     return Err(Gone);
                 }
