@@ -109,6 +109,33 @@ fn a_hello_that_is_refused_after_a_part_of_it_gives_nobody_else_a_user() {
 }
 
 #[test]
+fn nothing_is_carried_out_for_a_client_of_whom_nobody_says_who_it_is() {
+    let server = RedisServer::start_with(ServerKind::Redis70, &[]);
+    let mut side = server.side_wire();
+    for line in [
+        "ACL SETUSER gate on >pw ~* &* +@all -client|list",
+        "ACL SETUSER boss on >pw ~* &* +@all",
+        "ACL SETUSER mute on >pw ~* &* +@all -acl -set",
+    ] {
+        assert_eq!(side.run(line), Reply::Simple("OK".into()));
+    }
+    let url = format!("redis://gate:pw@{}", server.addr());
+    let lockgate = Lockgate::serve(&["--upstream", &url], Some(ONE_WORKER));
+    let mut client = lockgate.wire();
+    client.run("AUTH boss pw");
+    assert_eq!(client.run("SET lock:a v NX PX 100000"), Reply::Simple("OK".into()));
+    assert!(client.run("HELLO 2 AUTH mute pw BAD").is_error("ERR"));
+    for line in ["SET lock:z v NX", "SET lock:z v", "LOCK.ACQUIRE z me"] {
+        let answer = client.run(line);
+        assert!(answer.is_error("NOPERM"), "{line}: {answer:?}");
+    }
+    client.run("AUTH boss pw");
+    for line in ["SET lock:z v NX", "LOCK.ACQUIRE z me"] {
+        assert!(!client.run(line).is_error(""), "{line}");
+    }
+}
+
+#[test]
 fn locks_are_judged_by_whom_a_refused_hello_has_made_of_the_client() {
     for kind in ServerKind::ALL {
         let (_server, lockgate) = setup(kind);

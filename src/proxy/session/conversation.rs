@@ -132,6 +132,8 @@ pub(super) struct Conversation {
     /// Where tracking sends its invalidations, as a number of ours.
     redirect: Option<u64>,
     doubt: Doubt,
+    /// A refused `HELLO` may have made the client another user, and the upstream did not tell.
+    is_user_unknown: bool,
 }
 
 /// Where the state can be asked for. All of it is what the replies up to now have shown.
@@ -255,9 +257,15 @@ impl Conversation {
     /// The upstream was asked who the client is. Where it did not tell, the link is this client's for as long as it is there.
     pub(super) fn user_is_known(&mut self, is_told: bool) {
         self.doubt.is_user_known();
+        self.is_user_unknown = !is_told;
         if !is_told {
             self.changed(Change::Unknown);
         }
+    }
+
+    /// Nobody here knows as whom the upstream takes what is sent on this link.
+    pub(super) fn is_user_unknown(&self) -> bool {
+        self.is_user_unknown
     }
 
     /// The upstream has told the client's name.
@@ -809,6 +817,7 @@ impl Conversation {
                     SessionChange::Identity(_) | SessionChange::Hello { auth: Some(_), .. } | SessionChange::Reset
                 ) {
                     self.doubt.is_user_known();
+                    self.is_user_unknown = false;
                 }
                 self.changes.push(change);
             }

@@ -74,7 +74,7 @@ impl Session {
             return Ok(());
         }
         self.drain().await?;
-        let Some(own) = self.own.as_ref().filter(|own| own.may_intercept() && !own.talk.is_pubsub_only()) else {
+        let Some(own) = self.own.as_ref().filter(|own| own.is_plain() && !own.talk.is_pubsub_only()) else {
             return Ok(());
         };
         let (asks_user, asks_name) =

@@ -19,6 +19,10 @@ use crate::protocol::frame;
 use crate::proxy::registry::Wish;
 use crate::upstream::link::Sink;
 
+/// What is said to a client whose rights nobody here knows.
+const USER_UNKNOWN: &str = "-NOPERM a refused HELLO may have made this connection another user, and the upstream tells nobody which \
+                            (ACL WHOAMI, CLIENT LIST); authenticate again";
+
 /// How a call ended.
 pub(super) enum Ending<T> {
     Answered(T),
@@ -36,6 +40,10 @@ impl Session {
         };
         if self.must_authenticate() {
             self.answer_line("-NOAUTH Authentication required.");
+            return Ok(());
+        }
+        if self.own.as_ref().is_some_and(|own| own.talk.is_user_unknown()) {
+            self.answer_line(USER_UNKNOWN);
             return Ok(());
         }
         if let Some(needed) = needed_for(&request)

@@ -322,9 +322,15 @@ impl OwnMode {
         Box::new(OwnMode { is_relay, link, talk, incoming: Default::default(), client_id, streaming: None })
     }
 
-    /// Lockgate may answer a command in the upstream's place: no transaction is open, and the upstream would run it.
+    /// Lockgate may answer a command in the upstream's place: no transaction is open, and the upstream would run it for somebody whom
+    /// Lockgate knows.
     pub(super) fn may_intercept(&self) -> bool {
-        !self.talk.is_multi() && !self.talk.is_monitor() && !self.talk.is_opaque()
+        self.is_plain() && !self.talk.is_user_unknown()
+    }
+
+    /// What is sent on this link runs at once, and its reply is the next frame that is none of pub/sub.
+    pub(super) fn is_plain(&self) -> bool {
+        self.may_ask() && !self.talk.is_monitor()
     }
 
     /// Lockgate may ask the upstream something of its own on this link.
