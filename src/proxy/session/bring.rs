@@ -147,7 +147,8 @@ impl Session {
             }
             None => (judged, false),
         };
-        if is_last && !self.is_heard() {
+        // A server closes behind what it has still to write, as the beginning of this reply is.
+        if is_last && self.own.as_ref().is_none_or(|own| !own.talk.is_hearing()) {
             return self.is_to_leave().await;
         }
         self.answer(&reply);

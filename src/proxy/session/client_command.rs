@@ -350,16 +350,23 @@ impl Session {
         Ok(Some((id, out)))
     }
 
+    /// Whom `CLIENT KILL` means with these words, which the upstream has accepted.
+    pub(super) fn kill_filters(&self, words: &[&[u8]]) -> Result<Filters, String> {
+        match words {
+            [addr] => Ok(Filters::of_address(addr)),
+            _ => {
+                let collects_ids = collects_ids(self.worker.registry().list_fields().as_deref());
+                Filters::read(words, self.card().id, true, collects_ids)
+            }
+        }
+    }
+
     /// `CLIENT KILL`, of which the upstream has said that it may be.
     async fn kill(&mut self, filters: &[&[u8]]) -> Result<Answered, Gone> {
         let registry = self.worker.registry().clone();
         let mut reply = Vec::new();
-        let read = match filters {
-            [addr] => Ok(Filters::of_address(addr)),
-            _ => Filters::read(filters, self.card().id, true, collects_ids(registry.list_fields().as_deref())),
-        };
-        let filters = match read {
-            Ok(read) => read,
+        let filters = match self.kill_filters(filters) {
+            Ok(filters) => filters,
             Err(line) => {
                 frame::error(line, &mut reply);
                 return Ok(reply.into());

@@ -187,6 +187,16 @@ impl Conversation {
         self.queue.noted()
     }
 
+    /// What Lockgate is to carry out of it, in order: the words of each.
+    pub(super) fn queued_answers(&self) -> impl Iterator<Item = &[Box<[u8]>]> {
+        self.queue.answers()
+    }
+
+    /// The client has had the beginning of `EXEC`'s reply, of which more is to come, or hears all that is said.
+    pub(super) fn is_hearing(&self) -> bool {
+        self.is_heard() || self.exec.as_ref().is_some_and(|exec| exec.was_begun)
+    }
+
     pub(super) fn is_watching(&self) -> bool {
         self.is_watching
     }
@@ -570,7 +580,9 @@ impl Conversation {
         self.is_multi = false;
         self.is_watching = false;
         match elements {
-            Some(left) if left > 0 => self.exec = Some(Reading { left, queue, skips_next: false }),
+            Some(left) if left > 0 => {
+                self.exec = Some(Reading { left, queue, skips_next: false, was_begun: self.is_heard() });
+            }
             _ => {
                 self.reply_ended();
             }

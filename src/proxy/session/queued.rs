@@ -12,6 +12,7 @@ use crate::commands::{Effect, Here, Plan, Treatment, client_effect, plan, resolv
 use crate::domain::Resp;
 use crate::protocol::args::{args, encode_command};
 use crate::protocol::request::RequestFrame;
+use crate::proxy::client_list::Listed;
 use crate::upstream::dial::{Credentials, Identity, LinkKey};
 
 /// A client's number that no server ever gives out.
@@ -159,10 +160,11 @@ impl Session {
 
     /// `CLIENT TRACKING …` as the upstream is to get it, with its own number for the client that `REDIRECT` names.
     fn tracking(&self, command: &[u8], args: &[&[u8]]) -> Queued {
+        let is_killed = |id| self.is_killed_before(id);
         let redirected = match self.redirect_target(args) {
-            Ok(redirected) => redirected,
-            // Nobody of ours, or nobody whom the upstream knows.
-            Err(_) => {
+            Ok(redirected) if !redirected.as_ref().is_some_and(|(id, _)| is_killed(*id)) => redirected,
+            // Nobody of ours, nobody whom the upstream knows, or who will be gone by then.
+            _ => {
                 let at = args.iter().position(|arg| arg.eq_ignore_ascii_case(b"redirect")).map(|at| at + 1);
                 let mut words = args.to_vec();
                 if let Some(id) = at.and_then(|at| words.get_mut(at)) {
@@ -176,6 +178,23 @@ impl Session {
             None => (None, command.to_vec()),
         };
         (request, tracking_entry(args, target))
+    }
+
+    /// The open transaction ends the connection of the client `id`, which is another one: Lockgate does that when the upstream has run all
+    /// of it.
+    fn is_killed_before(&self, id: u64) -> bool {
+        let (Some(own), Some(card)) = (self.own.as_ref(), self.worker.registry().find(id)) else { return false };
+        let client = Listed::without_link(card);
+        id != own.client_id
+            && own.talk.queued_answers().any(|words| {
+                let words: Vec<&[u8]> = words.iter().map(|word| &**word).collect();
+                match ClientCall::read(&words) {
+                    Some(ClientCall::Kill(filters)) => {
+                        self.kill_filters(filters).is_ok_and(|filters| filters.take(&client))
+                    }
+                    _ => false,
+                }
+            })
     }
 
     /// Takes over what the replies on the own link have shown to be changed.

@@ -171,6 +171,14 @@ impl Queue {
         matches!(self.runs.get(1), Some(Run::Noted(Entry::Marker)))
     }
 
+    /// Those that Lockgate is to carry out, in order: their words.
+    pub(super) fn answers(&self) -> impl Iterator<Item = &[Box<[u8]>]> {
+        self.runs.iter().filter_map(|run| match run {
+            Run::Noted(Entry::Answer(words)) => Some(&**words),
+            _ => None,
+        })
+    }
+
     /// The client's commands that are queued.
     pub(super) fn len(&self) -> u32 {
         self.len
@@ -217,6 +225,8 @@ pub(super) struct Reading {
     pub(super) queue: Queue,
     /// `CLIENT REPLY SKIP` ran in it: what comes behind `EXEC` gets no reply.
     pub(super) skips_next: bool,
+    /// The client has had its beginning.
+    pub(super) was_begun: bool,
 }
 
 #[cfg(test)]
