@@ -54,6 +54,27 @@ fn a_full_upstream_is_no_reason_to_close_a_users_connections() {
     }
 }
 
+/// What Lockgate wants to know of a link it asks as itself, or as nobody, before the link becomes the client's.
+#[test]
+fn what_a_client_may_not_ask_is_not_asked_in_its_name() {
+    for kind in ServerKind::ALL {
+        for gate in ["", "gate:gate@"] {
+            let server = RedisServer::start_with(kind, &[]);
+            let mut side = server.side_wire();
+            for rules in ["gate reset on >gate ~* &* +@all", "poor reset on >poor ~* +get"] {
+                side.run(&format!("ACL SETUSER {rules}"));
+            }
+            side.run("ACL LOG RESET");
+            let lockgate = Lockgate::serve(&["--upstream", &format!("redis://{gate}{}", server.addr())], None);
+            let mut poor = lockgate.wire().acting_as("poor");
+            assert_eq!(poor.run("GET k"), Reply::Nil);
+            poor.run("HELLO 3");
+            assert_eq!(poor.run("GET k"), Reply::Nil);
+            assert_eq!(side.run("ACL LOG"), Reply::Array(Vec::new()), "{} as '{gate}'", kind.name());
+        }
+    }
+}
+
 /// A connection straight to a server of its own, and one through Lockgate to another, both as the user `ann` with these rights.
 struct Pair {
     stage: Stage,

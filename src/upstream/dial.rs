@@ -295,6 +295,45 @@ fn auth_command(endpoint: &Endpoint, key: &LinkKey) -> Option<Vec<u8>> {
     }
 }
 
+/// What the upstream says of a new connection.
+struct Told {
+    upstream_id: u64,
+    is_busy: bool,
+    run_id: Option<Rc<[u8]>>,
+    time_us: Option<u64>,
+    is_cluster: bool,
+}
+
+impl Told {
+    const QUESTIONS: usize = 2;
+
+    fn questions() -> Vec<u8> {
+        [command(&[b"CLIENT", b"ID"]), command(&[b"INFO", b"server"])].concat()
+    }
+
+    /// What the replies to [`Told::questions`] say.
+    fn of(replies: &[Vec<u8>]) -> Told {
+        let [id, info] = replies else { return Told::of(&[Vec::new(), Vec::new()]) };
+        let upstream_id = match decode(id) {
+            Ok(Value::Integer(id)) => u64::try_from(id).unwrap_or(0),
+            _ => 0,
+        };
+        let time = info_field(info, b"server_time_usec:");
+        Told {
+            upstream_id,
+            is_busy: id.starts_with(b"-BUSY"),
+            run_id: info_field(info, b"run_id:").map(Rc::from),
+            time_us: time.and_then(|time| std::str::from_utf8(time).ok()?.parse().ok()),
+            is_cluster: is_cluster(info),
+        }
+    }
+
+    /// Nothing more would come of asking again as somebody else.
+    fn is_whole(&self) -> bool {
+        self.is_busy || (self.upstream_id > 0 && self.run_id.is_some())
+    }
+}
+
 async fn greet_fully(endpoint: &Endpoint, key: &LinkKey, socket: Socket) -> Result<Dialled, DialError> {
     let (reader, writer) = socket.split();
     let mut greeting = Greeting { reader, writer };
@@ -303,7 +342,9 @@ async fn greet_fully(endpoint: &Endpoint, key: &LinkKey, socket: Socket) -> Resu
     let credentials = auth_command(endpoint, key);
     let mut is_v3 = key.resp == Resp::V2;
     let mut is_in_db = key.db == 0;
+    let mut told = None;
     if matches!(key.identity, Identity::Named(_)) {
+        told = Some(greeting.asked_before_named(endpoint).await?).filter(Told::is_whole);
         // A client that came to be somebody who may not SELECT is still in the database where it was before.
         is_v3 = is_v3 || greeting.is_taken(&hello_3()).await?;
         is_in_db = is_in_db || greeting.is_taken(&select(key.db)).await?;
@@ -319,33 +360,13 @@ async fn greet_fully(endpoint: &Endpoint, key: &LinkKey, socket: Socket) -> Resu
     if !is_in_db && !needs_auth {
         greeting.expect_ok(&select(key.db)).await?;
     }
-    let Greeting { mut reader, writer } = greeting;
-    let ask = [command(&[b"CLIENT", b"ID"]), command(&[b"INFO", b"server"])].concat();
-    let told = exchange(&mut reader, &writer, &ask, 2).await?;
-    let is_busy = told[0].starts_with(b"-BUSY");
-    let upstream_id = match decode(&told[0]) {
-        Ok(Value::Integer(id)) => u64::try_from(id).unwrap_or(0),
-        // HELLO needs no right, and changes nothing.
-        _ if told[0].starts_with(b"-NOPERM") => {
-            let greeted = exchange(&mut reader, &writer, &command(&[b"HELLO"]), 1).await?;
-            id_in_hello(&greeted[0]).unwrap_or(0)
-        }
-        _ => 0,
+    let told = match told {
+        Some(told) => told,
+        None => greeting.asked().await?,
     };
-    let run_id = info_field(&told[1], b"run_id:").map(Rc::from);
-    let time_us =
-        info_field(&told[1], b"server_time_usec:").and_then(|time| std::str::from_utf8(time).ok()?.parse().ok());
-    Ok(Dialled {
-        reader,
-        writer,
-        upstream_id,
-        run_id,
-        time_us,
-        needs_auth,
-        is_busy,
-        is_cluster: is_cluster(&told[1]),
-        trail: None,
-    })
+    let Greeting { reader, writer } = greeting;
+    let Told { upstream_id, is_busy, run_id, time_us, is_cluster } = told;
+    Ok(Dialled { reader, writer, upstream_id, run_id, time_us, needs_auth, is_busy, is_cluster, trail: None })
 }
 
 /// What the reply of `HELLO` says that the connection is called.
@@ -390,6 +411,32 @@ struct Greeting {
 }
 
 impl Greeting {
+    /// What the upstream says of this connection before it becomes a client's, who may have no right to ask: to Lockgate itself, or to
+    /// whoever has no credentials.
+    async fn asked_before_named(&mut self, endpoint: &Endpoint) -> Result<Told, DialError> {
+        // Where AUTH is refused there is still what anybody is told.
+        let auth = service_credentials(endpoint).map(|service| service.auth_command());
+        let before = usize::from(auth.is_some());
+        let requests = [auth.unwrap_or_default(), Told::questions()].concat();
+        let replies = self.exchange(&requests, before + Told::QUESTIONS).await?;
+        Ok(Told::of(&replies[before..]))
+    }
+
+    /// What the upstream says of this connection to whom it is for.
+    async fn asked(&mut self) -> Result<Told, DialError> {
+        let replies = self.exchange(&Told::questions(), Told::QUESTIONS).await?;
+        let mut told = Told::of(&replies);
+        if replies[0].starts_with(b"-NOPERM") {
+            // HELLO needs no right, and changes nothing.
+            told.upstream_id = id_in_hello(&self.ask(&for_auth()).await?).unwrap_or(0);
+        }
+        Ok(told)
+    }
+
+    async fn exchange(&mut self, requests: &[u8], replies: usize) -> Result<Vec<Vec<u8>>, DialError> {
+        exchange(&mut self.reader, &self.writer, requests, replies).await
+    }
+
     async fn expect_ok(&mut self, request: &[u8]) -> Result<(), DialError> {
         not_refused(&self.ask(request).await?)
     }
@@ -401,7 +448,7 @@ impl Greeting {
 
     /// Sends one command and waits for its one reply, returned as it came.
     async fn ask(&mut self, request: &[u8]) -> Result<Vec<u8>, DialError> {
-        Ok(exchange(&mut self.reader, &self.writer, request, 1).await?.concat())
+        Ok(self.exchange(request, 1).await?.concat())
     }
 }
 
