@@ -648,3 +648,17 @@ fn without_fallback_it_is_refused() {
     assert!(bob.run("SET lock:1 bob NX").is_error("UNAVAILABLE the queue for 'lock:1' cannot be kept"));
     assert_eq!(stage.bypass().run("EXISTS lock:1"), Reply::Int(0));
 }
+
+/// Nobody would tell who waits that the key is free: what Lockgate itself asks is refused.
+#[test]
+fn before_an_upstream_that_is_of_no_use_nobody_waits() {
+    let server = RedisServer::start();
+    let mut side = server.side_wire();
+    side.run("ACL SETUSER gate on >right ~* &* +@all");
+    side.run("SET lock:held v");
+    let url = format!("redis://gate:wrong@{}", server.addr());
+    let lockgate = Lockgate::serve(&["--upstream", &url], Some(QUEUED));
+    let mut client = lockgate.wire();
+    client.is_told_no_at_once("lock:held");
+    client.takes("lock:free", "me");
+}

@@ -84,7 +84,22 @@ impl Coordinator {
             place: None,
             deadline,
         };
-        let answer = match self.wait_for(asker, &key, asked, deadline, hurry, is_there).await {
+        let own = Hurry::default();
+        let hurry = hurry.unwrap_or(&own);
+        let is_hurried = async {
+            if terms.wait_ms > 0 {
+                self.fit.turns_bad().await;
+                // Nobody would tell it that the key is free. So it has what its try has brought, as without a wait.
+                hurry.give();
+            }
+            std::future::pending::<()>().await;
+        };
+        let answer = tokio::select! {
+            biased;
+            answer = self.wait_for(asker, &key, asked, deadline, Some(hurry), is_there) => answer,
+            () = is_hurried => unreachable!("it only hurries the call"),
+        };
+        let answer = match answer {
             Some((_, answer)) => answer,
             None => return SetNxAnswer::NotSet,
         };
