@@ -44,6 +44,8 @@ struct Generator {
     /// `CLIENT TRACKING … BCAST` is played. The server tells of written keys when it has read all that lies before it, so that each
     /// command is a write of its own then.
     has_broadcasts: bool,
+    /// Whoever comes has to authenticate.
+    wants_password: bool,
     steps: Vec<Step>,
 }
 
@@ -58,6 +60,7 @@ pub fn conversation(seed: u64, kind: ServerKind, without: Option<&[Topic]>) -> C
     let mut rng = Rng::with_seed(seed);
     let sessions = rng.usize(1..=SESSIONS.len());
     let (has_long_pauses, has_broadcasts) = (rng.bool(), rng.u8(0..4) == 0);
+    let begins_with_password = rng.u8(0..12) == 0;
     let mut generator = Generator {
         rng,
         topics,
@@ -68,8 +71,12 @@ pub fn conversation(seed: u64, kind: ServerKind, without: Option<&[Topic]>) -> C
         is_paused: false,
         has_long_pauses,
         has_broadcasts,
+        wants_password: false,
         steps: prologue(),
     };
+    if begins_with_password {
+        generator.changes_password();
+    }
     for who in 0..sessions {
         generator.begins(who);
     }
@@ -113,7 +120,7 @@ fn ending_alone(steps: Vec<Step>) -> Vec<Step> {
         return steps;
     }
     let mut steps = steps;
-    // What a monitor hears of its own EXEC that it was not to hear still differs.
+    // The line of a monitor's own command comes behind the reply to it, and is as silent.
     for step in &mut steps {
         if let Act::Commands(commands) = &mut step.act {
             commands
@@ -192,12 +199,24 @@ impl Generator {
                 self.says(who, probe.into());
             }
             32..=41 if self.talks_of(Topic::Connection) => self.comes_back(who),
+            42 if self.talks_of(Topic::Connection) => self.changes_password(),
             _ => {
                 let count = self.rng.usize(1..=8).min(self.rng.usize(1..=8)).min(self.rng.usize(1..=8));
                 let commands = (0..count).map(|_| self.command(who)).collect();
                 self.says(who, commands);
             }
         }
+    }
+
+    /// Everybody leaves, and whoever comes then has to authenticate, or has not to.
+    fn changes_password(&mut self) {
+        for who in &SESSIONS[..self.sessions] {
+            self.steps.push(Step { who: (*who).to_owned(), act: Act::Close });
+        }
+        self.moods = Default::default();
+        self.wants_password = !self.wants_password;
+        let password = if self.wants_password { "pw" } else { "\"\"" };
+        self.steps.push(Step::commands(BOSS, words::commands(&format!("CONFIG SET requirepass {password}"))));
     }
 
     /// A whole transaction in one write, or in several, with anything in it.

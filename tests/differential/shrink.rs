@@ -1,5 +1,7 @@
 //! The shortest conversation that still differs.
 
+use std::collections::HashSet;
+
 use super::conversation::{Act, BOSS, Command, Conversation, Step};
 use super::vocabulary::USERS;
 
@@ -58,8 +60,8 @@ fn commands(conversation: &Conversation) -> usize {
     conversation.steps.iter().map(|step| step.sent().len()).sum()
 }
 
-/// LOCK commands while writes stand still have no counterpart without Lockgate; and a password that was right is to stay so, for Redis
-/// 8.2 does not always answer one that is wrong.
+/// LOCK commands while writes stand still have no counterpart without Lockgate; a password that was right is to stay so, for Redis
+/// 8.2 does not always answer one that is wrong; and whether one is asked for changes while nobody is there.
 fn is_judgeable(conversation: &Conversation) -> bool {
     let is_there = |name: &[u8]| {
         let made = |command: &Command| command.len() > 2 && command[1] == b"SETUSER" && command[2] == name;
@@ -71,6 +73,19 @@ fn is_judgeable(conversation: &Conversation) -> bool {
         matches!(named, Some([user, _, ..]) if USERS.iter().any(|(name, _)| name.as_bytes() == user) && !is_there(user))
     };
     if conversation.steps.iter().flat_map(Step::sent).any(is_wrong) {
+        return false;
+    }
+    let (mut present, mut is_met) = (HashSet::new(), false);
+    for step in &conversation.steps {
+        let asks_for_password = |command: &Command| command.get(2).is_some_and(|word| word == b"requirepass");
+        match &step.act {
+            Act::Reset => present.clear(),
+            Act::Close => drop(present.remove(&step.who)),
+            _ if step.who == BOSS => is_met |= !present.is_empty() && step.sent().iter().any(asks_for_password),
+            _ => drop(present.insert(&step.who)),
+        }
+    }
+    if is_met {
         return false;
     }
     let mut is_paused = false;

@@ -129,7 +129,6 @@ impl Side {
             "CONFIG SET requirepass \"\"",
             "ACL SETUSER default reset on nopass ~* &* +@all",
             "FLUSHALL",
-            "SCRIPT FLUSH",
             "FUNCTION FLUSH",
         ] {
             self.control.run(line);
