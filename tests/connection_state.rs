@@ -173,6 +173,8 @@ fn a_link_that_is_lent_on_has_no_name_database_protocol_or_flag_of_the_one_befor
             assert_eq!(first.run("RESET"), Reply::Simple("RESET".into()));
             let mut next = lockgate.wire();
             assert_eq!(run(&mut next, &["MULTI", "SET k v", "HGETALL none", "EXEC"])[3].items().len(), 2);
+            // On Redis 7.0 it has its flag still.
+            drop(first);
             await_links(&server, "no link has anything of its last user", |links| {
                 // One is Lockgate's own, which tracks and is subscribed for as long as it lives.
                 links.lines().filter(|link| link.contains(" sub=0 ")).all(|link| {
