@@ -1,11 +1,19 @@
 //! The words of the trade: what a key, an owner, a fence and a level are. Bytes become these once, at the edge.
 
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// A Redis logical database, as `SELECT` numbers it.
 pub type Db = u32;
+
+/// Hashes what clients name, often: several times faster than the standard library's, and seeded anew in each process all the same.
+pub type Hashing = foldhash::quality::RandomState;
+/// A map that is looked into for every lock command.
+pub type FastMap<K, V> = HashMap<K, V, Hashing>;
+/// A set of that kind.
+pub type FastSet<K> = HashSet<K, Hashing>;
 
 /// The lock on a resource is the Redis key of that name, in one logical database. Binary-safe, may be empty.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -1,11 +1,10 @@
 //! The locks that this node has granted and has no reason to believe over: since when they are held, for the statistics. A few
 //! words a lock, and never the truth: that is upstream.
 
-use std::collections::HashMap;
-use std::hash::{BuildHasher, RandomState};
+use std::hash::BuildHasher;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use crate::domain::{Fence, LockKey, Moment};
+use crate::domain::{FastMap, Fence, Hashing, LockKey, Moment};
 
 /// Enough that workers seldom meet at one.
 const SHARDS: usize = 32;
@@ -26,7 +25,7 @@ struct Hold {
 #[derive(Debug)]
 struct Shard {
     /// By the key's hash: two keys of one hash would only spoil a figure.
-    held: HashMap<u64, Hold>,
+    held: FastMap<u64, Hold>,
     sweep_at: usize,
     /// A full shard is not swept before then.
     rests_until: Moment,
@@ -34,7 +33,7 @@ struct Shard {
 
 impl Default for Shard {
     fn default() -> Self {
-        Shard { held: HashMap::new(), sweep_at: SWEEP_FROM, rests_until: Moment::default() }
+        Shard { held: FastMap::default(), sweep_at: SWEEP_FROM, rests_until: Moment::default() }
     }
 }
 
@@ -66,12 +65,12 @@ pub enum Noted {
 #[derive(Debug)]
 pub struct Holds {
     shards: Vec<Mutex<Shard>>,
-    hasher: RandomState,
+    hasher: Hashing,
 }
 
 impl Default for Holds {
     fn default() -> Self {
-        Holds { shards: (0..SHARDS).map(|_| Mutex::default()).collect(), hasher: RandomState::new() }
+        Holds { shards: (0..SHARDS).map(|_| Mutex::default()).collect(), hasher: Hashing::default() }
     }
 }
 

@@ -208,27 +208,28 @@ impl Coordinator {
             LockCommand::Extend { key, owner, ttl_ms, fence } => {
                 self.extend(asker, at(key), owner, ttl_ms, fence).await
             }
-            LockCommand::Transfer(args) => self.transfer(asker, at(args.key.clone()), args).await,
-            LockCommand::Info { key } => self.info(asker, at(key)).await,
-            LockCommand::Position { key, owner } => self.position(asker, at(key), owner).await,
-            LockCommand::Cancel { key, owner } => self.cancel(asker, at(key), owner).await,
-            LockCommand::Promote { key, owner, level } => self.promote(asker, at(key), owner, level).await,
-            LockCommand::Queue { key, count } => self.queue(asker, at(key), count).await,
-            LockCommand::List(args) => self.list(asker, args).await,
-            LockCommand::Force { key } => self.force(asker, at(key)).await,
+            // On the heap: those above are called often, and are small without these.
+            LockCommand::Transfer(args) => Box::pin(self.transfer(asker, at(args.key.clone()), args)).await,
+            LockCommand::Info { key } => Box::pin(self.info(asker, at(key))).await,
+            LockCommand::Position { key, owner } => Box::pin(self.position(asker, at(key), owner)).await,
+            LockCommand::Cancel { key, owner } => Box::pin(self.cancel(asker, at(key), owner)).await,
+            LockCommand::Promote { key, owner, level } => Box::pin(self.promote(asker, at(key), owner, level)).await,
+            LockCommand::Queue { key, count } => Box::pin(self.queue(asker, at(key), count)).await,
+            LockCommand::List(args) => Box::pin(self.list(asker, args)).await,
+            LockCommand::Force { key } => Box::pin(self.force(asker, at(key))).await,
             LockCommand::AcquireAll(args) => {
                 let keys = args.keys.iter().cloned().map(at).collect();
-                self.acquire_all(asker, keys, args, is_there).await
+                Box::pin(self.acquire_all(asker, keys, args, is_there)).await
             }
             LockCommand::ReleaseAll { keys, owner } => {
-                self.release_all(asker, keys.into_iter().map(at).collect(), owner).await
+                Box::pin(self.release_all(asker, keys.into_iter().map(at).collect(), owner)).await
             }
             LockCommand::SlowLog(args) => self.slow_log(args),
             LockCommand::Stats => self.stats(),
             LockCommand::Nodes => self.nodes(),
-            LockCommand::Cleanup => self.cleanup(asker).await,
-            LockCommand::Graph => self.graph().await,
-            LockCommand::Deadlocks { count } => self.deadlocks(count).await,
+            LockCommand::Cleanup => Box::pin(self.cleanup(asker)).await,
+            LockCommand::Graph => Box::pin(self.graph()).await,
+            LockCommand::Deadlocks { count } => Box::pin(self.deadlocks(count)).await,
         }
     }
 

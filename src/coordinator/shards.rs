@@ -1,14 +1,13 @@
 //! The lines of all keys, shared by all workers. A shard's lock is held for one step of one line, never over an await.
 
-use std::collections::HashMap;
-use std::hash::{BuildHasher, RandomState};
+use std::hash::BuildHasher;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 
-use crate::domain::{CallId, LockKey, Moment};
+use crate::domain::{CallId, FastMap, Hashing, LockKey, Moment};
 use crate::locks::{Action, Answer, AskedFor, Event, Grant, Line, LineRules, Standing, Task, Turn};
 
 /// Enough that workers seldom meet at one.
@@ -37,7 +36,7 @@ struct Door {
 #[derive(Debug)]
 struct Seat {
     line: Line,
-    doors: HashMap<CallId, Door>,
+    doors: FastMap<CallId, Door>,
     /// The timer task's bell, while there is one.
     timer: Option<Arc<Notify>>,
     /// When the timer will look by itself.
@@ -110,9 +109,9 @@ pub struct Fed {
 /// Some of the lines, under one lock.
 #[derive(Debug, Default)]
 struct Shard {
-    seats: HashMap<LockKey, Seat>,
+    seats: FastMap<LockKey, Seat>,
     /// What calls are still to be told whose line has failed.
-    last_words: HashMap<CallId, Word>,
+    last_words: FastMap<CallId, Word>,
 }
 
 /// The lines of all keys.
@@ -121,7 +120,7 @@ pub struct Shards {
     shards: Vec<Mutex<Shard>>,
     /// The number of the newest line.
     last_line: AtomicU64,
-    hasher: RandomState,
+    hasher: Hashing,
     rules: LineRules,
     /// The two of the rules that can change.
     waiting_max: AtomicUsize,
@@ -138,7 +137,7 @@ impl Shards {
         Shards {
             shards,
             last_line: AtomicU64::new(0),
-            hasher: RandomState::new(),
+            hasher: Hashing::default(),
             waiting_max: AtomicUsize::new(rules.waiting_max),
             promote_after_us: AtomicU64::new(rules.promote_after_us),
             rules,
@@ -386,7 +385,7 @@ impl Shards {
     fn new_seat(&self, key: &LockKey, now: Moment) -> Seat {
         Seat {
             line: Line::numbered(self.rules(), self.last_line.fetch_add(1, Ordering::Relaxed) + 1, now),
-            doors: HashMap::new(),
+            doors: FastMap::default(),
             timer: None,
             timer_at: None,
             totals: self.totals.clone(),

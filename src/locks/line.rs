@@ -1,7 +1,7 @@
 //! The line before one lock: the one place that decides between grant, timeout, cancel and a client that leaves. It lives while
 //! somebody waits, is kept in mind, or has a script under way; a lock that is merely held needs none.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use super::call::{Call, Stage};
@@ -10,7 +10,7 @@ use super::event::{Action, Actor, Event};
 use super::hand_on::{is_news, may_send_after};
 use super::rank::{Place, Rank};
 use super::ranking::Ranking;
-use crate::domain::{CallId, Moment, OwnerId};
+use crate::domain::{CallId, FastMap, Moment, OwnerId};
 
 /// What the configuration says about waiting.
 #[derive(Debug, Clone, Copy)]
@@ -63,11 +63,11 @@ pub struct Line {
     pub(super) rules: LineRules,
     /// Which one it is of all that stood before this key or another; 0 where there is but one.
     pub(super) number: u64,
-    pub(super) calls: HashMap<CallId, Call>,
-    pub(super) desks: HashMap<Actor, Desk>,
+    pub(super) calls: FastMap<CallId, Call>,
+    pub(super) desks: FastMap<Actor, Desk>,
     pub(super) queue: Ranking,
     /// Places of clients that left, and until when.
-    pub(super) kept: HashMap<Actor, (Place, Moment)>,
+    pub(super) kept: FastMap<Actor, (Place, Moment)>,
     pub(super) kept_order: VecDeque<(Moment, Actor)>,
     /// Pollers' calls whose places are kept, and until when.
     pub(super) tickets: BTreeSet<(Moment, CallId)>,
@@ -128,10 +128,10 @@ impl Line {
         Line {
             rules,
             number: 0,
-            calls: HashMap::new(),
-            desks: HashMap::new(),
+            calls: FastMap::default(),
+            desks: FastMap::default(),
             queue: Ranking::default(),
-            kept: HashMap::new(),
+            kept: FastMap::default(),
             kept_order: VecDeque::new(),
             tickets: BTreeSet::new(),
             bytes: 0,

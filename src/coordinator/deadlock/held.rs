@@ -1,10 +1,9 @@
 //! Which locks were granted to whom through this node, for the policy that counts them. Kept only where that is asked for. How most
 //! locks end is not seen here: what is listed counts only after its key was read.
 
-use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use crate::domain::{LockKey, Moment, OwnerId};
+use crate::domain::{FastMap, LockKey, Moment, OwnerId};
 
 /// Most locks that are listed; what is granted beyond them does not count.
 const LOCKS_MAX: usize = 200_000;
@@ -15,7 +14,7 @@ const TOLD_MAX: usize = 128;
 
 #[derive(Debug, Default)]
 struct Lists {
-    by_owner: HashMap<OwnerId, HashMap<LockKey, Moment>>,
+    by_owner: FastMap<OwnerId, FastMap<LockKey, Moment>>,
     locks: usize,
     /// A full list is not swept before then.
     rests_until: Moment,
@@ -39,7 +38,7 @@ impl HeldLocks {
                 locks.retain(|_, until| *until > now);
                 !locks.is_empty()
             });
-            lists.locks = lists.by_owner.values().map(HashMap::len).sum();
+            lists.locks = lists.by_owner.values().map(FastMap::len).sum();
         }
         if lists.locks >= LOCKS_MAX {
             return;

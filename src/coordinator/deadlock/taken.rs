@@ -1,11 +1,10 @@
 //! Which connection of this node took a lock: the value in the key does not tell. A few words a lock; how it ends is seldom seen here,
 //! so that an entry counts only as long as the key is held as it was then.
 
-use std::collections::HashMap;
-use std::hash::{BuildHasher, RandomState};
+use std::hash::BuildHasher;
 use std::sync::{Mutex, PoisonError};
 
-use crate::domain::{LockKey, Moment};
+use crate::domain::{FastMap, Hashing, LockKey, Moment};
 
 /// Enough that workers seldom meet at one.
 const SHARDS: usize = 16;
@@ -24,7 +23,7 @@ struct Take {
 #[derive(Debug, Default)]
 struct Shard {
     /// By the key's hash: of two keys of one hash the newer counts, and the print of its value tells.
-    takes: HashMap<u64, Take>,
+    takes: FastMap<u64, Take>,
     rests_until: Moment,
 }
 
@@ -32,12 +31,12 @@ struct Shard {
 #[derive(Debug)]
 pub struct Taken {
     shards: Vec<Mutex<Shard>>,
-    hasher: RandomState,
+    hasher: Hashing,
 }
 
 impl Default for Taken {
     fn default() -> Self {
-        Taken { shards: (0..SHARDS).map(|_| Mutex::default()).collect(), hasher: RandomState::new() }
+        Taken { shards: (0..SHARDS).map(|_| Mutex::default()).collect(), hasher: Hashing::default() }
     }
 }
 

@@ -5,7 +5,6 @@
 //! What such a command could not be in order with runs as a step: a call that may wait, one that is not sent at once, and a second
 //! one on the same key while the first is under way, which the lock engine would take for the owner's newer call.
 
-use std::collections::HashSet;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -20,7 +19,7 @@ use crate::commands::lock_args::{LockCommand, LockRequest};
 use crate::commands::set_nx::{PlainCall, PlainForm};
 use crate::commands::{self, Here, Treatment};
 use crate::coordinator::{Asker, RuleCounts, SetNx, SetNxAnswer};
-use crate::domain::{LockKey, Resp};
+use crate::domain::{FastSet, LockKey, Resp};
 use crate::protocol::args::args;
 use crate::protocol::frame;
 use crate::protocol::request::RequestFrame;
@@ -60,7 +59,7 @@ type Work = Pin<Box<dyn Future<Output = Done>>>;
 pub(super) struct InLine {
     calls: FuturesUnordered<Work>,
     /// The locks that they are about.
-    keys: HashSet<LockKey>,
+    keys: FastSet<LockKey>,
     /// The newest of them was not sent at once: nothing goes on before it has come to its end.
     is_holding: bool,
 }
