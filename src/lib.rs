@@ -9,6 +9,7 @@ pub mod commands;
 pub mod config;
 pub mod coordinator;
 pub mod domain;
+pub mod events;
 pub mod locks;
 pub mod observe;
 pub mod protocol;

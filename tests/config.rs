@@ -349,7 +349,6 @@ fn what_this_version_does_not_do_is_refused_and_not_ignored() {
         "[acl]\nfile = 'users.acl'",
         "[acl.limits.bob]\nmax_locks = 1",
         "[audit]\nfile = 'x'",
-        "[events]\nbuffer = 1",
         "[health]\ncheck_interval = '5s'",
         "upstream = 'rediss://h'",
         "upstream = 'redis-cluster://a,b'",

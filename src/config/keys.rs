@@ -168,6 +168,7 @@ pub const KEYS: &[Key<Config>] = &[
         "How long a new connection may take to send its first command; 0s is no limit."
     ),
     key!(later "limits.idle_timeout", limits.idle_timeout, "When a client that sends nothing is disconnected; 0s is never."),
+    key!("events.buffer", events.buffer, 1 => 1_000_000, "Events that wait to be sent; when there are more, the oldest are dropped and counted."),
     key!(at run time "log.level", log.level, "The least important line written: error, warn, info, debug, trace, or off."),
     key!("log.format", log.format, "Log lines for people (text) or for machines (json)."),
 ];

@@ -63,6 +63,8 @@ pub struct Config {
     pub client_timeout: Option<Duration>,
     /// Which keys are locks for plain `SET NX`; the first that matches counts.
     pub lock_keys: Vec<Rule>,
+    /// What happens to locks, for those who listen.
+    pub events: Events,
     /// Links to the upstream.
     pub links: Links,
     /// This node among others.
@@ -113,6 +115,13 @@ pub struct Rule {
     pub default_ttl: Option<Duration>,
     /// Overrides [`Config::max_queue`]; 0 leaves it.
     pub max_queue: usize,
+}
+
+/// What happens to locks, for those who listen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Events {
+    /// Most events that wait to be sent.
+    pub buffer: usize,
 }
 
 /// Links to the upstream.
@@ -306,6 +315,7 @@ impl Default for Config {
             trust_clients: false,
             client_timeout: Some(Duration::from_secs(15)),
             lock_keys: ["lock:*", "locks:*", "redlock:*", "*:lock"].map(Rule::matching).into(),
+            events: Events { buffer: 1000 },
             links: Links {
                 shared: 2,
                 own_max: 1000,

@@ -15,6 +15,7 @@ use super::shards::{Entered, Fed, Next, Word};
 use super::{Asker, Coordinator, LockReply, seen};
 use crate::commands::lock_args::{AcquireArgs, Bond};
 use crate::domain::{LockKey, Moment};
+use crate::events::What;
 use crate::locks::{Actor, Answer, AskedFor, Event, Form, Standing, Tried, Turn};
 use crate::store::value::Fields;
 use crate::store::{Acquired, Ask, StoreError};
@@ -88,6 +89,8 @@ impl<C: Caller> Stay<C> {
             self.coordinator.saw_holder(&self.key, value.as_deref());
         } else if self.asked.may_wait {
             let (asked, key) = (&self.asked, &self.key);
+            let what = What::Queued { level: asked.level };
+            self.coordinator.happens(what, key, asked.form.shown_owner(), None, self.coordinator.now());
             self.waiting = self.coordinator.begins_to_wait(asked, key, connection, value.as_deref(), *arrival_us);
         }
     }

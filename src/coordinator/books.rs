@@ -9,6 +9,7 @@ use super::tally::{End, Share, Span, Spread, Sum, Tally};
 use super::{Asker, Coordinator, LockReply, SetNxAnswer, integer};
 use crate::commands::lock_args::{AcquireArgs, SlowLogArgs};
 use crate::domain::{Fence, LockKey, Moment, OwnerId, PlainLease};
+use crate::events::{Happened, What, Without};
 use crate::locks::Handed;
 use crate::upstream::call::Caller;
 
@@ -103,9 +104,12 @@ impl Asking<'_> {
                     // Its end is seldom seen here, and would never be forgotten.
                     PlainLease::Forever => None,
                 };
+                let waited_us = self.waited_us(now);
                 if let [key] = self.keys {
                     // It has no fence; each of them begins a hold.
                     self.coordinator.hold_begins(key, Fence(now.0), lease_ms, now);
+                    let what = What::Acquired { waited_us, lease_ms };
+                    self.coordinator.happens(what, key, self.owner, None, now);
                 }
                 self.end(End::Granted, now);
             }
@@ -133,14 +137,31 @@ impl Asking<'_> {
         for (key, fence) in self.keys.iter().zip(fences) {
             let fence = Fence(u64::try_from(*fence).unwrap_or_default());
             self.coordinator.hold_begins(key, fence, Some(lease_ms), now);
+            let what = What::Acquired { waited_us: self.waited_us(now), lease_ms: Some(lease_ms) };
+            self.coordinator.happens(what, key, self.owner, Some(fence), now);
         }
         self.end(End::Granted, now);
+    }
+
+    fn waited_us(&self, now: Moment) -> Option<u64> {
+        (self.wait_ms > 0).then(|| now.since_us(self.since))
     }
 
     fn end(&mut self, end: End, now: Moment) {
         self.has_ended = true;
         let books = &self.coordinator.books;
         let Some(key) = self.keys.first() else { return };
+        let why = match end {
+            End::Granted => None,
+            End::Refused => Some(Without::Refused),
+            End::TimedOut => Some(Without::TimedOut),
+            End::Cancelled => Some(Without::Cancelled),
+            End::Failed => Some(Without::Failed),
+        };
+        if let Some(why) = why {
+            let what = What::Ended { why, waited_us: self.waited_us(now) };
+            self.coordinator.happens(what, key, self.owner, None, now);
+        }
         books.tally.ended(self.coordinator.settings.lock_keys.rule_for(&key.name, self.user).as_deref(), end);
         if self.wait_ms > 0 {
             let us = now.since_us(self.since);
@@ -198,6 +219,47 @@ impl Coordinator {
         reply
     }
 
+    /// Something has happened to a lock: those who listen are told.
+    pub(super) fn happens(&self, what: What<'_>, key: &LockKey, owner: &[u8], fence: Option<Fence>, now: Moment) {
+        if !self.events.is_heard() {
+            return;
+        }
+        match what {
+            What::Acquired { lease_ms, .. } => {
+                let before = match lease_ms {
+                    Some(lease_ms) => self.leases.begins(key, owner, fence, now.plus_ms(lease_ms)),
+                    None => self.leases.ends(key),
+                };
+                // Nobody has let go of it: the lease of the one before was over.
+                if let Some(before) = before.filter(|before| before.until <= now && before.fence != fence) {
+                    self.tell(What::Expired, key, &before.owner, before.fence, now);
+                }
+            }
+            What::Released { .. }
+            | What::Forced { .. }
+            | What::Transferred { .. }
+            | What::Expired
+            | What::Lost { .. } => {
+                self.leases.ends(key);
+            }
+            What::Queued { .. } | What::Ended { .. } | What::Deadlock { .. } => {}
+        }
+        self.tell(what, key, owner, fence, now);
+    }
+
+    fn tell(&self, what: What<'_>, key: &LockKey, owner: &[u8], fence: Option<Fence>, now: Moment) {
+        let at_ms = self.unix_us_at(now) / 1000;
+        self.events.happens(&Happened { what, key, owner, fence, at_ms });
+    }
+
+    /// Nobody holds the lock any more, and nobody has told of its end.
+    pub(super) fn is_found_free(&self, key: &LockKey) {
+        self.books.holds.ended(key, self.now());
+        if let Some(lease) = self.leases.ends(key).filter(|lease| lease.until <= self.now()) {
+            self.tell(What::Expired, key, &lease.owner, lease.fence, self.now());
+        }
+    }
+
     /// A lock was granted, or asked for again by its holder; one without a lease is not noted.
     pub(super) fn hold_begins(&self, key: &LockKey, fence: Fence, lease_ms: Option<u64>, now: Moment) {
         if lease_ms.is_none_or(|lease_ms| self.books.holds.granted(key, fence, lease_ms, now)) {
@@ -205,14 +267,14 @@ impl Coordinator {
         }
     }
 
-    /// A lock was let go of. Every end that is counted belongs to a hold that is: one that began elsewhere, or before this node did,
+    /// A lock was let go of; returns for how long it was held, in µs, where that is known. Every end that is counted belongs to a hold that is: one that began elsewhere, or before this node did,
     /// is counted now.
-    pub(super) fn hold_ends(&self, key: &LockKey, owner: &[u8], ended: Ended) {
+    pub(super) fn hold_ends(&self, key: &LockKey, owner: &[u8], ended: Ended) -> Option<u64> {
         let (now, tally) = (self.now(), &self.books.tally);
         let at_ms = self.unix_us_at(now) / 1000;
         let us = match (self.books.holds.ended(key, now), ended) {
             (Noted::Held { us }, _) => Some(us),
-            (_, Ended::AsNoted) => return,
+            (_, Ended::AsNoted) => return None,
             (noted, Ended::Upstream { since_ms }) => {
                 if noted == Noted::Nothing {
                     tally.held();
@@ -225,6 +287,7 @@ impl Coordinator {
             tally.took(Span::Hold, us);
             self.books.slow_log.note(Slow::Hold, us / 1000, key, owner, at_ms);
         }
+        us
     }
 
     /// What was let go of, or found free, at `since` has gone to `handed`.

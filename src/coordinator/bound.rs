@@ -14,6 +14,7 @@ use super::books::Ended;
 use super::{Coordinator, holder};
 use crate::commands::lock_args::Bond;
 use crate::domain::{LockKey, Moment, OwnerId};
+use crate::events::What;
 use crate::locks::Event;
 use crate::observe::fault::kept_up;
 use crate::store::StoreError;
@@ -238,7 +239,9 @@ impl<C: Caller> Renewal<C> {
     fn release(&self) {
         let Granted { key, owner, lease_ms, service, .. } = &self.granted;
         let coordinator = &self.coordinator;
-        coordinator.hold_ends(key, owner.as_bytes(), Ended::AsNoted);
+        let held_us = coordinator.hold_ends(key, owner.as_bytes(), Ended::AsNoted);
+        let fence = Fields::read(&self.present.borrow()).map(|fields| fields.fence);
+        coordinator.happens(What::Released { held_us }, key, owner.as_bytes(), fence, coordinator.now());
         let event = Event::GivesBack { value: self.present.borrow().clone(), lease_ms: *lease_ms };
         let fed = coordinator.shards.feed_always(key, event, coordinator.now());
         coordinator.carry_out(fed, key, service);
@@ -349,7 +352,9 @@ impl Coordinator {
         if reason == "expired" {
             self.books.tally.expired();
         }
-        let fence = Fields::read(value).map_or(0, |fields| fields.fence.0);
+        let fence = Fields::read(value).map(|fields| fields.fence);
+        self.happens(What::Lost { reason }, key, owner.as_bytes(), fence, self.now());
+        let fence = fence.map_or(0, |fence| fence.0);
         tracing::warn!(%key, owner = %owner.as_bytes().escape_ascii(), fence, reason, "a renewed lock was lost");
     }
 }

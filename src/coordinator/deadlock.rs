@@ -19,6 +19,7 @@ use tokio::sync::Notify;
 use super::Coordinator;
 use super::settings::DeadlockMode;
 use crate::domain::{CallId, Fence, LockKey, Moment, OwnerId, PlainLease};
+use crate::events::What;
 use crate::locks::survey::Cycle;
 use crate::locks::victim::VictimPolicy;
 use crate::locks::wait::{HeldBy, Hold, Wait, WaitId};
@@ -315,6 +316,8 @@ impl Coordinator {
             cycle = line, victim = %victim.shown.escape_ascii(), policy, parties = cycle.steps().len(),
             "a deadlock was broken: one of its calls was ended"
         );
+        let what = What::Deadlock { cycle: line, policy };
+        self.happens(what, &victim.key, &victim.shown, None, self.now());
         self.deadlocks.remember(Found { at_ms, cycle: line.to_owned(), victim: victim.shown.to_vec(), policy });
     }
 }

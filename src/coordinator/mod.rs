@@ -18,6 +18,7 @@ mod holds;
 mod house;
 mod hurry;
 mod info;
+mod leases;
 mod list;
 mod many;
 mod nodes;
@@ -58,6 +59,7 @@ pub use watch::Observed;
 
 use crate::commands::lock_args::{LockCommand, NameLimits};
 use crate::domain::{CallId, Db, Fence, LockKey, Moment, OwnerId};
+use crate::events::{Events, What};
 use crate::locks::{Event, Released, Seen, Turn};
 use crate::store::value::Fields;
 use crate::store::{Freed, Held, Outcome, Store, StoreError, Times, companion};
@@ -69,6 +71,7 @@ use desk::Desk;
 use fallback::Fallback;
 use fit::Fit;
 use hand_over::Fault;
+use leases::Leases;
 use nodes::{Me, Nodes};
 use shards::Shards;
 use tied::Tied;
@@ -95,6 +98,8 @@ pub struct Coordinator {
     store: Store,
     shards: Shards,
     books: Books,
+    events: Arc<Events>,
+    leases: Leases,
     tied: Tied,
     deadlocks: Deadlocks,
     errands: Arc<Errands>,
@@ -131,6 +136,8 @@ impl Coordinator {
             store: Store::new(node.as_str().into(), settings.clock.clone(), settings.queue_kept_ms()),
             shards: Shards::new(settings.line_rules(), settings.waiting_bytes),
             books: Books::default(),
+            events: Events::new(node.as_str().into(), settings.events_buffer),
+            leases: Leases::default(),
             tied: Tied::new(renewed_bytes_max(settings.waiting_bytes)),
             deadlocks: Deadlocks::new(settings.deadlock_mode, settings.victim),
             errands: Arc::default(),
@@ -245,6 +252,11 @@ impl Coordinator {
         let waiting_max = usize::try_from(limits.max_queue).unwrap_or(usize::MAX);
         self.tied.keeps_at_most(renewed_bytes_max(limits.waiting_bytes));
         self.shards.change_rules(waiting_max, limits.waiting_bytes, limits.promote_after_ms.saturating_mul(1000));
+    }
+
+    /// What happens to locks, and who listens.
+    pub fn events(&self) -> &Arc<Events> {
+        &self.events
     }
 
     /// Which keys are lock keys, and what holds for them.
@@ -383,7 +395,7 @@ impl Coordinator {
                 coordinator.handed_over(&key, handed, since);
             }
             // Written down before the next one is told: what begins then is his hold.
-            coordinator.note_release(&key, owner.as_ref(), &freed);
+            coordinator.note_release(&key, owner.as_ref(), fence, &freed);
             let outcome = match &freed {
                 Ok(freed) if freed.outcome == Outcome::HeldByAnother => Released::Kept,
                 Ok(freed) => Released::Freed { handed: freed.handed.clone(), registered: freed.registered },
@@ -413,15 +425,25 @@ impl Coordinator {
     }
 
     /// What a release brought, for the statistics.
-    fn note_release(&self, key: &LockKey, owner: Option<&OwnerId>, freed: &Result<Freed, StoreError>) {
+    fn note_release(
+        &self,
+        key: &LockKey,
+        owner: Option<&OwnerId>,
+        fence: Option<Fence>,
+        freed: &Result<Freed, StoreError>,
+    ) {
         let Ok(Freed { outcome, since_ms, taken, .. }) = freed else { return };
         match outcome {
             Outcome::Released => {
+                let by_force = owner.is_none();
                 let owner = owner.map(OwnerId::as_bytes).or(taken.as_deref().map(holder)).unwrap_or_default();
-                self.hold_ends(key, owner, Ended::Upstream { since_ms: *since_ms });
+                let held_us = self.hold_ends(key, owner, Ended::Upstream { since_ms: *since_ms });
+                let fence = fence.or(taken.as_deref().and_then(Fields::read).map(|fields| fields.fence));
+                let what = if by_force { What::Forced { held_us } } else { What::Released { held_us } };
+                self.happens(what, key, owner, fence, self.now());
             }
             Outcome::HeldByNobody => {
-                self.books.holds.ended(key, self.now());
+                self.is_found_free(key);
             }
             Outcome::HeldByAnother => {}
         }

@@ -5,8 +5,8 @@
 //! Another node counts as there only once it has answered to this node's present hearing, and from then on only what it sent later
 //! does: whoever recorded messages cannot bring a dead node back, send a living one away, or ask something twice.
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -398,6 +398,21 @@ impl Nodes {
         peers
     }
 
+    /// To which kinds of events the clients of other nodes listen, a bit each.
+    pub fn listening(&self) -> u8 {
+        self.lock().peers.values().fold(0, |mask, peer| mask | peer.load.listens)
+    }
+
+    /// Whether that node began after this one.
+    pub fn came_after_this(&self, id: &str) -> bool {
+        self.lock().peers.get(id).is_some_and(|peer| peer.started_at_ms >= self.me.started_at_ms)
+    }
+
+    /// The names of the other nodes that are there.
+    pub fn names(&self) -> BTreeSet<Arc<str>> {
+        self.lock().peers.keys().cloned().collect()
+    }
+
     /// Whether there is any other node.
     pub fn is_alone(&self) -> bool {
         self.lock().peers.is_empty()
@@ -601,7 +616,7 @@ mod tests {
         Moment::default().plus_ms(ms)
     }
 
-    const LOAD: Load = Load { waiters: 2, locks: 1, ahead_us: 0, fence: 0 };
+    const LOAD: Load = Load { waiters: 2, locks: 1, ahead_us: 0, fence: 0, listens: 0 };
 
     fn says(node: &Nodes, word: &str) -> Vec<u8> {
         node.presence(word, LOAD, at(0))

@@ -28,6 +28,8 @@ pub struct Load {
     pub ahead_us: u64,
     /// The highest fence that it has seen.
     pub fence: u64,
+    /// To which kinds of events its clients listen, a bit each.
+    pub listens: u8,
 }
 
 /// Another node.
@@ -77,14 +79,15 @@ impl Peer {
 /// What this node says of itself.
 pub fn presence(me: &Me, word: &str, load: Load, leads: bool, knows: bool) -> Vec<u8> {
     let flag = |is_so: bool| if is_so { "1" } else { "0" };
-    let numbers = [FORMAT, READS, me.started_at_ms, load.waiters, load.locks, load.ahead_us, load.fence];
-    let [format, reads, started, waiters, locks, ahead, fence] = numbers.map(|number| number.to_string());
+    let Load { waiters, locks, ahead_us, fence, listens } = load;
+    let numbers = [FORMAT, READS, me.started_at_ms, waiters, locks, ahead_us, fence, listens.into()];
+    let [format, reads, started, waiters, locks, ahead, fence, listens] = numbers.map(|number| number.to_string());
     let mut out = Vec::new();
     #[rustfmt::skip]
     encode_command(&[
         word, "format", &format, "reads", &reads, "version", env!("CARGO_PKG_VERSION"), "started", &started,
         "address", &me.address, "waiters", &waiters, "locks", &locks, "leads", flag(leads), "ahead", &ahead,
-        "fence", &fence, "knows", flag(knows),
+        "fence", &fence, "knows", flag(knows), "listens", &listens,
     ], &mut out);
     out
 }
@@ -144,6 +147,7 @@ impl<'a> Said<'a> {
                 locks: self.number("locks"),
                 ahead_us: self.number("ahead"),
                 fence: self.number("fence"),
+                listens: u8::try_from(self.number("listens")).unwrap_or(0),
             },
             leads_since: leads.then(|| before.and_then(|before| before.leads_since).unwrap_or(now)),
             heard: now,

@@ -62,6 +62,8 @@ pub struct LockSettings {
     pub address: String,
     /// What shows the others that a message comes from a node.
     pub seal: Seal,
+    /// Most events that wait to be sent; the oldest make room.
+    pub events_buffer: usize,
     /// A `SET NX` whose queue cannot be kept passes as the plain command.
     pub fallback: bool,
     /// What is done about deadlocks.
@@ -95,6 +97,7 @@ impl Default for LockSettings {
             node_timeout_ms: 3000,
             address: String::new(),
             seal: Seal::default(),
+            events_buffer: 1000,
             fallback: true,
             deadlock_mode: DeadlockMode::Detect,
             victim: VictimPolicy::default(),

@@ -7,6 +7,7 @@ use super::books::Ended;
 use super::{Asker, Coordinator, LockReply, integer};
 use crate::commands::lock_args::TransferArgs;
 use crate::domain::{CallId, LockKey};
+use crate::events::What;
 use crate::locks::{Event, Grant};
 use crate::store::value::Fields;
 use crate::store::{Moved, StoreError, Transfer};
@@ -50,7 +51,9 @@ impl Coordinator {
                     tracing::info!(%key, %from, %to, fence, by, %user, "a kept lock was transferred over another connection");
                 }
                 self.tied.lets_go(&key, &from);
-                self.hold_ends(&key, from.as_bytes(), Ended::Upstream { since_ms });
+                let held_us = self.hold_ends(&key, from.as_bytes(), Ended::Upstream { since_ms });
+                let what = What::Transferred { to: to.as_bytes(), held_us };
+                self.happens(what, &key, from.as_bytes(), Some(grant.fence), self.now());
                 self.deadlocks.let_go(&key, &from);
                 if let Some(left_ms) = left_ms {
                     self.deadlocks.granted(&key, &to, left_ms, self.now());

@@ -4,6 +4,7 @@
 //! looked at again. What is told is at most a hint that saves time: a key that cannot be watched is looked at now and then by its
 //! line, and the timer at the known end of the lease runs in any case.
 
+use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,6 +31,10 @@ use crate::upstream::watch::{Heard, WatchLink};
 
 /// Looks under way at a time; the others wait for their turn.
 const LOOKS_MAX: usize = 512;
+/// Events that are on their way to the upstream at a time; the others wait for their turn.
+const EVENTS_AT_ONCE: usize = 256;
+/// Nodes that have gone and are kept in mind.
+const NODES_DOWN_MAX: usize = 256;
 /// What is heard in one go before anything else is done.
 const HEARD_AT_ONCE: usize = 1024;
 /// The longest pause between two attempts to connect.
@@ -70,6 +75,7 @@ enum About {
         history: Option<Vec<u8>>,
     },
     Published,
+    Event,
     /// A script that does not exist.
     Trial,
 }
@@ -112,6 +118,10 @@ struct Complaints {
 #[derive(Default)]
 struct Memory {
     complaints: Complaints,
+    /// The nodes that were there at the last look.
+    nodes: BTreeSet<Arc<str>>,
+    /// Those whose going was told.
+    nodes_down: BTreeSet<Arc<str>>,
 }
 
 impl Coordinator {
@@ -127,6 +137,10 @@ impl Coordinator {
         let (coordinator, with) = (self.clone(), router.clone());
         beside.spawn_local(kept_up("the search for deadlocks", async move || {
             coordinator.clone().search_for_deadlocks(with.clone()).await;
+        }));
+        let (coordinator, with) = (self.clone(), router.clone());
+        beside.spawn_local(kept_up("telling of leases that end", async move || {
+            coordinator.clone().tell_of_expiry(with.clone()).await;
         }));
         let mut memory = Memory::default();
         kept_up("the watch over the upstream", async || self.watch_upstream(&router, &mut memory).await).await;
@@ -247,7 +261,8 @@ impl Coordinator {
 
     pub(super) fn load(&self) -> Load {
         let (ahead_us, fence) = (self.store.ahead_us(), self.store.fence_max());
-        Load { waiters: self.shards.waiting(), locks: self.tied.count() as u64, ahead_us, fence }
+        let (waiters, locks) = (self.shards.waiting(), self.tied.count() as u64);
+        Load { waiters, locks, ahead_us, fence, listens: self.events.mask_here() }
     }
 }
 
@@ -270,6 +285,8 @@ struct Watch<'a> {
     /// When what was refused is tried again.
     retry_at: Option<Moment>,
     looks: usize,
+    /// Events that were published and not confirmed yet.
+    events_sent: usize,
     look: Option<Look>,
     last_beat: Moment,
     asked_master: Moment,
@@ -300,6 +317,7 @@ impl<'a> Watch<'a> {
             is_subscribed: false,
             retry_at: None,
             looks: 0,
+            events_sent: 0,
             look: None,
             last_beat: coordinator.now(),
             asked_master: Moment::default(),
@@ -335,6 +353,7 @@ impl<'a> Watch<'a> {
             if nodes.take_must_speak() && !nodes.is_alone() {
                 self.say("alive");
             }
+            self.send_events();
             let now = coordinator.now();
             if self.retry_at.is_some_and(|at| at <= now) {
                 self.retry_at = None;
@@ -368,6 +387,8 @@ impl<'a> Watch<'a> {
                 () = self.links.ceases() => return End::Lost("another server has become the master".into()),
                 () = coordinator.desk.wanted() => {}
                 () = nodes.talk.has_mail() => {}
+                () = coordinator.events.has_more.notified() => {}
+                () = coordinator.events.has_changed.notified() => nodes.speaks_up(),
                 () = nodes.leaves.notified() => {}
                 () = coordinator.store.ahead_grew.notified() => nodes.speaks_up(),
                 () = coordinator.store.master_doubted.notified() => {
@@ -448,6 +469,43 @@ impl<'a> Watch<'a> {
         let coordinator = self.coordinator;
         let message = coordinator.nodes.introduce(whom, coordinator.load(), coordinator.now());
         self.publish(&channel_of(&whom.to), &message);
+    }
+
+    /// Publishes what has happened, as far as there is room for more.
+    fn send_events(&mut self) {
+        let events = self.coordinator.events.clone();
+        while self.events_sent < EVENTS_AT_ONCE
+            && let Some(event) = events.take()
+        {
+            for channel in event.channels(&events) {
+                self.link.send(&[b"PUBLISH", &channel, event.text.as_bytes()], About::Event);
+                self.events_sent += 1;
+            }
+        }
+    }
+
+    /// Who listens on other nodes, and which of them have come and gone.
+    fn look_at_nodes(&mut self) {
+        let coordinator = self.coordinator;
+        coordinator.events.is_heard_elsewhere(coordinator.nodes.listening());
+        let names = coordinator.nodes.names();
+        let known = &mut self.memory.nodes;
+        if names != *known {
+            let at_ms = coordinator.unix_us_at(coordinator.now()) / 1000;
+            for peer in names.difference(known) {
+                // Those that were there before this node came have not come.
+                if self.memory.nodes_down.remove(peer) || coordinator.nodes.came_after_this(peer) {
+                    coordinator.events.node_happens("node_up", peer, at_ms);
+                }
+            }
+            for peer in known.difference(&names) {
+                coordinator.events.node_happens("node_down", peer, at_ms);
+                if self.memory.nodes_down.len() < NODES_DOWN_MAX {
+                    self.memory.nodes_down.insert(peer.clone());
+                }
+            }
+            *known = names;
+        }
     }
 
     fn publish(&mut self, channel: &[u8], message: &[u8]) {
@@ -612,6 +670,7 @@ impl<'a> Watch<'a> {
             News::Introduce(whom) => self.introduce(&whom),
             News::Talk { from, body } => return self.talk_came(from, body),
         }
+        self.look_at_nodes();
         // Who began after a failover, or heard of it later, goes on above what the others gave since, and gave before it.
         let (store, nodes) = (&coordinator.store, &coordinator.nodes);
         store.met_ahead(nodes.ahead_us(), store.upstream_us());
@@ -638,6 +697,7 @@ impl<'a> Watch<'a> {
         let refusal = reply.and_then(Value::as_error);
         match about {
             About::Nothing => {}
+            About::Event => self.events_sent = self.events_sent.saturating_sub(1),
             About::Tracking => {
                 self.is_tracking = refusal.is_none();
                 let complained = std::mem::replace(&mut self.memory.complaints.tracking, !self.is_tracking);
@@ -724,6 +784,7 @@ impl<'a> Watch<'a> {
             // Once more before it falls silent: who only stood still, and takes this node for dead as well, will answer.
             self.say("alive");
         }
+        self.look_at_nodes();
         let text = reply.and_then(Value::as_bytes);
         if text.is_none() && !std::mem::replace(&mut self.memory.complaints.replication, true) {
             let line = reply.and_then(Value::as_error).unwrap_or_default();

@@ -230,6 +230,7 @@ fn lock_settings(config: &Config, address: &str) -> LockSettings {
         },
         heartbeat_ms: ms(config.nodes.heartbeat),
         node_timeout_ms: ms(config.nodes.timeout),
+        events_buffer: config.events.buffer,
         address: config.nodes.announce.clone().unwrap_or_else(|| address.to_owned()),
         seal: node_secret(config).map_or_else(Seal::default, |secret| Seal::of(secret.as_bytes())),
         node: config.nodes.id.clone().unwrap_or_else(random_node_id),

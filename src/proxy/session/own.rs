@@ -9,7 +9,8 @@ use super::queued::marker;
 use super::set_nx::Verdict;
 use super::transaction::{Change, Channels, Entry};
 use super::{BIG_REQUEST, Gone, HELD_REQUEST_MAX, Look, Pause, Session};
-use crate::commands::{CommandTable, Effect, Treatment, Why, resolve};
+use crate::commands::{Channel, CommandTable, Effect, Treatment, Why, resolve};
+use crate::events::Ears;
 use crate::protocol::args::{args, encode_command};
 use crate::protocol::request::RequestFrame;
 use crate::upstream::dial::LinkKey;
@@ -34,6 +35,8 @@ pub(super) struct OwnMode {
     pub(super) incoming: super::bring::Incoming,
     /// Lockgate's number for the client.
     pub(super) client_id: u64,
+    /// To which events it may listen.
+    ears: Ears,
     /// How the big command that is streaming will count once it is whole.
     streaming: Option<Plan>,
 }
@@ -60,7 +63,7 @@ impl Session {
                 self.worker.registry().took_own_link(why);
                 tracing::debug!(client = self.card().id, why = why.name(), "takes an own link");
                 self.card().takes_link(link.upstream_id());
-                self.own = Some(OwnMode::new(link, Conversation::new(key.resp), false, self.card().id));
+                self.own = Some(OwnMode::new(link, Conversation::new(key.resp), false, self));
                 Ok(Ok(()))
             }
             Err(error) => Ok(Err(error)),
@@ -73,7 +76,7 @@ impl Session {
         let key = self.key.clone();
         match self.guard(router.take_bare(&key)).await? {
             Ok(link) => {
-                self.own = Some(OwnMode::new(link, Conversation::of_relay(key.resp), true, self.card().id));
+                self.own = Some(OwnMode::new(link, Conversation::of_relay(key.resp), true, self));
                 Ok(())
             }
             Err(error) => {
@@ -318,8 +321,10 @@ enum Onward {
 
 impl OwnMode {
     /// Nothing has come on `link` yet, and nothing is under way.
-    fn new(link: OwnLink, talk: Conversation, is_relay: bool, client_id: u64) -> Box<Self> {
-        Box::new(OwnMode { is_relay, link, talk, incoming: Default::default(), client_id, streaming: None })
+    fn new(link: OwnLink, talk: Conversation, is_relay: bool, session: &Session) -> Box<Self> {
+        let ears = Ears::of(session.worker.coordinator().events());
+        let client_id = session.card().id;
+        Box::new(OwnMode { is_relay, link, talk, incoming: Default::default(), client_id, ears, streaming: None })
     }
 
     /// Lockgate may answer a command in the upstream's place: no transaction is open, and the upstream would run it for somebody whom
@@ -421,6 +426,10 @@ impl OwnMode {
             Effect::Watch => self.talk.sent(Entry::Change(Change::Watch)),
             Effect::Unwatch => self.talk.sent(Entry::Change(Change::Unwatch)),
             Effect::Subscribe(kind) | Effect::Unsubscribe(kind) => {
+                if let Effect::Subscribe(_) = effect {
+                    let is_pattern = kind == Channel::Pattern;
+                    args.iter().for_each(|name| self.ears.subscribe(name, is_pattern));
+                }
                 self.talk.sent(Entry::Channels(Channels::named(kind, args.len())));
             }
             // What is a monitor counts as a replica, and these are not answered any more, unless a transaction queues or refuses them.
