@@ -158,13 +158,8 @@ libraries! {
     redis_semaphore: "order.mjs" "redis-semaphore" "mutex:order:lock", "redis-semaphore.mjs" "ioredis6", QUEUED;
     redis_py: "order.py" "redis-py" "lock:order", "redis_py_lock.py" "3", QUEUED_BRIEFLY;
     python_redis_lock: "order.py" "python-redis-lock" "lock:order", "python_redis_lock.py" "", QUEUED_BRIEFLY;
+    redlock: "order.mjs" "redlock" "lock:order", "redlock.mjs" "ioredis6", QUEUED;
     pottery: "order.py" "pottery" "redlock:order", "pottery_redlock.py" "", QUEUED_BRIEFLY;
-}
-
-/// npm's redlock takes its locks in a script of its own, which is passed on as it is; it excludes those in the queue.
-#[test]
-fn redlock_passes_as_it_is() {
-    assert_eq!(tries_to_count(ServerKind::Redis70, QUEUED, "redlock.mjs", "ioredis6"), 0);
 }
 
 /// A waiting call yields, so that the other parts of a program that share its client are not held up.

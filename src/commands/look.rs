@@ -30,6 +30,8 @@ pub fn resolve(look: Look, args: &[&[u8]]) -> (Treatment, Effect) {
         }
         Look::Publish => SHARE,
         Look::Module if subcommand_is(args, &["list", "help"]) => SHARE,
+        // Whatever it stands for, it is a script.
+        Look::LockScript => (Treatment::Script, Effect::None),
         Look::Module => own(Why::Admin),
     }
 }

@@ -8,6 +8,7 @@ pub mod glob;
 pub mod introspect;
 pub mod lock_args;
 pub mod lock_rights;
+pub mod lock_scripts;
 pub mod lock_spec;
 mod look;
 pub mod set_nx;

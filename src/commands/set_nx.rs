@@ -6,6 +6,7 @@
 //! SETNX key value
 //! ```
 
+use super::lock_scripts::ScriptAnswers;
 use crate::domain::PlainLease;
 
 /// Times beyond this (in ms) go to the upstream as they came: scripts could not count that far.
@@ -18,6 +19,8 @@ pub enum PlainForm {
     Set,
     /// `SETNX`: `:1`, or `:0`.
     SetNx,
+    /// A library's script that stands for a `SET … NX`, and what it answers.
+    Script(ScriptAnswers),
 }
 
 /// A `SET … NX` or `SETNX`.

@@ -152,6 +152,8 @@ pub enum Look {
     SetNx,
     /// `PUBLISH`, `SPUBLISH`: Lockgate's own channels are nobody else's to publish on.
     Publish,
+    /// `EVAL`, `EVALSHA` of a library's acquire script: on a lock key it queues.
+    LockScript,
 }
 
 /// What a command does to the state of the connection that runs it, for the session's bookkeeping on an own link.

@@ -2,8 +2,8 @@
 
 use std::fmt::Write;
 
-use super::keys::{KEYS, RULE_KEYS};
-use super::{Config, Loaded, Rule};
+use super::keys::{KEYS, RULE_KEYS, SCRIPT_KEYS};
+use super::{Config, Loaded, Rule, Script};
 
 /// What is in force, each line with the place that said it. Passwords are masked.
 pub fn dump(loaded: &Loaded) -> String {
@@ -25,6 +25,7 @@ fn write_all(config: &Config, above: &dyn Fn(&str) -> String, beside: &dyn Fn(&s
             if table.is_empty() {
                 // Rules stand between the plain keys and the tables: after a [table] they would read as part of it.
                 out.push_str(&rules(&config.lock_keys, beside("lock_keys")));
+                out.push_str(&scripts(&config.lock_scripts, &beside("lock_scripts")));
             }
             table = its_table;
             let _ = write!(out, "\n[{table}]\n");
@@ -44,4 +45,15 @@ fn rules(rules: &[Rule], beside: String) -> String {
         }
     }
     if rules.is_empty() { format!("\nlock_keys = []{beside}\n") } else { out }
+}
+
+fn scripts(scripts: &[Script], beside: &str) -> String {
+    let mut out = String::new();
+    for script in scripts {
+        let _ = write!(out, "\n[[lock_scripts]]{beside}\n");
+        for key in SCRIPT_KEYS {
+            let _ = writeln!(out, "{} = {}", key.name, (key.show)(script));
+        }
+    }
+    out
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::setting::{Setting, within};
 use super::tree::Value;
 use super::units::LONGEST;
-use super::{ByteSize, Config, Rule};
+use super::{ByteSize, Config, Rule, Script};
 
 /// One key of the configuration, or of a rule.
 pub struct Key<C: 'static> {
@@ -188,6 +188,16 @@ pub const RULE_KEYS: &[Key<Rule>] = &[
     key!("max_ttl", max_ttl, "Longer leases are cut to this; 0s is the general max_ttl."),
     key!("default_ttl", default_ttl, "The lease of a SET NX without expiry; 0s is none."),
     key!("max_queue", max_queue, "Waiters per key and node; 0 is the general max_queue."),
+];
+
+/// The keys of a `[[lock_scripts]]` entry.
+pub const SCRIPT_KEYS: &[Key<Script>] = &[
+    key!("sha1", sha1, "The SHA1 of the script's text."),
+    key!("arguments", arguments, 2 => 16, "How many arguments follow the key."),
+    key!("value", value, 1 => 16, "Which argument is written, from 1."),
+    key!("ttl", ttl, 1 => 16, "Which argument is the lease in ms, from 1."),
+    key!("granted", granted, "What the script answers where it took the lock: OK, nil or a number."),
+    key!("refused", refused, "What it answers where another holds it."),
 ];
 
 /// The variable that sets `key`: LOCKGATE_LINKS__SHARED for links.shared.

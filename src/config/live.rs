@@ -2,10 +2,10 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::keys::{Applies, KEYS, Key, RULE_KEYS};
+use super::keys::{Applies, KEYS, Key, RULE_KEYS, SCRIPT_KEYS};
 use super::load::{misfit, misfits};
 use super::tree::Value;
-use super::{Changes, Config, Rule, changes, suggest};
+use super::{Changes, Config, Rule, Script, changes, suggest};
 
 /// Does what a changed configuration asks for.
 type Heed = Box<dyn Fn(&Config) + Send + Sync>;
@@ -32,6 +32,7 @@ impl LiveConfig {
         let config = self.config();
         let mut values: Vec<_> = KEYS.iter().map(|key| (key.name, bare((key.show)(&config)))).collect();
         values.push(("lock_keys", rules(&config.lock_keys)));
+        values.push(("lock_scripts", scripts(&config.lock_scripts)));
         values
     }
 
@@ -81,7 +82,7 @@ impl LiveConfig {
 /// The key of that name, if it can change while Lockgate runs.
 fn settable(name: &str) -> Result<&'static Key<Config>, String> {
     let Some(key) = KEYS.iter().find(|key| key.name == name) else {
-        if name == "lock_keys" {
+        if matches!(name, "lock_keys" | "lock_scripts") {
             return Err(at_start(name));
         }
         return Err(match suggest::nearest(name, KEYS.iter().map(|key| key.name)) {
@@ -118,6 +119,15 @@ fn rules(rules: &[Rule]) -> String {
         format!("{{ {} }}", fields.join(", "))
     };
     format!("[{}]", rules.iter().map(rule).collect::<Vec<_>>().join(", "))
+}
+
+fn scripts(scripts: &[Script]) -> String {
+    let script = |script: &Script| {
+        let fields: Vec<String> =
+            SCRIPT_KEYS.iter().map(|key| format!("{} = {}", key.name, (key.show)(script))).collect();
+        format!("{{ {} }}", fields.join(", "))
+    };
+    format!("[{}]", scripts.iter().map(script).collect::<Vec<_>>().join(", "))
 }
 
 #[cfg(test)]

@@ -3,9 +3,9 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use super::keys::{Applies, KEYS, RULE_KEYS, VARIABLE_PREFIX, variable_of};
+use super::keys::{Applies, KEYS, RULE_KEYS, SCRIPT_KEYS, VARIABLE_PREFIX, variable_of};
 use super::tree::{Entry, Node, Origin, Problem, Value, join, parse_file, parse_variable};
-use super::{Config, Key, Rule, later, suggest, units};
+use super::{Config, Digest, Key, Rule, Script, later, suggest, units};
 use crate::upstream::url::{Address, Endpoint, Sentinels, Upstream};
 
 /// The file's variable, for when there is no `--config`.
@@ -133,8 +133,9 @@ impl Reader {
         }
         let key = name[VARIABLE_PREFIX.len()..].to_ascii_lowercase().replace("__", ".");
         let origin = Origin::Environment(name.to_owned());
-        if key == "lock_keys" {
+        if matches!(key.as_str(), "lock_keys" | "lock_scripts") {
             match parse_variable(name, value) {
+                Ok(node) if key == "lock_scripts" => self.apply_scripts(&node),
                 Ok(node) => self.apply_rules(&node),
                 Err(problem) => self.problems.push(problem),
             }
@@ -183,6 +184,8 @@ impl Reader {
             }
         } else if name == "lock_keys" {
             self.apply_rules(node);
+        } else if name == "lock_scripts" {
+            self.apply_scripts(node);
         } else if let (true, Value::Table(entries)) = (is_table(name), &node.value) {
             self.apply_table(entries, name);
         } else if is_table(name) && later::find(name).is_none() {
@@ -208,28 +211,67 @@ impl Reader {
         self.origins.insert("lock_keys", node.origin.clone());
     }
 
-    fn read_rule(&mut self, node: &Node) -> Option<Rule> {
+    fn apply_scripts(&mut self, node: &Node) {
+        const NAME: &str = "lock_scripts";
+        let Value::List(items) = &node.value else {
+            let says =
+                format!("is {}; write [[lock_scripts]] on a line and the script's keys below", node.value.kind());
+            return self.problem(&node.origin, NAME, says);
+        };
+        let mut scripts = Vec::new();
+        for item in items {
+            let problems_before = self.problems.len();
+            let Some(script) = self.read_item(item, NAME, "sha1 = \"…\"", SCRIPT_KEYS, Script::default()) else {
+                continue;
+            };
+            if script.sha1 == Digest([0; 20]) && self.problems.len() == problems_before {
+                let says = "is missing; it is the SHA1 of the script's text, in 40 hexadecimal digits".to_owned();
+                self.problem(&item.origin, "lock_scripts.sha1", says);
+            }
+            if script.value.max(script.ttl) > script.arguments || script.value == script.ttl {
+                let says = "value and ttl are two of the arguments; raise arguments, or correct them".to_owned();
+                self.problem(&item.origin, "lock_scripts.arguments", says);
+            }
+            scripts.push(script);
+        }
+        self.config.lock_scripts = scripts;
+        self.origins.insert(NAME, node.origin.clone());
+    }
+
+    /// Reads a table of the list `list`, such as `example`, onto `item`.
+    fn read_item<T>(
+        &mut self,
+        node: &Node,
+        list: &str,
+        example: &str,
+        keys: &'static [Key<T>],
+        mut item: T,
+    ) -> Option<T> {
         let Value::Table(entries) = &node.value else {
-            let says = format!("holds {}; each rule is a table such as {{ match = \"orders:*\" }}", node.value.kind());
-            self.problem(&node.origin, "lock_keys", says);
+            let says = format!("holds {}; each entry is a table such as {{ {example} }}", node.value.kind());
+            self.problem(&node.origin, list, says);
             return None;
         };
-        let mut rule = Rule::matching("");
-        let problems_before = self.problems.len();
         for entry in entries {
-            let name = join("lock_keys", &entry.name);
-            match RULE_KEYS.iter().find(|key| key.name == entry.name) {
+            let name = join(list, &entry.name);
+            match keys.iter().find(|key| key.name == entry.name) {
                 Some(key) => {
-                    if let Err(says) = (key.set)(&mut rule, &entry.node.value) {
+                    if let Err(says) = (key.set)(&mut item, &entry.node.value) {
                         self.problem(&entry.node.origin, &name, says);
                     }
                 }
                 None => {
-                    let says = unknown(&entry.name, RULE_KEYS.iter().map(|key| key.name));
+                    let says = unknown(&entry.name, keys.iter().map(|key| key.name));
                     self.problem(&entry.origin, &name, says);
                 }
             }
         }
+        Some(item)
+    }
+
+    fn read_rule(&mut self, node: &Node) -> Option<Rule> {
+        let problems_before = self.problems.len();
+        let rule = self.read_item(node, "lock_keys", "match = \"orders:*\"", RULE_KEYS, Rule::matching(""))?;
         if let (Some(small), Some(large)) = (rule.default_ttl, rule.max_ttl)
             && small > large
         {
@@ -377,7 +419,7 @@ fn known_keys() -> impl Iterator<Item = &'static str> + Clone {
     KEYS.iter()
         .map(|key: &Key<Config>| key.name)
         .chain(later::LATER.iter().map(|later| later.name))
-        .chain(["lock_keys"])
+        .chain(["lock_keys", "lock_scripts"])
 }
 
 fn is_table(name: &str) -> bool {

@@ -18,6 +18,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::commands::lock_scripts::ScriptSays;
 use crate::domain::Level;
 use crate::upstream::url::{Address, Upstream};
 
@@ -63,6 +64,8 @@ pub struct Config {
     pub client_timeout: Option<Duration>,
     /// Which keys are locks for plain `SET NX`; the first that matches counts.
     pub lock_keys: Vec<Rule>,
+    /// Further scripts that are taken for a `SET NX`.
+    pub lock_scripts: Vec<Script>,
     /// What happens to locks, for those who listen.
     pub events: Events,
     /// Links to the upstream.
@@ -116,6 +119,39 @@ pub struct Rule {
     /// Overrides [`Config::max_queue`]; 0 leaves it.
     pub max_queue: usize,
 }
+
+/// A `[[lock_scripts]]` entry: a script that takes one lock as `SET key value NX PX ms` does.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Script {
+    /// Of its text.
+    pub sha1: Digest,
+    /// How many arguments follow the key.
+    pub arguments: usize,
+    /// Which of them is written, from 1.
+    pub value: usize,
+    /// Which of them is the lease in ms, from 1.
+    pub ttl: usize,
+    /// What it answers where the lock was taken.
+    pub granted: Saying,
+    /// What it answers where another holds it.
+    pub refused: Saying,
+}
+
+impl Default for Script {
+    /// With the arguments and answers of npm's redlock.
+    fn default() -> Self {
+        let (granted, refused) = (Saying(ScriptSays::Integer(1)), Saying(ScriptSays::Integer(0)));
+        Script { sha1: Digest([0; 20]), arguments: 2, value: 1, ttl: 2, granted, refused }
+    }
+}
+
+/// A SHA1, written as 40 hexadecimal digits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Digest(pub [u8; 20]);
+
+/// What a script says, written as `"OK"`, `"nil"` or a number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Saying(pub ScriptSays);
 
 /// What happens to locks, for those who listen.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -314,6 +350,7 @@ impl Default for Config {
             drain_timeout: Duration::from_secs(5),
             trust_clients: false,
             client_timeout: Some(Duration::from_secs(15)),
+            lock_scripts: Vec::new(),
             lock_keys: ["lock:*", "locks:*", "redlock:*", "*:lock"].map(Rule::matching).into(),
             events: Events { buffer: 1000 },
             links: Links {

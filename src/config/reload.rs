@@ -18,6 +18,9 @@ pub fn changes(running: &Config, wanted: &Config) -> Changes {
     if running.lock_keys != wanted.lock_keys {
         changes.at_run_time.push("lock_keys");
     }
+    if running.lock_scripts != wanted.lock_scripts {
+        changes.after_restart.push("lock_scripts");
+    }
     for key in KEYS.iter().filter(|key| !(key.same)(running, wanted)) {
         match key.applies {
             Applies::AtRunTime => changes.at_run_time.push(key.name),

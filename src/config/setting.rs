@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use super::tree::Value;
 use super::units::{parse_duration, parse_size, show_duration, show_size};
-use super::{ByteSize, DeadlockMode, LogFormat, LogLevel, Mode, Secret, VictimPolicy, WhenAway};
+use super::{ByteSize, DeadlockMode, Digest, LogFormat, LogLevel, Mode, Saying, Secret, VictimPolicy, WhenAway};
+use crate::commands::lock_scripts::{ScriptSays, digest_of};
 use crate::domain::Level;
 use crate::upstream::url::{Address, Upstream};
 
@@ -73,6 +74,36 @@ impl Setting for Option<Level> {
     }
     fn show(&self) -> String {
         quoted(self.map_or("", Level::name))
+    }
+}
+
+impl Setting for Digest {
+    fn read(value: &Value) -> Result<Self, String> {
+        let Value::Text(text) = value else { return Err(not_a(value, "the 40 hexadecimal digits of a SHA1")) };
+        digest_of(text.as_bytes()).map(Digest).ok_or_else(|| not_a(value, "the 40 hexadecimal digits of a SHA1"))
+    }
+    fn show(&self) -> String {
+        quoted(&self.0.iter().map(|byte| format!("{byte:02x}")).collect::<String>())
+    }
+}
+
+impl Setting for Saying {
+    fn read(value: &Value) -> Result<Self, String> {
+        let says = match value {
+            Value::Integer(number) => Some(ScriptSays::Integer(*number)),
+            Value::Text(text) if text.eq_ignore_ascii_case("ok") => Some(ScriptSays::Ok),
+            Value::Text(text) if text.eq_ignore_ascii_case("nil") => Some(ScriptSays::Nil),
+            Value::Text(text) => text.parse().ok().map(ScriptSays::Integer),
+            _ => None,
+        };
+        says.map(Saying).ok_or_else(|| not_a(value, "\"OK\", \"nil\" or a number"))
+    }
+    fn show(&self) -> String {
+        match self.0 {
+            ScriptSays::Ok => quoted("OK"),
+            ScriptSays::Nil => quoted("nil"),
+            ScriptSays::Integer(number) => number.to_string(),
+        }
     }
 }
 

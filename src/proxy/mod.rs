@@ -24,6 +24,7 @@ use self::listener::{Bound, ListenError, bind};
 use self::registry::Registry;
 use self::session::AllOutboxes;
 use self::worker::{Shared, Stop};
+use crate::commands::lock_scripts::{LockScript, LockScripts, ScriptAnswers};
 use crate::config::{self, Config, LiveConfig, WhenAway};
 use crate::coordinator::seal::Seal;
 use crate::coordinator::{Coordinator, DeadlockMode, LockKeys, LockLimits, LockSettings, Rules};
@@ -116,6 +117,7 @@ fn prepare(
         topology: Topology::new(authority),
         live,
         links,
+        lock_scripts: LockScripts::with(config.lock_scripts.iter().map(lock_script)),
         registry: Registry::new(config.limits.connections),
         coordinator,
         own_in_use: Arc::new(AtomicUsize::new(0)),
@@ -169,6 +171,18 @@ impl Running {
         if let Some(path) = self.path {
             let _ = std::fs::remove_file(path);
         }
+    }
+}
+
+fn lock_script(script: &config::Script) -> LockScript {
+    let config::Script { sha1, arguments, value, ttl, granted, refused } = script;
+    LockScript {
+        sha1: sha1.0,
+        arguments: *arguments,
+        value: *value,
+        ttl: *ttl,
+        token_length: None,
+        answers: ScriptAnswers { granted: granted.0, refused: refused.0 },
     }
 }
 

@@ -13,6 +13,7 @@ use tokio::task::LocalSet;
 use super::listener::Listener;
 use super::registry::{Profile, Registry};
 use super::session::{AllOutboxes, Outbox, Session};
+use crate::commands::lock_scripts::LockScripts;
 use crate::config::LiveConfig;
 use crate::coordinator::{Coordinator, Rules};
 use crate::domain::Resp;
@@ -44,6 +45,8 @@ pub struct Shared {
     pub live: Arc<LiveConfig>,
     /// How links are made.
     pub links: LinkSettings,
+    /// Scripts of lock libraries that are taken for a `SET NX`.
+    pub lock_scripts: LockScripts,
     /// All clients.
     pub registry: Arc<Registry>,
     /// The lock engine.
@@ -76,6 +79,7 @@ pub struct Worker {
     clients: Rc<Peers>,
     /// And the version that they are a copy of.
     rules: RefCell<(u64, Rc<Rules>)>,
+    lock_scripts: Rc<LockScripts>,
 }
 
 impl Worker {
@@ -97,7 +101,8 @@ impl Worker {
         let keys = shared.coordinator.lock_keys();
         let rules = RefCell::new((keys.version(), Rc::new(keys.read(Rules::clone))));
         let clients = Peers::new(shared.client_timeout);
-        Rc::new(Worker { rules, shared, router, clients })
+        let lock_scripts = Rc::new(shared.lock_scripts.clone());
+        Rc::new(Worker { rules, lock_scripts, shared, router, clients })
     }
 
     /// Keeps the process in touch with the upstream and the other nodes, until the node leaves. One worker does.
@@ -144,6 +149,11 @@ impl Worker {
             *copy = (version, Rc::new(keys.read(Rules::clone)));
         }
         copy.1.clone()
+    }
+
+    /// Scripts of lock libraries that are taken for a `SET NX`.
+    pub fn lock_scripts(&self) -> &Rc<LockScripts> {
+        &self.lock_scripts
     }
 
     /// While the upstream is away clients see their connection end, and no error.

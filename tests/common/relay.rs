@@ -38,7 +38,7 @@ impl Relay {
         self.addr
     }
 
-    /// How many `SET … NX` the clients have sent.
+    /// How many `SET … NX`, or scripts of the same meaning, the clients have sent.
     pub fn tries(&self) -> usize {
         self.tries.load(Ordering::SeqCst)
     }
@@ -52,21 +52,24 @@ impl Drop for Relay {
     }
 }
 
-/// The option as every client writes it, in lower case.
-const NX: &[u8] = b"\r\n$2\r\nnx\r\n";
+/// The option as every client writes it, in lower case; and the acquire script of npm's redlock.
+const TRIES: [&[u8]; 2] = [b"\r\n$2\r\nnx\r\n", b"\r\n96da70f7716f27d278a5218544df37fd8b0a5e4c\r\n"];
 
 fn pass(from: &TcpStream, to: &TcpStream, tries: Option<Arc<AtomicUsize>>) {
     let (mut from, mut to) = (from.try_clone().unwrap(), to.try_clone().unwrap());
     to.set_nodelay(true).unwrap();
     std::thread::spawn(move || {
         let mut buffer = [0u8; 16 * 1024];
-        // The end of what was looked at, too short to hold the option.
-        let mut tail = Vec::new();
+        // The end of what was looked at, too short to hold any of them whole.
+        let mut tails = TRIES.map(|_| Vec::new());
         while let Ok(read @ 1..) = from.read(&mut buffer) {
             if let Some(tries) = &tries {
-                tail.extend(buffer[..read].iter().map(u8::to_ascii_lowercase));
-                tries.fetch_add(tail.windows(NX.len()).filter(|window| *window == NX).count(), Ordering::SeqCst);
-                tail.drain(..tail.len().saturating_sub(NX.len() - 1));
+                for (what, tail) in TRIES.iter().zip(&mut tails) {
+                    tail.extend(buffer[..read].iter().map(u8::to_ascii_lowercase));
+                    let found = tail.windows(what.len()).filter(|window| window == what).count();
+                    tries.fetch_add(found, Ordering::SeqCst);
+                    tail.drain(..tail.len().saturating_sub(what.len() - 1));
+                }
             }
             if to.write_all(&buffer[..read]).is_err() {
                 break;

@@ -45,6 +45,7 @@ use self::set_nx::{Gate, Verdict};
 use self::window::Window;
 use super::registry::{Card, Member, Wish};
 use super::worker::Worker;
+use crate::commands::lock_scripts::is_script;
 use crate::commands::{self, CommandTable, Treatment, Why, resolve};
 use crate::coordinator::BoundLocks;
 use crate::domain::Resp;
@@ -642,6 +643,12 @@ fn treatment(table: &CommandTable, gate: &Gate, command: &[u8], frame: &RequestF
                 Verdict::Pass => Treatment::Share,
                 // A step: taken, or counted.
                 Verdict::Shadow | Verdict::Take => look,
+            }
+        }
+        Some(Treatment::Script) if is_script(&command[frame.name.clone()]) => {
+            match gate.judge_set(commands::Look::LockScript, command, frame.args) {
+                Verdict::Pass => Treatment::Script,
+                Verdict::Shadow | Verdict::Take => Treatment::Look(commands::Look::LockScript),
             }
         }
         // Often used, so looked at without a list of all arguments.

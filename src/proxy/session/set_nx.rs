@@ -10,14 +10,16 @@ use std::time::Duration;
 use super::grants::{GRANTS_AT_ONCE, Grant};
 use super::lock_command::Ending;
 use super::{Gone, Session};
+use crate::commands::lock_scripts::{LockScripts, ScriptCall, ScriptSays, is_script};
 use crate::commands::set_nx::{PlainCall, PlainForm};
 use crate::commands::{CommandTable, Look, Treatment};
 use crate::coordinator::{Hurry, Rule, RuleCounts, Rules, SetNx, SetNxAnswer, Standing, Terms};
 use crate::domain::{LockKey, Resp};
-use crate::protocol::args::args;
-use crate::protocol::frame;
+use crate::protocol::args::{args, encode_command};
+use crate::protocol::frame::{self, decode};
 use crate::protocol::request::RequestFrame;
 use crate::proxy::registry::Wish;
+use crate::upstream::call::Caller;
 use crate::upstream::dial::{Identity, LinkKey};
 use crate::upstream::links::Links;
 
@@ -40,13 +42,14 @@ pub(super) struct Gate {
     /// `None` where the upstream has a refusal for the client anyway.
     rules: Option<Rc<Rules>>,
     identity: Identity,
+    scripts: Rc<LockScripts>,
 }
 
 impl Gate {
     /// Judges a whole multibulk command.
     pub(super) fn judge(&self, table: &CommandTable, command: &[u8], frame: &RequestFrame) -> Verdict {
         // Looked up twice where it is one of these; everything else pays a comparison.
-        if !matches!(frame.name.len(), 3 | 5) {
+        if !matches!(frame.name.len(), 3 | 4 | 5 | 7) {
             return Verdict::Pass;
         }
         match look(table, &command[frame.name.clone()]) {
@@ -58,7 +61,7 @@ impl Gate {
     /// Judges a whole command that the table calls `look`. Most end at the number of their arguments, or at their key.
     pub(super) fn judge_set(&self, look: Look, command: &[u8], count: u32) -> Verdict {
         match self.rule(look, count, command) {
-            Some((rule, key)) if call(look, command).is_some() => match rule.standing(key) {
+            Some((rule, key)) if self.call(look, command).is_some() => match rule.standing(key) {
                 Standing::Acts => Verdict::Take,
                 Standing::Shadow => Verdict::Shadow,
                 Standing::Rests => Verdict::Pass,
@@ -75,7 +78,9 @@ impl Gate {
 
     /// Counts a call that passes only because its rule is in the shadow.
     pub(super) fn note_shadow(&self, command: &[u8]) {
-        if let Some(rule) = args(command).nth(1).and_then(|key| self.find(key)) {
+        let name = args(command).next().unwrap_or_default();
+        let at = if is_script(name) { 3 } else { 1 };
+        if let Some(rule) = args(command).nth(at).and_then(|key| self.find(key)) {
             RuleCounts::note(&rule.counts.shadowed);
         }
     }
@@ -83,11 +88,15 @@ impl Gate {
     /// The rule for the key of a command that the table calls `look`, and the key.
     fn rule<'a>(&self, look: Look, count: u32, command: &'a [u8]) -> Option<(&Rule, &'a [u8])> {
         // A SET without options is the most common write there is, and no SET NX.
-        let has_room_for_nx = if look == Look::Set { count >= 4 } else { count == 3 };
-        if !has_room_for_nx || self.rules.is_none() {
+        let (may_be, key_at) = match look {
+            Look::Set => (count >= 4, 1),
+            Look::LockScript => (count >= 5, 3),
+            _ => (count == 3, 1),
+        };
+        if !may_be || self.rules.is_none() {
             return None;
         }
-        let key = args(command).nth(1)?;
+        let key = args(command).nth(key_at)?;
         self.find(key).filter(|rule| !rule.barge).map(|rule| (rule, key))
     }
 
@@ -101,7 +110,15 @@ impl Gate {
         };
         let (rule, key) = self.rule(look, frame.args, command)?;
         let is_taken = rule.standing(key) == Standing::Acts;
-        call(look, command).filter(|_| is_taken).map(|call| (rule, call))
+        self.call(look, command).filter(|_| is_taken).map(|call| (rule, call))
+    }
+
+    fn call<'a>(&self, look: Look, command: &'a [u8]) -> Option<PlainCall<'a>> {
+        match look {
+            Look::Set => PlainCall::of_set(args(command).skip(1)),
+            Look::LockScript => self.scripts.read(args(command)).map(|script| script.call),
+            _ => PlainCall::of_setnx(args(command).skip(1)),
+        }
     }
 
     fn find(&self, key: &[u8]) -> Option<&Rule> {
@@ -118,22 +135,20 @@ pub(super) fn user(identity: &Identity) -> &[u8] {
 }
 
 fn look(table: &CommandTable, name: &[u8]) -> Option<Look> {
+    if matches!(name.len(), 4 | 7) {
+        return is_script(name).then_some(Look::LockScript);
+    }
     match table.find(name)?.treatment {
         Treatment::Look(look @ (Look::Set | Look::SetNx)) => Some(look),
         _ => None,
     }
 }
 
-fn call(look: Look, command: &[u8]) -> Option<PlainCall<'_>> {
-    let args = args(command).skip(1);
-    if look == Look::Set { PlainCall::of_set(args) } else { PlainCall::of_setnx(args) }
-}
-
 impl Session {
     /// The rules for what this client sends now.
     pub(super) fn gate(&self) -> Gate {
         let rules = (!self.must_authenticate()).then(|| self.worker.rules());
-        Gate { rules, identity: self.key.identity.clone() }
+        Gate { rules, identity: self.key.identity.clone(), scripts: self.worker.lock_scripts().clone() }
     }
 
     /// Runs the `SET NX` that `gate` takes, if the connection is in a state for it once nothing is owed to it any more; `false`
@@ -153,8 +168,11 @@ impl Session {
         if self.must_authenticate() {
             return Ok(false);
         }
-        let Some(call) = call(look, command) else { return Ok(false) };
+        let Some(call) = gate.call(look, command) else { return Ok(false) };
         let Some(rule) = gate.find(call.key) else { return Ok(false) };
+        if look == Look::LockScript && self.is_its_own(gate, command).await? {
+            return Ok(false);
+        }
         while self.worker.registry().is_paused() {
             // A write that the upstream holds back would hold up everybody else on its link.
             self.guard(tokio::time::sleep(PAUSE_LOOK)).await?;
@@ -164,6 +182,19 @@ impl Session {
         }
         self.set_nx(rule, &call).await?;
         Ok(true)
+    }
+
+    /// Whether the lock that a script asks for is held under the token that it gives: the script lets its holder take it again.
+    async fn is_its_own(&mut self, gate: &Gate, command: &[u8]) -> Result<bool, Gone> {
+        let Some(ScriptCall { call, token: Some(token) }) = gate.scripts.read(args(command)) else { return Ok(false) };
+        let last = token.len().saturating_sub(1).to_string();
+        let mut question = Vec::new();
+        encode_command(&[b"GETRANGE", call.key, b"0", last.as_bytes()], &mut question);
+        let asked = self.asker().caller.call(question);
+        let reply = self.guard(asked).await?;
+        let held =
+            reply.ok().and_then(|reply| decode(&reply).ok().and_then(|held| held.as_bytes().map(<[u8]>::to_vec)));
+        Ok(!token.is_empty() && held.as_deref() == Some(token))
     }
 
     async fn set_nx(&mut self, rule: &Rule, call: &PlainCall<'_>) -> Result<(), Gone> {
@@ -252,6 +283,7 @@ impl Session {
                 match call.form {
                     PlainForm::Set => frame::simple("OK", &mut out),
                     PlainForm::SetNx => frame::integer(1, &mut out),
+                    PlainForm::Script(answers) => self.script_says(answers.granted, &mut out),
                 }
             }
             Ending::Answered(SetNxAnswer::Error(line)) => frame::error(line, &mut out),
@@ -265,6 +297,7 @@ impl Session {
             Ending::Answered(SetNxAnswer::NotSet | SetNxAnswer::PassOn) | Ending::Unblocked(_) => match call.form {
                 PlainForm::Set => frame::null(self.resp(), &mut out),
                 PlainForm::SetNx => frame::integer(0, &mut out),
+                PlainForm::Script(answers) => self.script_says(answers.refused, &mut out),
             },
         }
         self.card().fulfil();
@@ -279,6 +312,14 @@ impl Session {
         match granted {
             Some(grant) => self.remember(grant).await,
             None => Ok(()),
+        }
+    }
+
+    fn script_says(&self, says: ScriptSays, out: &mut Vec<u8>) {
+        match says {
+            ScriptSays::Ok => frame::simple("OK", out),
+            ScriptSays::Nil => frame::null(self.resp(), out),
+            ScriptSays::Integer(number) => frame::integer(number, out),
         }
     }
 

@@ -8,7 +8,7 @@ use std::task::Poll;
 use super::set_nx::Verdict;
 use super::transaction::Entry;
 use super::{Gone, HELD_REQUEST_MAX, Session, treatment};
-use crate::commands::{Here, Plan, Treatment, Why, plan};
+use crate::commands::{Here, Look, Plan, Treatment, Why, plan};
 use crate::protocol::args::{args, encode_command};
 use crate::protocol::error::ProtocolError;
 use crate::protocol::frame;
@@ -83,7 +83,7 @@ impl Session {
                 self.run_on_own(Why::Unknown, &command, &frame).await
             }
             Treatment::Here(here) => self.answer_here(here, &command, &frame).await,
-            Treatment::Script => {
+            Treatment::Script | Treatment::Look(Look::LockScript) => {
                 self.drain().await?;
                 self.goes_over(Lane::Scripts);
                 self.submit_alone(&command).await

@@ -24,6 +24,18 @@ const makers = {
             quit: () => client.close(),
         };
     },
+    "redlock": async () => {
+        const [{ Redis }, { default: Redlock }] = await Promise.all([import("ioredis6"), import("redlock")]);
+        const redis = new Redis({ port, host: "127.0.0.1" });
+        const redlock = new Redlock([redis], { retryCount: 0 });
+        let lock;
+        return {
+            acquire: async () => { lock = await redlock.acquire(["lock:order"], 60000); },
+            note: (number) => redis.rpush("order", number),
+            release: () => lock.release(),
+            quit: () => redis.quit(),
+        };
+    },
     "redis-semaphore": async () => {
         const [{ Redis }, { Mutex }] = await Promise.all([import("ioredis6"), import("redis-semaphore")]);
         const redis = new Redis({ port, host: "127.0.0.1" });
