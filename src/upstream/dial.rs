@@ -352,7 +352,11 @@ async fn greet_fully(endpoint: &Endpoint, key: &LinkKey, socket: Socket) -> Resu
     if let Some(auth) = credentials {
         greeting.expect_ok(&auth).await?;
     } else {
-        needs_auth = is_noauth(&greeting.ask(&command(&[b"PING"])).await?);
+        needs_auth = greeting.is_refused().await?;
+        if needs_auth {
+            told = greeting.asked_in_between(endpoint).await?;
+            needs_auth = told.is_none() || greeting.is_refused().await?;
+        }
     }
     if !is_v3 {
         greeting.expect_ok(&hello_3()).await?;
@@ -420,6 +424,22 @@ impl Greeting {
         let requests = [auth.unwrap_or_default(), Told::questions()].concat();
         let replies = self.exchange(&requests, before + Told::QUESTIONS).await?;
         Ok(Told::of(&replies[before..]))
+    }
+
+    /// What the upstream says of this connection to Lockgate itself, which it belongs to for a moment, and then to nobody again.
+    async fn asked_in_between(&mut self, endpoint: &Endpoint) -> Result<Option<Told>, DialError> {
+        let reset = command(&[b"RESET"]);
+        if service_credentials(endpoint).is_none() || !self.is_taken(&reset).await? {
+            return Ok(None);
+        }
+        let told = self.asked_before_named(endpoint).await?;
+        self.expect_ok(&reset).await?;
+        Ok(Some(told).filter(Told::is_whole))
+    }
+
+    /// A password is asked for, which this connection has not given.
+    async fn is_refused(&mut self) -> Result<bool, DialError> {
+        Ok(is_noauth(&self.ask(&command(&[b"PING"])).await?))
     }
 
     /// What the upstream says of this connection to whom it is for.

@@ -31,6 +31,10 @@ pub(super) enum Ending<T> {
 
 impl Session {
     pub(super) async fn lock_command(&mut self, args: &[&[u8]]) -> Result<(), Gone> {
+        if self.must_authenticate() {
+            self.answer_line("-NOAUTH Authentication required.");
+            return Ok(());
+        }
         let request = match LockRequest::parse(args) {
             Ok(request) => request,
             Err(error) => {
@@ -38,10 +42,6 @@ impl Session {
                 return Ok(());
             }
         };
-        if self.must_authenticate() {
-            self.answer_line("-NOAUTH Authentication required.");
-            return Ok(());
-        }
         if self.own.as_ref().is_some_and(|own| own.talk.is_user_unknown()) {
             self.answer_line(USER_UNKNOWN);
             return Ok(());

@@ -89,6 +89,8 @@ impl Session {
 
     /// The client reads slowly or gets big replies: what follows must not hold up a shared link.
     pub(super) async fn enter_own(&mut self, why: Why) -> Result<(), Gone> {
+        // Somebody else may want the link of a client that has said nothing yet.
+        self.is_admitted().await?;
         if let Err(error) = self.take_own(why).await? {
             tracing::debug!(client = self.card().id, %error, why = why.name(), "no own link; waits for the client");
             self.big_replies = 0;
