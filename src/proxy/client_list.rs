@@ -82,6 +82,21 @@ impl Listed {
         self.link = Some(line.into());
     }
 
+    /// Where the upstream has said nothing of that moment: it was in a transaction of so many commands.
+    pub fn was_queueing(&mut self, queued: u32) {
+        let Some(link) = &self.link else { return };
+        let mut line = Vec::new();
+        for (at, (name, value)) in parts(link.trim_ascii_end()).enumerate() {
+            let then = match name {
+                b"flags" => in_order([value, b"x"].concat()),
+                b"multi" => queued.to_string().into_bytes(),
+                _ => value.to_vec(),
+            };
+            push(at, name, &then, &mut line);
+        }
+        self.link = Some(line.into());
+    }
+
     /// The client.
     pub fn card(&self) -> &Arc<Card> {
         &self.card

@@ -210,7 +210,11 @@ impl Session {
             Some(line) => clients.iter_mut().filter(|client| is_own(client)).for_each(|client| client.was(line)),
             // Nothing that the upstream does not know was asked for.
             None if filters.are_of_links_alone() => clients.retain(|client| !is_own(client)),
-            None => {}
+            // A filter of Lockgate's knowledge, a name say, has kept the upstream from listing the link.
+            None => clients
+                .iter_mut()
+                .filter(|client| is_own(client))
+                .for_each(|client| client.was_queueing(own.talk.was_queued())),
         }
     }
 

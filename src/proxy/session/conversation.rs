@@ -187,6 +187,11 @@ impl Conversation {
         self.queue.noted()
     }
 
+    /// How many commands the transaction had whose reply is being read.
+    pub(super) fn was_queued(&self) -> u32 {
+        self.exec.as_ref().map_or(0, |exec| exec.queue.len())
+    }
+
     /// What Lockgate is to carry out of it, in order: the words of each.
     pub(super) fn queued_answers(&self) -> impl Iterator<Item = &[Box<[u8]>]> {
         self.queue.answers()
