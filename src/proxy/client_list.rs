@@ -245,16 +245,21 @@ fn capa(card: &Card) -> &'static str {
 /// The flags that the upstream shows of a link, as those of the client: over which kind of socket it came is its own affair, and who
 /// waits for a lock is blocked.
 fn with_own_flags(card: &Card, flags: &[u8]) -> Vec<u8> {
-    let mut flags: Vec<u8> = flags.iter().copied().filter(|flag| !b"UN".contains(flag)).collect();
-    for (is_set, flag) in [
+    let own = [
         (card.waits_for_lock.load(Ordering::Relaxed), b'b'),
         (card.is_quitting.load(Ordering::Relaxed), b'c'),
         (card.is_unix, b'U'),
-    ] {
-        if is_set && !flags.contains(&flag) {
-            flags.push(flag);
-        }
-    }
+    ];
+    let of_link = flags.iter().copied().filter(|flag| *flag != b'U');
+    in_order(of_link.chain(own.into_iter().filter(|(is_set, _)| *is_set).map(|(_, flag)| flag)).collect())
+}
+
+/// Flags as an upstream writes them, each once; `N` where there is none.
+fn in_order(mut flags: Vec<u8>) -> Vec<u8> {
+    const ORDER: &[u8] = b"OSMPxbtRBdcuAUreTI";
+    flags.retain(|flag| *flag != b'N');
+    flags.sort_by_key(|flag| ORDER.iter().position(|known| known == flag).unwrap_or(ORDER.len()));
+    flags.dedup();
     if flags.is_empty() { b"N".to_vec() } else { flags }
 }
 
