@@ -117,6 +117,8 @@ pub(super) struct Conversation {
     /// `CLIENT CACHING` was sent: it is about the next command.
     awaits_cached: bool,
     is_monitor: bool,
+    /// The line of a marker, which a monitor gets behind the reply to it, is to come.
+    hides_line: bool,
     /// Something stays on the connection for as long as this client has it.
     is_kept: bool,
     /// That is a flag which `RESET` may leave as it is.
@@ -460,7 +462,7 @@ impl Conversation {
             Class::Push | Class::Ack if self.is_over => Fate::Drop,
             Class::Push if is_redirect_broken(word) && self.redirect.is_some() => Fate::Drop,
             Class::Push | Class::Ack => Fate::Pass,
-            Class::MonitorLine if is_heard => Fate::Pass,
+            Class::MonitorLine if is_heard && !self.hides_line => Fate::Pass,
             Class::MonitorLine => Fate::Drop,
             Class::Reply => match self.reply_fate(kind, word) {
                 // RESET ends CLIENT REPLY OFF, and is answered.
@@ -473,6 +475,9 @@ impl Conversation {
     /// Whether the fate is the same whatever the frame's first word.
     pub(super) fn is_fate_clear(&self, kind: u8) -> bool {
         if is_error(kind) && self.exec.as_ref().is_some_and(|exec| exec.queue.is_front_marked()) {
+            return false;
+        }
+        if kind == b'+' && self.hides_line {
             return false;
         }
         let depends = match kind {
@@ -596,6 +601,11 @@ impl Conversation {
 
     /// A whole frame has come.
     pub(super) fn came(&mut self, head: &FrameHead) -> After {
+        self.hides_line = self.exec.as_ref().is_some_and(|exec| {
+            self.is_monitor
+                && is_marker(head.kind, &head.word)
+                && (exec.queue.is_front_marked() || exec.queue.is_front_marker())
+        });
         match self.class(head.kind, &head.word) {
             Class::Reply if self.exec.is_some() => self.came_element(head),
             Class::Reply => self.came_reply(head),

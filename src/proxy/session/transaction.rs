@@ -179,6 +179,11 @@ impl Queue {
         })
     }
 
+    /// The front one is a marker.
+    pub(super) fn is_front_marker(&self) -> bool {
+        matches!(self.runs.front(), Some(Run::Noted(Entry::Marker)))
+    }
+
     /// The client's commands that are queued.
     pub(super) fn len(&self) -> u32 {
         self.len
