@@ -101,6 +101,8 @@ fn without_silent_refusals(step: &mut Step) {
                 let is_sure = SURE_USERS.iter().any(|sure| sure.as_bytes() == user);
                 !is_sure || password != b"pw"
             }
+            // The password of the default user, where one is asked for.
+            Some([password]) => password != b"pw",
             _ => false,
         };
         if is_refused {
@@ -250,6 +252,7 @@ impl Generator {
                 let line = ["LPUSH q1 x", "LPUSH app:q x", "CLIENT UNBLOCK %b"][self.rng.usize(..3)];
                 let line = line.replace("%b", &format!("{{{}}}", SESSIONS[who]));
                 let command = self.filled(&line);
+                let command = if self.may_pause(&command) { command } else { self.filled("PING") };
                 return self.says(other, vec![command]);
             }
             0 if self.is_paused => "CLIENT UNPAUSE",

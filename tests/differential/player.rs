@@ -211,7 +211,7 @@ impl<'a> Player<'a> {
             self.side.fence(true)?;
         }
         // A command that ends by its time may have to wait for its turn first.
-        self.has_timed |= step.sent().iter().flatten().any(|word| word == b"0.01");
+        self.has_timed |= is_timed(step);
         let end = Instant::now() + if self.has_timed { TIMED } else { Duration::ZERO };
         let mut quiet = 0;
         while quiet < 2 || Instant::now() < end {
@@ -238,7 +238,13 @@ impl<'a> Player<'a> {
             wait_for_any(self.connections.iter(), Duration::from_millis(20));
         }
         let step = &transcript.steps[at];
+        self.has_timed |= is_timed(step);
         self.side.fence(is_silent(step, transcript, at))?;
+        if self.has_timed && is_silent(step, transcript, at) {
+            // What ends by its time may say nothing of that.
+            std::thread::sleep(TIMED);
+            self.side.fence(true)?;
+        }
         self.pump();
         let says = self.differs(transcript, mark).or_else(|| self.misses(transcript, mark));
         Ok(says)
@@ -308,6 +314,11 @@ impl<'a> Player<'a> {
         }
         self.side.is_left()
     }
+}
+
+/// Whether something in the step ends by its time.
+fn is_timed(step: &Step) -> bool {
+    step.sent().iter().flatten().any(|word| word == b"0.01")
 }
 
 /// Whether the step has effects of which no reply tells.
