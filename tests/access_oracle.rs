@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use common::{RedisServer, Reply, ServerKind, Wire};
 use draw::Draw;
-use lockgate::access::{Catalog, CommandId, Dialect, Found, Product, Request, Users, judge};
+use lockgate::access::{Catalog, CommandId, Context, Denied, Dialect, Found, Log, Product, Request, Users, judge};
 
 /// As many as the servers have.
 const DATABASES: u32 = 16;
@@ -151,13 +151,56 @@ impl Pair {
         self.draw.rules(&catalog, self.users.dialect(), count)
     }
 
+    fn judge(&self, name: &[u8], command: CommandId, args: &[&[u8]], db: u32) -> Result<(), Denied> {
+        let (catalog, user) = (self.users.catalog(), self.users.get(name).expect("it was made"));
+        judge(user, catalog, Request { command, args, db, databases: DATABASES })
+    }
+
     /// What `ACL DRYRUN` would answer.
     fn judged(&self, name: &[u8], command: CommandId, args: &[&[u8]], db: u32) -> Reply {
         let (catalog, user) = (self.users.catalog(), self.users.get(name).expect("it was made"));
-        match judge(user, catalog, Request { command, args, db, databases: DATABASES }) {
+        match self.judge(name, command, args, db) {
             Ok(()) => Reply::Simple("OK".into()),
             Err(denied) => Reply::Bulk(denied.dry_run(user, catalog, self.users.dialect(), args)),
         }
+    }
+
+    /// Sends what the user may not do, with arguments of some kind: the refusals and what `ACL LOG` tells of them are the same.
+    fn compare_refusals(&mut self, name: &[u8], db: u32) {
+        self.wire.call(&["ACL", "LOG", "RESET"]);
+        let mut wire = self.server.wire();
+        wire.call(&["SELECT", &db.to_string()]);
+        assert_eq!(Reply::parse(&wire.call(&[&b"AUTH"[..], name, b"any"])), Reply::Simple("OK".into()));
+        let (catalog, dialect) = (Arc::clone(self.users.catalog()), self.users.dialect());
+        let mut log = Log::new(Log::ENTRIES_MAX);
+        for (_, command) in catalog.iter() {
+            let args = self.draw.arguments(command);
+            let args = bytes(&args);
+            let Found::Command(id) = catalog.find(&args) else { continue };
+            // Some are refused before rights are looked at.
+            let is_protected = ["debug", "module"].contains(&command.name.split('|').next().expect("a name"));
+            if is_protected || !catalog.command(id).takes(args.len()) {
+                continue;
+            }
+            let Err(denied) = self.judge(name, id, &args, db) else { continue };
+            let user = self.users.get(name).expect("it was made");
+            let ours = Reply::Error(text(&denied.noperm(user, &catalog, dialect)));
+            assert_eq!(ours, Reply::parse(&wire.call(&args)), "{}", command.name);
+            log.add(0, denied.reason(), Context::TopLevel, denied.object(&catalog, &args), name, b"");
+            self.draw.cases += 1;
+        }
+        let theirs = Reply::parse(&self.wire.call(&["ACL", "LOG", "1000"]));
+        let entry = |fields: [&str; 5]| fields.map(str::to_owned);
+        let ours = log.entries().map(|one| {
+            let (object, user) = (text(&one.object), text(&one.user));
+            entry([&one.count.to_string(), one.reason.name(), one.context.name(), &object, &user])
+        });
+        let theirs = theirs.items().iter().map(|one| {
+            let field = |name| one.field(name).text();
+            let count = one.field("count").int().to_string();
+            entry([&count, &field("reason"), &field("context"), &field("object"), &field("username")])
+        });
+        assert_eq!(ours.collect::<Vec<_>>(), theirs.collect::<Vec<_>>());
     }
 
     /// Every command of the server, each with arguments of some kind, for one user.
@@ -206,6 +249,42 @@ fn every_command_is_judged_as_by_the_server() {
             }
             let db = pair.draw.pick(&[0, 0, 1, 3]);
             pair.compare_verdicts(b"u", db);
+        }
+    });
+}
+
+#[test]
+fn refusals_and_their_log_are_the_servers() {
+    with_each_server(12, &[], |pair| {
+        let count = pair.draw.below(8);
+        let rules = [pair.rules(count), vec![b"on".to_vec(), b"nopass".to_vec()]].concat();
+        pair.set(b"u", &rules);
+        if pair.users.get(b"u").is_some() {
+            let db = pair.draw.pick(&[0, 0, 1, 3]);
+            pair.compare_refusals(b"u", db);
+        }
+    });
+}
+
+#[test]
+fn what_is_taken_away_before_exec_is_refused_in_the_servers_words() {
+    with_each_server(1, &[], |pair| {
+        for (taken, line) in
+            [("-get", "GET a"), ("resetkeys", "GET a"), ("resetchannels", "PUBLISH c x"), ("resetdbs", "GET a")]
+        {
+            pair.set(b"u", &["reset", "on", "nopass", "~*", "&*", "+@all"].map(|rule| rule.as_bytes().to_vec()));
+            let mut wire = pair.server.wire();
+            wire.call(&["AUTH", "u", "any"]);
+            wire.run("MULTI");
+            assert_eq!(wire.run(line), Reply::Simple("QUEUED".into()));
+            if taken == "resetdbs" && !pair.users.dialect().has_databases {
+                continue;
+            }
+            pair.set(b"u", &[taken.as_bytes().to_vec()]);
+            let args: Vec<&[u8]> = line.split(' ').map(str::as_bytes).collect();
+            let Found::Command(id) = pair.users.catalog().find(&args) else { panic!("every server has it") };
+            let denied = pair.judge(b"u", id, &args, 0).expect_err("it was taken away");
+            assert_eq!(wire.run("EXEC"), Reply::Array(vec![Reply::Error(denied.at_exec())]), "{taken}");
         }
     });
 }

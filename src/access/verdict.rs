@@ -111,7 +111,14 @@ impl Denied {
     /// What a client is answered that wanted to run it: an error's text from its first word on.
     pub fn noperm(&self, user: &User, catalog: &Catalog, dialect: Dialect) -> Vec<u8> {
         let name = catalog.command(self.command).name.as_bytes();
-        one_line(match (self.what, dialect.names_the_user) {
+        // A refused EXEC ends the transaction.
+        let ends: &[u8] = if name == b"exec" { b"EXECABORT Transaction discarded because of: " } else { b"" };
+        let says = self.refusal(name, user, dialect);
+        one_line([ends, &says].concat())
+    }
+
+    fn refusal(&self, name: &[u8], user: &User, dialect: Dialect) -> Vec<u8> {
+        match (self.what, dialect.names_the_user) {
             (What::Command, true) => {
                 [b"NOPERM User ", user.name(), b" has no permissions to run the '", name, b"' command"].concat()
             }
@@ -127,7 +134,7 @@ impl Denied {
                 b"NOPERM this user has no permissions to access one of the channels used as arguments".to_vec()
             }
             (What::Database, _) => b"NOPERM No permissions to access database".to_vec(),
-        })
+        }
     }
 
     /// What is answered for a command that was queued while it was allowed, and is not any more at `EXEC`.
