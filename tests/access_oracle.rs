@@ -11,7 +11,11 @@ use std::sync::Arc;
 
 use common::{RedisServer, Reply, ServerKind, Wire};
 use draw::Draw;
-use lockgate::access::{Catalog, CommandId, Context, Denied, Dialect, Found, Log, Product, Request, Users, judge};
+use lockgate::access::{
+    Answer, Asker, Catalog, CommandId, Context, Denied, Dialect, Found, Log, Product, Request, Touch, Users, acl, auth,
+    judge,
+};
+use lockgate::domain::Resp;
 
 /// As many as the servers have.
 const DATABASES: u32 = 16;
@@ -254,6 +258,132 @@ fn every_command_is_judged_as_by_the_server() {
 }
 
 #[test]
+fn acl_and_auth_are_answered_as_by_the_server() {
+    const LINES: &str = "WHOAMI|whoami x|USERS|LIST|LIST x|GETUSER u|GETUSER nobody|GETUSER|SETUSER|SETUSER v|SETUSER v on >p ~a (+get %R~b)|GETUSER v|\
+        SETUSER v nosuch|SETUSER v (+get|DELUSER|DELUSER nobody|DELUSER default v|DELUSER v v nobody|USERS|CAT|CAT nosuch|CAT x y|LOG x|LOG 1 2|LOG -1|\
+        LOG RESET|LOG|DRYRUN|DRYRUN u|DRYRUN nobody get a|DRYRUN u nosuch|DRYRUN u config|DRYRUN u config nosuch|DRYRUN u get|DRYRUN u get a|\
+        DRYRUN u set a b|DRYRUN u config get x|GENPASS 0|GENPASS 4097|GENPASS x|GENPASS 1 2|nosuch|nosuch x||help x";
+    with_each_server(1, &[], |pair| {
+        for resp in [Resp::V2, Resp::V3] {
+            pair.set(b"u", &["reset", "on", "nopass", "~a", "+get"].map(|rule| rule.as_bytes().to_vec()));
+            pair.wire.call(&["HELLO", if resp == Resp::V3 { "3" } else { "2" }]);
+            let mut log = Log::new(Log::ENTRIES_MAX);
+            for line in LINES.split('|') {
+                let line = line.trim();
+                let args: Vec<&[u8]> =
+                    std::iter::once("ACL").chain(line.split_whitespace()).map(str::as_bytes).collect();
+                let theirs = pair.wire.call(&args);
+                let me = Arc::clone(pair.users.get(b"default").expect("always there"));
+                let asker = Asker { user: &me, db: 0, databases: DATABASES, resp };
+                let ours = match acl(&args, asker, &mut pair.users, &mut log, 0, |bytes| bytes.fill(1)) {
+                    Answer::Says(frame) | Answer::Deleted(frame, _) => frame,
+                    Answer::Set(_) => b"+OK\r\n".to_vec(),
+                    other => panic!("{other:?}"),
+                };
+                if line == "CAT" {
+                    // Ours comes last.
+                    let (ours, theirs) = (Reply::parse(&ours), Reply::parse(&theirs));
+                    assert_eq!(ours.items().split_last().map(|(_, rest)| rest), Some(theirs.items()));
+                } else {
+                    assert_eq!(text(&ours), text(&theirs), "ACL {line}");
+                }
+                pair.draw.cases += 1;
+            }
+            for category in ["read", "Dangerous", "stream"] {
+                let args = [&b"ACL"[..], b"CAT", category.as_bytes()];
+                let sorted = |reply: Reply| {
+                    let mut names: Vec<String> = reply.items().iter().map(Reply::text).collect();
+                    names.sort();
+                    names
+                };
+                let me = Arc::clone(pair.users.get(b"default").expect("always there"));
+                let asker = Asker { user: &me, db: 0, databases: DATABASES, resp };
+                let Answer::Says(ours) = acl(&args, asker, &mut pair.users, &mut log, 0, |_| ()) else {
+                    panic!("a list")
+                };
+                assert_eq!(sorted(Reply::parse(&ours)), sorted(Reply::parse(&pair.wire.call(&args))));
+            }
+        }
+        pair.set(b"v", &["on", ">p", "off", ">q"].map(|rule| rule.as_bytes().to_vec()));
+        pair.set(b"w", &["on", ">p", ">q"].map(|rule| rule.as_bytes().to_vec()));
+        for line in ["AUTH", "AUTH p", "AUTH v p", "AUTH w p x", "AUTH nobody p", "AUTH w x", "AUTH w q", "AUTH u x"] {
+            let args: Vec<&[u8]> = line.split(' ').map(str::as_bytes).collect();
+            let ours = match auth(&args, &pair.users) {
+                Ok(_) => Reply::Simple("OK".into()),
+                Err(error) => Reply::Error(error.to_string()),
+            };
+            assert_eq!(ours, Reply::parse(&pair.server.wire().call(&args)), "{line}");
+        }
+    });
+}
+
+#[test]
+fn keys_are_those_that_the_server_finds() {
+    with_each_server(30, &[], |pair| {
+        let catalog = Arc::clone(pair.users.catalog());
+        for (_, command) in catalog.iter() {
+            let args = pair.draw.arguments(command);
+            let args = bytes(&args);
+            let Found::Command(id) = catalog.find(&args) else { continue };
+            let words = [&[&b"COMMAND"[..], b"GETKEYSANDFLAGS"], args.as_slice()].concat();
+            let theirs = match Reply::parse(&pair.wire.call(&words)) {
+                Reply::Array(keys) => keys.iter().map(|key| told(&key.items()[0], key.items()[1].items())).collect(),
+                // None, or not the right number of arguments.
+                Reply::Error(_) => Vec::new(),
+                other => panic!("{other:?}"),
+            };
+            if catalog.command(id).takes(args.len()) {
+                let ours: Vec<_> = catalog
+                    .command(id)
+                    .keys(&args)
+                    .as_slice()
+                    .iter()
+                    .map(|key| (text(args[key.at]), key.touch))
+                    .collect();
+                let line: Vec<String> = args.iter().map(|arg| text(arg)).collect();
+                assert_eq!(ours, theirs, "{line:?}");
+                pair.draw.cases += 1;
+            }
+        }
+    });
+}
+
+/// A key with its flags.
+fn told(key: &Reply, flags: &[Reply]) -> (String, Touch) {
+    let touch = flags.iter().fold(Touch::NONE, |touch, flag| match flag.text().as_str() {
+        "access" => touch.and(Touch::READ),
+        "insert" | "update" | "delete" => touch.and(Touch::WRITE),
+        _ => touch,
+    });
+    (key.text(), touch)
+}
+
+#[test]
+fn what_is_learned_is_the_same_in_both_protocols() {
+    with_each_server(1, &[], |pair| {
+        let mut wire = pair.server.wire();
+        wire.call(&["HELLO", "3"]);
+        let newer = Catalog::learn_bare(&wire.call(&["COMMAND"])).expect("a real server's reply");
+        let older = pair.users.catalog();
+        assert_eq!(newer.len(), older.len());
+        for (_, command) in older.iter() {
+            let id = newer.named(command.name.as_bytes()).expect("the same commands");
+            assert_eq!(newer.command(id).categories, command.categories, "{}", command.name);
+            for _ in 0..5 {
+                let args = pair.draw.arguments(command);
+                let args = bytes(&args);
+                assert_eq!(
+                    newer.command(id).keys(&args).as_slice(),
+                    command.keys(&args).as_slice(),
+                    "{}",
+                    command.name
+                );
+            }
+        }
+    });
+}
+
+#[test]
 fn refusals_and_their_log_are_the_servers() {
     with_each_server(12, &[], |pair| {
         let count = pair.draw.below(8);
@@ -304,11 +434,13 @@ fn rules_come_to_the_same_users_and_the_same_text() {
     });
 }
 
+const START: &str = "user default on nopass ~* &* +@all\n";
+
 #[test]
 fn a_file_is_loaded_or_refused_as_by_the_server() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("users.acl");
-    std::fs::write(&path, "user default on nopass ~* &* +@all\n").expect("written");
+    std::fs::write(&path, START).expect("written");
     let name = path.to_str().expect("plain").to_owned();
     with_each_server(60, &["--aclfile", &name], |pair| {
         let catalog = Arc::clone(pair.users.catalog());
@@ -328,6 +460,8 @@ fn a_file_is_loaded_or_refused_as_by_the_server() {
             Err(error) => assert_eq!(Reply::Error(format!("ERR {}", text(&error))), theirs, "{}", text(&file)),
         }
         pair.draw.cases += 1;
+        // The next server starts with it.
+        std::fs::write(&path, START).expect("written");
     });
     let _ = std::fs::remove_file(&path);
 }

@@ -111,7 +111,7 @@ fn migrate(args: &[&[u8]], keys: &mut KeyRefs) {
 }
 
 fn geo_radius(args: &[&[u8]], keys: &mut KeyRefs) {
-    keys.push(1, Touch::NONE);
+    keys.push(1, Touch::READ);
     let (mut at, mut store) = (5, None);
     while at + 1 < args.len() {
         if is(args[at], "store") || is(args[at], "storedist") {
@@ -121,7 +121,7 @@ fn geo_radius(args: &[&[u8]], keys: &mut KeyRefs) {
         at += 1;
     }
     if let Some(at) = store {
-        keys.push(at, Touch::NONE);
+        keys.push(at, Touch::WRITE);
     }
 }
 

@@ -4,11 +4,13 @@
 //! A [`Catalog`] is what an upstream says of its commands, [`Users`] are made against it, and [`judge`] asks both. What servers differ in is
 //! a [`Dialect`].
 
+mod answers;
 mod arguments;
 mod builtin;
 mod catalog;
 mod category;
 mod channels;
+mod command;
 mod databases;
 mod describe;
 mod dialect;
@@ -21,6 +23,7 @@ mod password;
 mod pattern;
 mod rule;
 mod selector;
+mod subscriptions;
 #[cfg(test)]
 mod tests;
 mod told;
@@ -30,12 +33,14 @@ mod verdict;
 
 pub use catalog::{Catalog, Command, CommandId, Found};
 pub use category::{Categories, CategoryNames};
+pub use command::{Answer, Asker, AuthError, acl, auth};
 pub use describe::SelectorText;
 pub use dialect::{Dialect, Payload, Product};
 pub use keys::{KeyRef, KeyRefs, Touch};
 pub use log::{Context, Log, LogEntry, Reason};
 pub use password::{GENPASS_BITS_MAX, PasswordHash, genpass};
 pub use rule::RuleError;
+pub use subscriptions::may_stay_subscribed;
 pub use user::User;
 pub use users::Users;
 pub use verdict::{Denied, Request, What, judge};

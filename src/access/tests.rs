@@ -5,6 +5,7 @@ use std::sync::Arc;
 use proptest::prelude::*;
 
 use super::*;
+use crate::domain::Resp;
 
 const ROLES: &[u8] = include_bytes!("../../configs/users.acl");
 
@@ -194,12 +195,28 @@ fn another_upstream_has_the_same_rules_as_far_as_it_knows_them() {
 }
 
 #[test]
+fn subscriptions_end_with_the_rule_that_allowed_them() {
+    let user = |rules: &str| Arc::clone(with(rules).get(b"u").expect("made"));
+    let stays = |before: &str, after: &str| {
+        let (channels, patterns) = ([&b"news:1"[..]], [&b"a*"[..]]);
+        may_stay_subscribed(&user(before), &user(after), channels.into_iter(), patterns.into_iter())
+    };
+    assert!(stays("&news:* &a*", "&a* &news:* &more"), "nothing was taken away");
+    assert!(stays("&*", "&*") && stays("&x", "&*"));
+    assert!(stays("&*", "&news:? &a*"), "what there is, is still allowed");
+    assert!(!stays("&*", "&news:*"), "the pattern is not");
+    assert!(!stays("&*", "&a*"), "the channel is not");
+    assert!(!stays("&news:* &a*", "on"));
+    assert!(stays("&news:* &a*", "(&a*) (&news:*)"), "brackets count together");
+}
+
+#[test]
 fn refusals_have_each_servers_words() {
     let users = with("on ~a +get");
     let user = users.get(b"u").expect("made");
     let noperm = |what, dialect| {
         let command = users.catalog().named(b"config|get").expect("known");
-        let denied = Denied { what, command, at: 0 };
+        let denied = Denied { what, command, at: 0, from: 0 };
         String::from_utf8_lossy(&denied.noperm(user, users.catalog(), dialect)).into_owned()
     };
     let old = Dialect::REDIS_7_0;
@@ -269,6 +286,15 @@ proptest! {
             // Also with arguments of which there are too few.
             let _ = judge(user, &catalog, Request { command: id, args: &args, db, databases: 16 });
             let _ = judge(user, &catalog, Request { command: id, args: &args[..1], db, databases: 16 });
+        }
+        let words: Vec<&[u8]> = [&b"ACL"[..], b"SETUSER"].into_iter().chain(rules.iter().map(Vec::as_slice)).collect();
+        let mut log = Log::new(2);
+        for subcommand in ["SETUSER", "DRYRUN", "GETUSER", "DELUSER", "LOG", "CAT", "GENPASS", "", "x"] {
+            let me = Arc::clone(users.get(b"default").expect("always there"));
+            let asker = Asker { user: &me, db, databases: 16, resp: Resp::V3 };
+            let words = [&[words[0], subcommand.as_bytes()], &words[2..]].concat();
+            let _ = acl(&words, asker, &mut users, &mut log, 0, |_| ());
+            let _ = auth(&words[1..], &users);
         }
         let saved = users.save();
         let _ = Users::load(&saved, "again", catalog, dialect);

@@ -42,8 +42,10 @@ pub struct Denied {
     pub what: What,
     /// The command that was judged: within another one, the inner one.
     pub command: CommandId,
-    /// The place of the key, channel or database among the arguments; 0 for the command itself.
+    /// The place of the key, channel or database among all arguments, or of the command itself.
     pub at: usize,
+    /// Where the command that was judged begins.
+    pub from: usize,
 }
 
 /// Whether `user` may do what is asked for. One of the user's sets of rights must allow all of it.
@@ -57,8 +59,11 @@ pub fn judge(user: &User, catalog: &Catalog, request: Request<'_>) -> Result<(),
     if catalog.command(command).inner_at.is_some() {
         return Ok(());
     }
-    judge_one(user, catalog, Request { command, args, ..request })
-        .map_err(|denied| Denied { at: denied.at + inner_at, ..denied })
+    judge_one(user, catalog, Request { command, args, ..request }).map_err(|denied| Denied {
+        at: denied.at + inner_at,
+        from: inner_at,
+        ..denied
+    })
 }
 
 fn judge_one(user: &User, catalog: &Catalog, request: Request<'_>) -> Result<(), Denied> {
@@ -72,7 +77,7 @@ fn judge_one(user: &User, catalog: &Catalog, request: Request<'_>) -> Result<(),
         }
     }
     let (what, at) = worst;
-    Err(Denied { what, command: request.command, at })
+    Err(Denied { what, command: request.command, at, from: 0 })
 }
 
 /// What one set of rights does not allow, and where; `None` if it allows all. The keys are looked for once for all sets.
@@ -179,6 +184,7 @@ impl Denied {
     pub fn object<'a>(&self, catalog: &'a Catalog, args: &[&'a [u8]]) -> &'a [u8] {
         match self.what {
             What::Command => catalog.command(self.command).name.as_bytes(),
+            What::Database if self.at == self.from => catalog.command(self.command).name.as_bytes(),
             _ => args.get(self.at).copied().unwrap_or_default(),
         }
     }
