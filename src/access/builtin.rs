@@ -32,6 +32,7 @@ fn command(line: &str) -> Option<Told> {
         categories,
         is_free: has("no_auth"),
         is_module: has("module"),
+        is_opaque: false,
         specs: fields.filter_map(key_spec).collect(),
         subcommands: Vec::new(),
         inner_at: None,

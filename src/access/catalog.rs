@@ -34,6 +34,8 @@ pub struct Command {
     /// Anybody may run it, also before `AUTH`.
     pub is_free: bool,
     pub(super) is_module: bool,
+    /// Its keys cannot be told.
+    pub(super) is_opaque: bool,
     pub(super) parent: Option<CommandId>,
     pub(super) subcommands: Vec<CommandId>,
     /// What a rule for this command gives or takes along.
@@ -139,6 +141,7 @@ impl Catalog {
             categories,
             is_free: told.is_free,
             is_module: told.is_module,
+            is_opaque: told.is_opaque,
             parent,
             subcommands: Vec::new(),
             followers: Vec::new(),

@@ -31,11 +31,12 @@ fn command(cursor: &mut Cursor<'_>, may_have_subcommands: bool) -> Result<Option
     }
     let name = cursor.text()?;
     let arity = i32::try_from(cursor.int()?).unwrap_or_default();
-    let (mut is_free, mut is_module) = (false, false);
+    let (mut is_free, mut is_module, mut is_movable) = (false, false, false);
     for _ in 0..cursor.values()? {
         match cursor.text()? {
             b"no_auth" => is_free = true,
             b"module" => is_module = true,
+            b"movablekeys" => is_movable = true,
             _ => {}
         }
     }
@@ -67,7 +68,8 @@ fn command(cursor: &mut Cursor<'_>, may_have_subcommands: bool) -> Result<Option
     }
     let Ok(name) = std::str::from_utf8(name) else { return Ok(None) };
     let name: Box<str> = name.into();
-    Ok(Some(Told { name, arity, categories, is_free, is_module, specs, subcommands, inner_at: None }))
+    let is_opaque = is_module && is_movable;
+    Ok(Some(Told { name, arity, categories, is_free, is_module, is_opaque, specs, subcommands, inner_at: None }))
 }
 
 /// A server that tells no specifications tells first key, last key and step. What happens to the keys it does not say: the worst is assumed.

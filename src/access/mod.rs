@@ -43,4 +43,4 @@ pub use rule::RuleError;
 pub use subscriptions::may_stay_subscribed;
 pub use user::User;
 pub use users::Users;
-pub use verdict::{Denied, Request, What, judge};
+pub use verdict::{Denied, Request, What, judge, may_all};

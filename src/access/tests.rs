@@ -116,10 +116,27 @@ fn a_guarded_command_is_judged_as_if_it_came_by_itself() {
         ("LOCK.GUARD a 1 GET x", "Key x"),
         ("LOCK.GUARD a 1 DEL a", "Command DEL"),
         ("LOCK.GUARD a 1 SET b 2", "ok"),
-        ("LOCK.GUARD a 1 nosuch", "ok"),
+        ("LOCK.GUARD a 1 nosuch", "Command nosuch"),
     ] {
         assert_eq!(says(&users, "u", line), verdict, "{line}");
     }
+}
+
+#[test]
+fn what_nobody_can_judge_is_for_those_who_may_do_everything() {
+    let users = with("on ~* &* +@all");
+    assert!(may_all(users.get(b"u").expect("made")));
+    assert_eq!(says(&users, "u", "LOCK.GUARD a 1 nosuch"), "ok");
+    for rules in ["on ~* &* +@all -get", "on ~a* &* +@all", "on ~* +@all", "on ~* &* +@all db=0", "on ~* &* (+@all)"] {
+        assert!(!may_all(with(rules).get(b"u").expect("made")), "{rules}");
+    }
+    // A module that finds its keys by itself.
+    let reply = b"*1\r\n*10\r\n$8\r\nmine.get\r\n:-2\r\n*2\r\n+module\r\n+movablekeys\r\n:1\r\n:1\r\n:1\r\n*0\r\n*0\r\n*0\r\n*0\r\n";
+    let mut users = Users::new(Arc::new(Catalog::learn(reply).expect("good")), Dialect::NEWEST);
+    users.set(b"u", &bytes("on ~a* +mine.get")).expect("good rules");
+    assert_eq!(says(&users, "u", "MINE.GET a1"), "Key MINE.GET");
+    users.set(b"u", &bytes("allkeys")).expect("good rules");
+    assert_eq!(says(&users, "u", "MINE.GET a1"), "ok");
 }
 
 #[test]

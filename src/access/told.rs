@@ -12,6 +12,8 @@ pub(super) struct Told {
     pub categories: Vec<String>,
     pub is_free: bool,
     pub is_module: bool,
+    /// Where its keys stand a module knows, and nobody else.
+    pub is_opaque: bool,
     pub specs: Vec<KeySpec>,
     pub subcommands: Vec<Told>,
     pub inner_at: Option<usize>,
@@ -43,6 +45,7 @@ pub(super) fn of_lockgate() -> impl Iterator<Item = Told> {
             categories: spec.categories.iter().map(|name| name.trim_start_matches('@').to_owned()).collect(),
             is_free: false,
             is_module: false,
+            is_opaque: false,
             specs: specs(spec),
             subcommands: Vec::new(),
             inner_at: matches!(spec.keys, Keys::FirstAndInner(_)).then_some(3),
