@@ -5,7 +5,7 @@
 
 mod common;
 
-use common::{PATIENCE, Reply, Stage, Wire, eventually};
+use common::{PATIENCE, Reply, ServerKind, Stage, Wire, eventually};
 use std::time::{Duration, Instant};
 
 /// Looks soon whether the server is there, and believes in it for longer than a test takes. All clients share their links.
@@ -240,4 +240,20 @@ fn what_a_pause_through_lockgate_holds_back_never_shares_a_link_with_reads() {
         writer.still_waits();
     }
     assert_eq!(ruler.run("CLIENT UNPAUSE"), ok());
+}
+
+#[test]
+fn a_pause_that_is_ended_around_lockgate_is_over() {
+    for kind in ServerKind::ALL {
+        let stage = Stage::on(kind);
+        let mut admin = stage.bypass();
+        assert_eq!(stage.client().run("CLIENT PAUSE 600000 WRITE"), ok());
+        let mut asker = stage.client();
+        asker.ask_line("SET lock:n v NX PX 60000");
+        eventually("something is held back", || {
+            admin.run("CLIENT LIST").text().lines().any(|line| line.contains(" flags=b")).then_some(())
+        });
+        assert_eq!(admin.run("CLIENT UNPAUSE"), ok());
+        assert_eq!(asker.reply(), ok(), "{}", kind.name());
+    }
 }

@@ -41,7 +41,12 @@ pub enum ClientCall<'a> {
         with_error: bool,
     },
     /// `PAUSE`, for so many milliseconds.
-    Pause(u64),
+    Pause {
+        /// For how long.
+        ms: u64,
+        /// Nothing is answered, not even what only reads.
+        is_of_all: bool,
+    },
     /// `UNPAUSE`
     Unpause,
 }
@@ -67,7 +72,10 @@ impl<'a> ClientCall<'a> {
                 let with_error = matches!(how, [how] if how.eq_ignore_ascii_case(b"error"));
                 ClientCall::Unblock { id: integer(id)?, with_error }
             }
-            (b"pause", [ms, ..]) => ClientCall::Pause(integer(ms).and_then(|ms| u64::try_from(ms).ok())?),
+            (b"pause", [ms, mode @ ..]) => ClientCall::Pause {
+                ms: integer(ms).and_then(|ms| u64::try_from(ms).ok())?,
+                is_of_all: !mode.first().is_some_and(|mode| mode.eq_ignore_ascii_case(b"write")),
+            },
             (b"unpause", []) => ClientCall::Unpause,
             _ => return None,
         })
@@ -79,7 +87,7 @@ impl<'a> ClientCall<'a> {
         match self {
             // As they are they change nothing, or are to be carried out upstream as well.
             ClientCall::Id | ClientCall::GetName | ClientCall::Info | ClientCall::GetRedir => {}
-            ClientCall::TrackingInfo | ClientCall::Pause(_) | ClientCall::Unpause => {}
+            ClientCall::TrackingInfo | ClientCall::Pause { .. } | ClientCall::Unpause => {}
             ClientCall::List([]) => words.extend([&b"ID"[..], NOBODY]),
             ClientCall::List(_) => {}
             ClientCall::SetName(_) => words[2] = b"",

@@ -254,6 +254,24 @@ impl Drop for Pin {
 /// The names of the fields by which an upstream lists a client, in their order.
 pub type FieldNames = Arc<[Box<[u8]>]>;
 
+/// What is known of `CLIENT PAUSE` beside its end.
+#[derive(Default)]
+struct Pauses {
+    /// Those of which clients of ours have told.
+    count: u64,
+    /// How many they were when the upstream was last asked whether they are over.
+    looked_at: u64,
+    /// Until when nothing at all is answered, as [`Registry::paused_until_ms`].
+    of_all_until_ms: u64,
+}
+
+impl Pauses {
+    fn end(&mut self, paused_until_ms: &AtomicU64) {
+        self.of_all_until_ms = 0;
+        paused_until_ms.store(0, Ordering::Release);
+    }
+}
+
 /// All clients, and how many there may be.
 pub struct Registry {
     clients: DashMap<u64, Arc<Card>>,
@@ -264,6 +282,7 @@ pub struct Registry {
     since: Instant,
     /// Milliseconds after `since` until which `CLIENT PAUSE` holds writers back; 0 when nobody paused.
     paused_until_ms: AtomicU64,
+    pauses: Mutex<Pauses>,
     list_fields: Mutex<Option<FieldNames>>,
 }
 
@@ -278,6 +297,7 @@ impl Registry {
             own_links: Default::default(),
             since: Instant::now(),
             paused_until_ms: AtomicU64::new(0),
+            pauses: Mutex::default(),
             list_fields: Mutex::default(),
         })
     }
@@ -353,14 +373,42 @@ impl Registry {
     }
 
     /// A client of ours has paused the upstream for so long. As there, no pause shortens another one.
-    pub fn pause(&self, ms: u64) {
+    pub fn pause(&self, ms: u64, is_of_all: bool) {
+        let mut pauses = self.pauses();
         let until = self.now_ms().saturating_add(ms);
+        pauses.count += 1;
+        if is_of_all {
+            pauses.of_all_until_ms = pauses.of_all_until_ms.max(until);
+        }
         self.paused_until_ms.fetch_max(until, Ordering::AcqRel);
     }
 
     /// A client of ours has ended every pause.
     pub fn unpause(&self) {
-        self.paused_until_ms.store(0, Ordering::Release);
+        self.pauses().end(&self.paused_until_ms);
+    }
+
+    /// Whether the pauses up to now are over is to be found out, by a command that they hold back: their number, for
+    /// [`Registry::pauses_are_over`]. Once for each; and not where nothing at all is answered.
+    pub fn looks_at_pauses(&self) -> Option<u64> {
+        let mut pauses = self.pauses();
+        if pauses.looked_at == pauses.count || self.now_ms() < pauses.of_all_until_ms {
+            return None;
+        }
+        pauses.looked_at = pauses.count;
+        Some(pauses.count)
+    }
+
+    /// So many pauses were noted when a command was sent that has got through.
+    pub fn pauses_are_over(&self, count: u64) {
+        let mut pauses = self.pauses();
+        if pauses.count == count {
+            pauses.end(&self.paused_until_ms);
+        }
+    }
+
+    fn pauses(&self) -> MutexGuard<'_, Pauses> {
+        self.pauses.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether writers are held back upstream, as far as clients of ours had it paused.
@@ -431,11 +479,27 @@ mod tests {
     #[test]
     fn no_pause_shortens_another_one() {
         let registry = Registry::new(0);
-        registry.pause(60_000);
-        registry.pause(0);
+        registry.pause(60_000, true);
+        registry.pause(0, false);
         assert!(registry.is_paused());
         registry.unpause();
         assert!(!registry.is_paused());
+    }
+
+    #[test]
+    fn what_got_through_before_another_pause_does_not_end_that() {
+        let registry = Registry::new(0);
+        registry.pause(60_000, false);
+        let first = registry.looks_at_pauses().expect("nobody has looked yet");
+        assert_eq!(registry.looks_at_pauses(), None, "somebody does");
+        registry.pause(60_000, false);
+        registry.pauses_are_over(first);
+        assert!(registry.is_paused());
+        let second = registry.looks_at_pauses().expect("there is another one");
+        registry.pauses_are_over(second);
+        assert!(!registry.is_paused());
+        registry.pause(60_000, true);
+        assert_eq!(registry.looks_at_pauses(), None, "nobody would be answered");
     }
 
     #[test]

@@ -133,9 +133,9 @@ impl Session {
             ClientCall::GetRedir | ClientCall::TrackingInfo => out = self.with_own_redirect(judged),
             ClientCall::Kill(filters) => return self.kill(filters).await,
             ClientCall::Unblock { id, with_error } => return self.unblock(id, with_error).await.map(Answered::from),
-            ClientCall::Pause(ms) => {
+            ClientCall::Pause { ms, is_of_all } => {
                 if ms <= PAUSE_MAX_MS {
-                    self.worker.registry().pause(ms);
+                    self.worker.registry().pause(ms, is_of_all);
                 }
                 out = judged;
             }

@@ -22,7 +22,7 @@ use crate::upstream::own::OwnLink;
 pub(super) const BIG_REPLY: u64 = 256 << 10;
 /// After a big reply the session stays on its own link for so many more.
 pub(super) const BIG_REPLIES_KEEP: u32 = 16;
-/// The channel of the write that lets `WAIT` cover what went over shared links before.
+/// The channel of a write that is none: it lets `WAIT` cover what went over shared links before, and shows whether writes get through.
 const WAIT_CHANNEL: &[u8] = b"lockgate:wait";
 
 /// The own link and what is known of it.
@@ -377,9 +377,7 @@ impl OwnMode {
             Plan::Forward { effect: Effect::Wait, .. } if self.may_write() && self.talk.is_first_wait() => {
                 // WAIT asks about its connection's own writes, and those before went over a shared link: an empty
                 // message counts as a write and comes after all of them.
-                let mut write = Vec::new();
-                encode_command(&[b"PUBLISH", WAIT_CHANNEL, b""], &mut write);
-                self.link.push(&write);
+                self.link.push(&empty_message());
                 self.talk.sent_ignored();
             }
             Plan::Forward { .. } => {}
@@ -451,6 +449,13 @@ impl OwnMode {
             Effect::None | Effect::Wait => self.talk.sent_plain(),
         }
     }
+}
+
+/// What counts as a write and changes nothing.
+pub(super) fn empty_message() -> Vec<u8> {
+    let mut write = Vec::new();
+    encode_command(&[b"PUBLISH", WAIT_CHANNEL, b""], &mut write);
+    write
 }
 
 fn is_client_tracking(words: &[&[u8]]) -> bool {

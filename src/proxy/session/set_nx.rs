@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use super::grants::{GRANTS_AT_ONCE, Grant};
 use super::lock_command::Ending;
+use super::own::empty_message;
 use super::{Gone, Session};
 use crate::commands::lock_scripts::{LockScripts, ScriptCall, ScriptSays, is_script};
 use crate::commands::set_nx::{PlainCall, PlainForm};
@@ -22,6 +23,7 @@ use crate::proxy::registry::Wish;
 use crate::upstream::call::Caller;
 use crate::upstream::dial::{Identity, LinkKey};
 use crate::upstream::links::Links;
+use crate::upstream::pools::Lane;
 
 /// How often a call that `CLIENT PAUSE` holds back looks whether that is over.
 const PAUSE_LOOK: Duration = Duration::from_millis(10);
@@ -173,13 +175,7 @@ impl Session {
         if look == Look::LockScript && self.is_its_own(gate, command).await? {
             return Ok(false);
         }
-        while self.worker.registry().is_paused() {
-            // A write that the upstream holds back would hold up everybody else on its link.
-            self.guard(tokio::time::sleep(PAUSE_LOOK)).await?;
-            if self.io.peer_has_closed() {
-                return Err(Gone);
-            }
-        }
+        self.waits_out_pause().await?;
         self.set_nx(rule, &call).await?;
         Ok(true)
     }
@@ -195,6 +191,30 @@ impl Session {
         let held =
             reply.ok().and_then(|reply| decode(&reply).ok().and_then(|held| held.as_bytes().map(<[u8]>::to_vec)));
         Ok(!token.is_empty() && held.as_deref() == Some(token))
+    }
+
+    /// A write that the upstream holds back would hold up everybody else on its link.
+    async fn waits_out_pause(&mut self) -> Result<(), Gone> {
+        let registry = self.worker.registry().clone();
+        while registry.is_paused() {
+            if let Some(count) = registry.looks_at_pauses() {
+                // It may be ended around Lockgate. Nobody else is on these links but other looks.
+                let router = self.worker.router();
+                let key = LinkKey { identity: Identity::Service, db: router.default_db(), resp: Resp::V2 };
+                let gets_through = router.caller(key, Lane::Scripts).call(empty_message());
+                let registry = registry.clone();
+                tokio::task::spawn_local(async move {
+                    if gets_through.await.is_ok_and(|reply| reply.starts_with(b":")) {
+                        registry.pauses_are_over(count);
+                    }
+                });
+            }
+            self.guard(tokio::time::sleep(PAUSE_LOOK)).await?;
+            if self.io.peer_has_closed() {
+                return Err(Gone);
+            }
+        }
+        Ok(())
     }
 
     async fn set_nx(&mut self, rule: &Rule, call: &PlainCall<'_>) -> Result<(), Gone> {
