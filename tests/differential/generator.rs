@@ -50,7 +50,7 @@ struct Generator {
 }
 
 /// Users whose password is right throughout.
-const SURE_USERS: [&str; 9] = ["u1", "u3", "u4", "u5", "u7", "u8", "u9", "ua", "default"];
+const SURE_USERS: [&str; 10] = ["u1", "u3", "u4", "u5", "u7", "u8", "u9", "ua", "uc", "default"];
 
 /// The conversation of a seed, for a server of this kind, without these topics.
 pub fn conversation(seed: u64, kind: ServerKind, without: Option<&[Topic]>) -> Conversation {
@@ -379,7 +379,7 @@ impl Generator {
             'd' => of(&DATABASES),
             'c' => of(&CHANNELS),
             'N' => of(&NAMES),
-            'u' | 'w' => of(&["u1", "u1", "u2", "u3", "u4", "u5", "u6", "u7", "u8", "u9", "ua", "u0", "default"]),
+            'u' | 'w' => of(&["u1", "u1", "u2", "u3", "u4", "u5", "u6", "u7", "u8", "u9", "ua", "uc", "u0", "default"]),
             's' => format!("{{{}}}", SESSIONS[self.rng.usize(..self.sessions)]),
             'a' => format!("{{{}.addr}}", SESSIONS[self.rng.usize(..self.sessions)]),
             other => panic!("no such placeholder: %{other}"),

@@ -84,7 +84,7 @@ impl Topic {
 }
 
 /// The users: what each may do. All have the password `pw`, but for u0, whom nobody has made.
-pub const USERS: [(&str, &str); 10] = [
+pub const USERS: [(&str, &str); 11] = [
     ("u1", "on >pw ~* &* +@all"),
     ("u2", "on >pw ~* &* +@all -multi -exec -discard"),
     ("u3", "on >pw ~* &* +@all -client"),
@@ -95,6 +95,7 @@ pub const USERS: [(&str, &str); 10] = [
     ("u8", "on >pw ~* &* +@all -select -reset -subscribe -hello"),
     ("u9", "on >pw ~* &* +@all -client|kill -client|list -client|setname -client|pause -client|unblock -client|id"),
     ("ua", "on >pw"),
+    ("uc", "on >pw ~* &* +@all -setnx -lpush"),
 ];
 
 pub const KEYS: [&str; 5] = ["k1", "k2", "app:1", "n1", "db"];
