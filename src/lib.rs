@@ -3,6 +3,7 @@
 //! `locks`, the pure state machine, uses only `domain`; `access`, as pure, says who may, by `commands`; `config` and `observe` are data that any layer may read.
 
 pub mod access;
+pub mod admin;
 pub mod app;
 pub mod cli;
 pub mod commands;

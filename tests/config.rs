@@ -339,7 +339,6 @@ fn strangers_with_our_prefix_are_noted_and_those_of_kubernetes_left_alone() {
 #[test]
 fn what_this_version_does_not_do_is_refused_and_not_ignored() {
     for text in [
-        "admin = '127.0.0.1:7380'",
         "mode = 'shadow'",
         "wait_replicas = 1",
         "wait_replicas = 'majority'",

@@ -9,9 +9,10 @@ use std::time::Duration;
 
 use thiserror::Error;
 
+use crate::admin::{self, Admin, AdminError};
 use crate::config::{self, Config, LiveConfig, Problem, Sources};
 use crate::observe::log;
-use crate::proxy::{self, StartError};
+use crate::proxy::{self, Handle, StartError};
 use crate::upstream::embedded::{self, Embedded, EmbeddedError, EmbeddedOptions};
 use crate::upstream::topology::Authority;
 use crate::upstream::url::Upstream;
@@ -32,6 +33,9 @@ pub enum ServeError {
     /// No listener.
     #[error(transparent)]
     Proxy(#[from] StartError),
+    /// No admin server, where one was asked for.
+    #[error(transparent)]
+    Admin(#[from] AdminError),
     /// No thread for the signals.
     #[error("cannot start the thread that waits for signals: {0}")]
     Signals(std::io::Error),
@@ -57,17 +61,21 @@ pub fn serve(serve: &Serve) -> Result<(), ServeError> {
     loaded.notes.iter().for_each(|note| tracing::warn!("{note}"));
     files::raise_limit(&loaded.config);
 
+    let loaded_origins = loaded.origins.clone();
     let config = Arc::new(loaded.config.clone());
     let (embedded, authority) = reach_upstream(&config)?;
     let live = Arc::new(LiveConfig::new(loaded.config));
     let heeding = Arc::clone(&log);
     live.on_change(move |config| heeding.set_level(config.log.level));
     let running = proxy::start(Arc::clone(&config), Arc::clone(&live), authority)?;
+    let is_wished = loaded_origins.contains_key("admin");
+    let admin = start_admin(&config, is_wished, running.handle())?;
     running.knows_its_master();
     announce(&running.address(), &describe_upstream(&config, embedded.as_ref()), serve.hint);
 
     wait_for_end(&signals, &serve.sources, config.drain_timeout, &live);
     running.drain(config.drain_timeout);
+    drop(admin);
     if let Some(embedded) = embedded {
         embedded.stop(EMBEDDED_STOP_MAX);
     }
@@ -87,6 +95,22 @@ fn reach_upstream(config: &Config) -> Result<(Option<Embedded>, Authority), Embe
             let embedded = embedded::start(&options)?;
             let endpoint = embedded.endpoint();
             Ok((Some(embedded), Authority::One(endpoint)))
+        }
+    }
+}
+
+/// The admin server, if there is to be one. Where its default place is taken, by another Lockgate say, there is none: nobody asked for it.
+fn start_admin(config: &Config, is_wished: bool, handle: Handle) -> Result<Option<Admin>, AdminError> {
+    let Some(address) = &config.admin else { return Ok(None) };
+    match admin::start(address, config.admin_token.as_ref().map(|token| token.0.clone()), handle) {
+        Ok(admin) => {
+            tracing::info!(address = %admin.address(), "the admin server is listening");
+            Ok(Some(admin))
+        }
+        Err(error) if is_wished => Err(error),
+        Err(error) => {
+            tracing::warn!("{error}");
+            Ok(None)
         }
     }
 }

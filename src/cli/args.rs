@@ -25,7 +25,7 @@ pub(super) struct SourceFlags {
     /// Where clients connect: host:port, or unix:///path [default: 127.0.0.1:7379]
     #[arg(long, global = true, value_name = "ADDR")]
     listen: Option<String>,
-    /// The admin HTTP server; only "off" in this version
+    /// The admin HTTP server: host:port, or "off" [default: 127.0.0.1:7380]
     #[arg(long, global = true, value_name = "ADDR|off")]
     admin: Option<String>,
     /// What stands behind: redis://…, unix:///path, or embedded [default: embedded]

@@ -78,6 +78,12 @@ const DAY: Duration = Duration::from_secs(86_400);
 /// Every key but `lock_keys`, whose rules have [`RULE_KEYS`].
 pub const KEYS: &[Key<Config>] = &[
     key!("listen", listen, "Where clients connect: host:port, or unix:///path."),
+    key!("admin", admin, "Where the admin HTTP server listens: host:port; \"off\" is nowhere."),
+    key!(
+        "admin_token",
+        admin_token,
+        "What requests to it have to bring that change something, and off the loopback all of them."
+    ),
     key!(
         "upstream",
         upstream,

@@ -15,13 +15,6 @@ pub(super) struct Later {
 
 pub(super) const LATER: &[Later] = &[
     Later {
-        name: "admin",
-        fits: |value| is_word(value, "off"),
-        says: "the admin HTTP server comes in a later version; write \"off\" or leave it out",
-    },
-    // A token guards nothing while there is no admin server, so a deployment may have it ready.
-    Later { name: "admin_token", fits: |value| matches!(value, Value::Text(_)), says: "has to be a text" },
-    Later {
         name: "mode",
         fits: |value| is_word(value, "on"),
         says: "shadow and off come in a later version; write \"on\" or leave it out",

@@ -316,6 +316,15 @@ impl Reader {
                 self.check_upstream(&addresses, &master);
             }
         }
+        if let Some(Address::Tcp { host, .. }) = &self.config.admin
+            && !is_loopback(host)
+            && self.config.admin_token.is_none()
+        {
+            let says =
+                "is open to the network, and admin_token is not set; set it, or write an address of this machine only"
+                    .to_owned();
+            self.problem(&self.origin("admin"), "admin", says);
+        }
         self.note_what_may_not_be_meant();
     }
 

@@ -20,6 +20,7 @@ use std::time::Duration;
 
 use crate::commands::lock_scripts::ScriptSays;
 use crate::domain::Level;
+pub use crate::upstream::url::Secret;
 use crate::upstream::url::{Address, Upstream};
 
 pub use dump::{dump, dump_defaults};
@@ -34,6 +35,10 @@ pub use tree::{Origin, Problem};
 pub struct Config {
     /// Where clients connect.
     pub listen: Address,
+    /// Where the admin HTTP server listens; `None` is nowhere.
+    pub admin: Option<Address>,
+    /// What the admin server asks of those who change something, and, off the loopback, of everybody.
+    pub admin_token: Option<Secret>,
     /// What stands behind; carries the password, also where that came from `upstream_password_file`.
     pub upstream: Upstream,
     /// A file that holds nothing but the upstream's password.
@@ -302,16 +307,6 @@ pub enum LogFormat {
     Json,
 }
 
-/// What is never shown.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret(pub String);
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("***")
-    }
-}
-
 /// A number of bytes.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ByteSize(pub usize);
@@ -336,6 +331,8 @@ impl Default for Config {
     fn default() -> Self {
         Config {
             listen: Address::Tcp { host: "127.0.0.1".to_owned(), port: 7379 },
+            admin: Some(Address::Tcp { host: "127.0.0.1".to_owned(), port: 7380 }),
+            admin_token: None,
             upstream: Upstream::Embedded,
             upstream_password_file: None,
             data_dir: None,

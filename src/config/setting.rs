@@ -77,6 +77,18 @@ impl Setting for Option<Level> {
     }
 }
 
+impl Setting for Option<Address> {
+    fn read(value: &Value) -> Result<Self, String> {
+        match value {
+            Value::Text(text) if text.eq_ignore_ascii_case("off") => Ok(None),
+            value => Address::read(value).map(Some),
+        }
+    }
+    fn show(&self) -> String {
+        self.as_ref().map_or_else(|| quoted("off"), Address::show)
+    }
+}
+
 impl Setting for Digest {
     fn read(value: &Value) -> Result<Self, String> {
         let Value::Text(text) = value else { return Err(not_a(value, "the 40 hexadecimal digits of a SHA1")) };

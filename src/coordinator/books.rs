@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::holds::{Holds, Noted};
 use super::slow_log::{Slow, SlowLog};
-use super::tally::{End, Share, Span, Spread, Sum, Tally};
+use super::tally::{Buckets, End, Share, Span, Spread, Sum, Tally};
 use super::{Asker, Coordinator, LockReply, SetNxAnswer, integer};
 use crate::commands::lock_args::{AcquireArgs, SlowLogArgs};
 use crate::domain::{Fence, LockKey, Moment, OwnerId, PlainLease};
@@ -21,6 +21,41 @@ pub(super) struct Books {
     pub holds: Holds,
     /// Since when the locks of claims of this node are being handed over; told when the claim is confirmed.
     claimed: Mutex<Claimed>,
+}
+
+/// What is counted and measured on this node, since it began.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Figures {
+    /// Calls for a lock.
+    pub requests: u64,
+    /// How they ended.
+    pub ends: [(&'static str, u64); 5],
+    /// Leases that were found to be over.
+    pub expired: u64,
+    /// Locks that somebody let go of.
+    pub released: u64,
+    /// `SET NX` that passed as they were, because their queue could not be kept.
+    pub fallbacks: u64,
+    /// Deadlocks that were broken.
+    pub deadlocks: u64,
+    /// Calls that wait now.
+    pub queue_depth: u64,
+    /// Locks that this node has granted and that stand, as far as it knows.
+    pub active_locks: u64,
+    /// Locks that are renewed for connections.
+    pub bound_locks: u64,
+    /// Nodes that are there, with this one.
+    pub nodes: u64,
+    /// Events that came faster than they could be told.
+    pub events_dropped: u64,
+    /// From a call's arrival to its grant.
+    pub acquisition: Buckets,
+    /// Waits of calls that may wait, granted or not.
+    pub wait: Buckets,
+    /// From a grant to its release.
+    pub hold: Buckets,
+    /// From a release to the next waiter's grant.
+    pub hand_over: Buckets,
 }
 
 /// What is known of a hold that ends beside what is noted here.
@@ -158,6 +193,9 @@ impl Asking<'_> {
             End::Cancelled => Some(Without::Cancelled),
             End::Failed => Some(Without::Failed),
         };
+        if end == End::Granted {
+            books.tally.took(Span::Acquisition, now.since_us(self.since));
+        }
         if let Some(why) = why {
             let what = What::Ended { why, waited_us: self.waited_us(now) };
             self.coordinator.happens(what, key, self.owner, None, now);
@@ -337,10 +375,50 @@ impl Coordinator {
         }
     }
 
+    /// What is counted and measured, for metrics.
+    pub fn figures(&self) -> Figures {
+        let Sum { counts, .. } = self.books.tally.sum();
+        let ends = |end: End| counts.ends[end as usize];
+        let buckets = |span: Span| self.books.tally.buckets(span);
+        Figures {
+            requests: counts.requests,
+            ends: [
+                ("granted", ends(End::Granted)),
+                ("refused", ends(End::Refused)),
+                ("timeout", ends(End::TimedOut)),
+                ("cancelled", ends(End::Cancelled)),
+                ("failed", ends(End::Failed)),
+            ],
+            expired: counts.expired,
+            released: counts.released,
+            fallbacks: self.fallback.count(),
+            deadlocks: self.deadlocks.count(),
+            queue_depth: self.shards.waiting(),
+            active_locks: self.books.holds.count(self.now()) as u64,
+            bound_locks: self.tied.count() as u64,
+            nodes: self.nodes.names().len() as u64 + 1,
+            events_dropped: self.events.dropped(),
+            acquisition: buckets(Span::Acquisition),
+            wait: buckets(Span::Wait),
+            hold: buckets(Span::Hold),
+            hand_over: buckets(Span::HandOver),
+        }
+    }
+
+    /// Why the upstream is of no use to the locks, if it is of none.
+    pub fn misfit(&self) -> Option<String> {
+        self.fit.misfit().map(|misfit| misfit.to_string())
+    }
+
+    /// The keys that somebody waits for on this node, and how many do; at most so many.
+    pub fn queues(&self, most: usize) -> Vec<(LockKey, usize)> {
+        self.shards.queues(most)
+    }
+
     /// `LOCK.STATS`
     pub(super) fn stats(&self) -> LockReply {
         let Sum { counts, spans, rules, roles } = self.books.tally.sum();
-        let [wait, hold, hand_over] = spans.map(told_in_ms);
+        let [wait, hold, hand_over, _] = spans.map(told_in_ms);
         let ends = |end: End| integer(counts.ends[end as usize]);
         LockReply::Map(vec![
             ("node", LockReply::Bulk(self.store.node().into())),

@@ -45,7 +45,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-pub use books::Asking;
+pub use books::{Asking, Figures};
 pub use bound::{BoundLocks, LostLock};
 pub use deadlock::StandsBehind;
 pub use hurry::Hurry;
@@ -55,6 +55,7 @@ pub use set_nx::{SetNx, SetNxAnswer, Terms};
 pub use settings::{DeadlockMode, Live, LockLimits, LockSettings};
 #[cfg(test)]
 pub use shards::failpoint;
+pub use tally::Buckets;
 pub use watch::Observed;
 
 use crate::commands::lock_args::{LockCommand, NameLimits};

@@ -363,6 +363,19 @@ impl Shards {
         self.totals.bytes.load(Ordering::Relaxed)
     }
 
+    /// The keys that somebody waits for, and how many do; at most so many.
+    pub fn queues(&self, most: usize) -> Vec<(LockKey, usize)> {
+        let mut queues = Vec::new();
+        for shard in &self.shards {
+            let shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+            let waiting = shard.seats.iter().map(|(key, seat)| (key.clone(), seat.line.waiting()));
+            queues.extend(waiting.filter(|(_, waiting)| *waiting > 0));
+        }
+        queues.sort_by(|a, b| (b.1, &a.0).cmp(&(a.1, &b.0)));
+        queues.truncate(most);
+        queues
+    }
+
     /// A line has something to tell the upstream that does not have to wait.
     pub fn have_work(&self) -> bool {
         self.shards.iter().any(|shard| {

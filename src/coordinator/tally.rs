@@ -43,7 +43,43 @@ pub enum Span {
     Hold,
     /// From a release (or a look that finds the key free) to the next waiter's grant.
     HandOver,
+    /// From a call's arrival to its grant, waited or not.
+    Acquisition,
 }
+
+impl Span {
+    /// How many there are.
+    pub const COUNT: usize = 4;
+}
+
+/// A time that is measured, in buckets.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Buckets {
+    /// All of it together, in seconds.
+    pub sum_seconds: f64,
+    /// How often it was measured.
+    pub count: u64,
+    /// Upper bounds in seconds, and how many lie between each and the one before; the last is without bound.
+    pub buckets: Vec<(f64, u64)>,
+}
+
+/// Upper bounds of buckets, in µs: from a grant without a wait to the longest wait.
+const BOUNDS_US: [u64; 14] = [
+    250,
+    500,
+    1_000,
+    2_500,
+    5_000,
+    10_000,
+    50_000,
+    100_000,
+    500_000,
+    1_000_000,
+    5_000_000,
+    30_000_000,
+    120_000_000,
+    600_000_000,
+];
 
 /// How often something was asked for, and how often granted.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -81,7 +117,7 @@ pub struct Counts {
 struct Page {
     counts: Counts,
     /// Made when first needed.
-    spans: [Option<Box<Histogram<u64>>>; 3],
+    spans: [Option<Box<Histogram<u64>>>; Span::COUNT],
     rules: Shares,
     roles: Shares,
 }
@@ -98,7 +134,7 @@ pub struct Sum {
     /// Counts.
     pub counts: Counts,
     /// By [`Span`].
-    pub spans: [Spread; 3],
+    pub spans: [Spread; Span::COUNT],
     /// By the rule's glob, in the order of those.
     pub rules: Vec<(Box<[u8]>, Share)>,
     /// By user, in the order of their names.
@@ -176,7 +212,7 @@ impl Tally {
     /// All of it together.
     pub fn sum(&self) -> Sum {
         let mut counts = Counts::default();
-        let mut spans = [new_histogram(), new_histogram(), new_histogram()];
+        let mut spans = [(); Span::COUNT].map(|()| new_histogram());
         let (mut rules, mut roles) = (Shares::new(), Shares::new());
         for page in &self.0 {
             let page = open(page);
@@ -205,6 +241,26 @@ impl Tally {
             shares
         };
         Sum { counts, spans: spans.map(|span| spread(&span)), rules: sorted(rules), roles: sorted(roles) }
+    }
+
+    /// A measured time in buckets.
+    pub fn buckets(&self, span: Span) -> Buckets {
+        let mut sum = new_histogram();
+        for page in &self.0 {
+            if let Some(histogram) = &open(page).spans[span as usize] {
+                // Of the same bounds, so that all of it fits.
+                let _ = sum.add(&**histogram);
+            }
+        }
+        let (mut buckets, mut below) = (Vec::with_capacity(BOUNDS_US.len() + 1), 0);
+        for bound_us in BOUNDS_US {
+            let up_to = sum.count_between(0, bound_us);
+            buckets.push((bound_us as f64 / 1e6, up_to.saturating_sub(below)));
+            below = up_to;
+        }
+        buckets.push((f64::MAX, sum.len().saturating_sub(below)));
+        let sum_seconds = if sum.is_empty() { 0.0 } else { sum.mean() * sum.len() as f64 / 1e6 };
+        Buckets { sum_seconds, count: sum.len(), buckets }
     }
 
     /// The page of this thread.
@@ -292,6 +348,11 @@ mod tests {
             assert!(told.abs_diff(right) <= right / 50, "{told} for {right}");
         }
         assert_eq!(sum.spans[Span::Hold as usize], Spread::default());
+        let buckets = tally.buckets(Span::Wait);
+        assert_eq!((buckets.count, buckets.buckets.iter().map(|(_, count)| count).sum::<u64>()), (400, 400));
+        assert!((buckets.sum_seconds - 20.2).abs() < 0.5, "{}", buckets.sum_seconds);
+        let up_to_10_ms: u64 = buckets.buckets.iter().filter(|(bound, _)| *bound <= 0.01).map(|(_, count)| count).sum();
+        assert!(up_to_10_ms.abs_diff(40) <= 4, "{up_to_10_ms}");
     }
 
     #[test]

@@ -13,6 +13,7 @@ use std::hash::{BuildHasher, Hasher};
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
+use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -31,7 +32,7 @@ use crate::coordinator::{Coordinator, DeadlockMode, LockKeys, LockLimits, LockSe
 use crate::locks::victim::VictimPolicy;
 use crate::upstream::dial::Connector;
 use crate::upstream::links::LinkSettings;
-use crate::upstream::router::Reached;
+use crate::upstream::router::{Common, Reached, Router};
 use crate::upstream::topology::{Authority, Topology};
 use crate::upstream::url::Upstream;
 
@@ -51,6 +52,48 @@ pub enum StartError {
     /// A thread could not be started.
     #[error("cannot start a worker thread: {0}; is the limit of processes too low?")]
     Thread(#[from] io::Error),
+}
+
+/// What runs, seen from beside the clients: by the admin server.
+#[derive(Clone)]
+pub struct Handle(Arc<Shared>);
+
+impl Handle {
+    /// The lock engine.
+    pub fn coordinator(&self) -> &Arc<Coordinator> {
+        &self.0.coordinator
+    }
+
+    /// How many clients are connected.
+    pub fn clients(&self) -> usize {
+        self.0.registry.count()
+    }
+
+    /// How many links serve one client alone just now.
+    pub fn own_links(&self) -> usize {
+        self.0.own_in_use.load(Ordering::Relaxed)
+    }
+
+    /// Why clients have needed a link of their own, and how often each.
+    pub fn own_links_taken(&self) -> Vec<(&'static str, u64)> {
+        self.0.registry.own_links_taken().map(|(why, count)| (why.name(), count)).collect()
+    }
+
+    /// The process is about to end.
+    pub fn is_draining(&self) -> bool {
+        self.0.is_draining.load(Ordering::Relaxed)
+    }
+
+    /// A way to the upstream for the thread that asks, which has to be within a `LocalSet`.
+    pub fn router(&self) -> Rc<Router> {
+        let common = Common {
+            settings: LinkSettings { shared: 1, ..self.0.links.clone() },
+            own_in_use: self.0.own_in_use.clone(),
+            reached: self.0.reached.clone(),
+            ..Common::of_one(self.0.topology.endpoint().clone(), self.0.links.clone())
+        };
+        Router::new(common, self.0.topology.master())
+    }
 }
 
 /// The running proxy.
@@ -136,6 +179,11 @@ impl Running {
     /// Where it listens, as a client would write it.
     pub fn address(&self) -> String {
         self.address.clone()
+    }
+
+    /// What runs, seen from beside the clients.
+    pub fn handle(&self) -> Handle {
+        Handle(self.shared.clone())
     }
 
     /// Waits until it is known which server is the master, for a moment at most: the first clients are not to be told that nobody is there

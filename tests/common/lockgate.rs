@@ -54,6 +54,9 @@ impl Lockgate {
             command.env_remove(name);
         }
         command.args(["serve", "--listen", listen]).args(arguments);
+        if !arguments.contains(&"--admin") {
+            command.args(["--admin", "off"]);
+        }
         if let Some(file) = &config {
             command.arg("--config").arg(file.path());
         }

@@ -1,0 +1,329 @@
+//! The admin HTTP server, asked as a browser, Prometheus, a probe and Terraform ask it.
+
+#![allow(missing_docs, clippy::unwrap_used)]
+
+mod common;
+
+use common::{Lockgate, RedisServer, Reply, Wire, eventually};
+use serde_json::{Value, json};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
+
+/// An answer: its status, its headers in lower case, and its body.
+struct Answer {
+    status: u16,
+    head: String,
+    body: String,
+}
+
+impl Answer {
+    #[track_caller]
+    fn json(&self) -> Value {
+        serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {}", self.body))
+    }
+}
+
+/// The admin server of a Lockgate.
+struct Admin(SocketAddr);
+
+impl Admin {
+    fn of(lockgate: &Lockgate) -> Self {
+        let address = eventually("the admin server listens", || {
+            let wrote = lockgate.wrote();
+            let line = wrote.lines().find(|line| line.contains("the admin server is listening"))?;
+            line.rsplit("address=").next()?.trim().parse().ok()
+        });
+        Admin(address)
+    }
+
+    fn open(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> BufReader<TcpStream> {
+        let mut stream = TcpStream::connect(self.0).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        let mut request = format!("{method} {path} HTTP/1.1\r\nconnection: close\r\n");
+        if !headers.iter().any(|(name, _)| *name == "host") {
+            request += &format!("host: {}\r\n", self.0);
+        }
+        for (name, value) in headers {
+            request += &format!("{name}: {value}\r\n");
+        }
+        request += &format!("content-length: {}\r\n\r\n{body}", body.len());
+        stream.write_all(request.as_bytes()).unwrap();
+        BufReader::new(stream)
+    }
+
+    fn ask_with(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> Answer {
+        let mut text = String::new();
+        self.open(method, path, headers, body).read_to_string(&mut text).unwrap();
+        let (head, body) = text.split_once("\r\n\r\n").unwrap();
+        let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+        Answer { status, head: head.to_ascii_lowercase(), body: body.to_owned() }
+    }
+
+    fn ask(&self, method: &str, path: &str) -> Answer {
+        self.ask_with(method, path, &[], "")
+    }
+
+    #[track_caller]
+    fn get(&self, path: &str) -> Value {
+        let answer = self.ask("GET", path);
+        assert_eq!(answer.status, 200, "{path}: {}", answer.body);
+        answer.json()
+    }
+}
+
+fn stage(config: &str) -> (RedisServer, Lockgate, Admin) {
+    let server = RedisServer::start();
+    let lockgate = Lockgate::serve(&["--upstream", &server.url(), "--admin", "127.0.0.1:0"], Some(config));
+    let admin = Admin::of(&lockgate);
+    (server, lockgate, admin)
+}
+
+fn queue_up(lockgate: &Lockgate, key: &str, owner: &str) -> Wire {
+    let mut wire = lockgate.wire();
+    wire.ask_line(&format!("LOCK.ACQUIRE {key} {owner} WAIT 60000 TTL 60000"));
+    let mut look = lockgate.wire();
+    eventually("it waits", || match look.run(&format!("LOCK.POSITION {key} {owner}")) {
+        Reply::Int(place) if place > 0 => Some(()),
+        _ => None,
+    });
+    wire
+}
+
+#[test]
+fn probes_tell_life_and_readiness() {
+    let (mut server, lockgate, admin) = stage("[links]\nhold = '100ms'\n");
+    assert_eq!(admin.ask("GET", "/healthz").status, 200);
+    assert_eq!(admin.ask("GET", "/readyz").status, 200);
+    server.kill();
+    let answer =
+        eventually("it is not ready", || Some(admin.ask("GET", "/readyz")).filter(|answer| answer.status == 503));
+    assert!(answer.body.contains("upstream"), "{}", answer.body);
+    assert_eq!(admin.ask("GET", "/healthz").status, 200, "the process lives");
+    server.restart();
+    eventually("it is ready again", || (admin.ask("GET", "/readyz").status == 200).then_some(()));
+    drop(lockgate);
+}
+
+#[test]
+fn an_upstream_of_no_use_is_named_by_readyz() {
+    let master = RedisServer::start();
+    let of_master = format!("127.0.0.1 {}", master.port());
+    let replica = RedisServer::start_with(common::ServerKind::Redis70, &["--replicaof", &of_master]);
+    let lockgate = Lockgate::serve(&["--upstream", &replica.url(), "--admin", "127.0.0.1:0"], None);
+    let admin = Admin::of(&lockgate);
+    eventually("it says so", || {
+        let answer = admin.ask("GET", "/readyz");
+        (answer.status == 503 && answer.body.contains("replica")).then_some(())
+    });
+}
+
+#[test]
+fn locks_and_queues_are_shown_and_changed() {
+    let (_server, lockgate, admin) = stage("");
+    let mut ann = lockgate.wire();
+    let fence = ann.call(&["LOCK.ACQUIRE", "a/b c%", "ann", "TTL", "60000", "META", "deploy"]);
+    assert!(fence.starts_with(b":"));
+    ann.run("LOCK.ACQUIRE orders:1 ann TTL 60000");
+    let mut bob = queue_up(&lockgate, "orders:1", "bob");
+    let mut cat = queue_up(&lockgate, "orders:1", "cat");
+    let told = admin.get("/api/locks/a%2Fb%20c%25");
+    assert_eq!((&told["key"], &told["owner"], &told["meta"]), (&json!("a/b c%"), &json!("ann"), &json!("deploy")));
+    let told = admin.get("/api/locks/orders:1");
+    let owners: Vec<&str> =
+        told["queue"].as_array().unwrap().iter().map(|waiter| waiter["owner"].as_str().unwrap()).collect();
+    assert_eq!((owners, &told["waiters"]), (vec!["bob", "cat"], &json!(2)));
+    let listed = admin.get("/api/locks?match=orders:*&count=1000");
+    assert_eq!(listed["locks"].as_array().unwrap().len(), 1, "{listed}");
+    assert_eq!(
+        admin.get("/api/queue-status"),
+        json!({"queue_depth": 2, "queues": [{"db": 0, "key": "orders:1", "waiters": 2}]})
+    );
+    let graph = admin.get("/api/graph");
+    assert_eq!(graph.as_array().unwrap().len(), 2, "{graph}");
+    let promoted = admin.ask("POST", "/api/locks/orders:1/promote?owner=cat&level=high");
+    assert_eq!((promoted.status, promoted.json()), (200, json!({"place": 1})));
+    let forced = admin.ask("DELETE", "/api/locks/orders:1");
+    assert_eq!((forced.status, forced.json()), (200, json!({"forced": true})));
+    assert!(cat.reply().int() > 0, "the one who was promoted is next");
+    bob.still_waits();
+    assert_eq!(admin.ask("DELETE", "/api/locks/nobody:1").status, 404);
+    assert_eq!(admin.ask("POST", "/api/locks/orders:1/promote?owner=x&level=high").status, 404);
+    assert_eq!(admin.ask("POST", "/api/locks/orders:1/promote").status, 400);
+    ann.run("SET data text");
+    let answer = admin.ask("GET", "/api/locks/data");
+    assert_eq!(answer.status, 400, "{}", answer.body);
+    assert!(answer.json()["error"].as_str().unwrap().contains("is not a lock"), "{}", answer.body);
+}
+
+#[test]
+fn the_whole_is_shown_and_wrong_requests_are_told_so() {
+    let (_server, lockgate, admin) = stage("[nodes]\nid = 'one'\n");
+    lockgate.wire().run("LOCK.ACQUIRE orders:1 ann");
+    assert_eq!(admin.get("/api/stats")["successful_acquires"], 1);
+    assert_eq!(admin.get("/api/cluster/nodes")[0]["id"], "one");
+    assert_eq!(admin.get("/api/deadlocks"), json!([]));
+    assert!(admin.get("/api/pool-stats")["clients"].is_u64());
+    assert_eq!(admin.ask("POST", "/api/cleanup").status, 200);
+    for (method, path, status) in [
+        ("GET", "/nothing", 404),
+        ("POST", "/api/stats", 405),
+        ("GET", "/api/cleanup", 405),
+        ("PUT", "/api/locks/orders:1", 405),
+        ("GET", "/api/locks?db=x", 400),
+    ] {
+        assert_eq!(admin.ask(method, path).status, status, "{method} {path}");
+    }
+}
+
+#[test]
+fn metrics_are_as_prometheus_reads_them() {
+    let (_server, lockgate, admin) = stage("");
+    let mut ann = lockgate.wire();
+    ann.run("LOCK.ACQUIRE orders:1 ann TTL 60000");
+    let _bob = queue_up(&lockgate, "orders:1", "bob");
+    ann.run("LOCK.ACQUIRE secret:key ann");
+    ann.run("LOCK.RELEASE secret:key ann");
+    let answer = admin.ask("GET", "/metrics");
+    assert!(answer.head.contains("content-type: application/openmetrics-text"), "{}", answer.head);
+    for line in [
+        "lockgate_lock_requests_total 3",
+        "lockgate_lock_queue_depth 1",
+        "lockgate_locks_active 1",
+        "lockgate_lock_results_total{result=\"granted\"} 2",
+        "lockgate_lock_acquisition_duration_seconds_count 2",
+        "lockgate_lock_hold_seconds_count 1",
+        "lockgate_deadlocks_detected_total 0",
+        "lockgate_backend_health_status 1",
+        "lockgate_fallback_events_total 0",
+        "lockgate_redis_connections_active 0",
+        "# TYPE lockgate_lock_wait_seconds histogram",
+        "lockgate_sessions_own_link_total{reason=",
+    ] {
+        assert!(answer.body.lines().any(|told| told.starts_with(line)), "{line} in\n{}", answer.body);
+    }
+    assert!(!answer.body.contains("secret") && !answer.body.contains("orders"), "no label has a key");
+    assert!(answer.body.ends_with("# EOF\n"));
+}
+
+#[test]
+fn a_token_and_the_origin_guard_what_changes_something() {
+    let (_server, lockgate, admin) = stage("admin_token = 's3cret'\n");
+    lockgate.wire().run("LOCK.ACQUIRE orders:1 ann TTL 60000");
+    assert_eq!(admin.ask("GET", "/api/stats").status, 200);
+    let path = "/api/locks/orders:1";
+    assert_eq!(admin.ask("DELETE", path).status, 401);
+    assert_eq!(admin.ask_with("DELETE", path, &[("authorization", "Bearer wrong")], "").status, 401);
+    let right = ("authorization", "Bearer s3cret");
+    assert_eq!(admin.ask_with("DELETE", path, &[right, ("origin", "http://evil.example")], "").status, 403);
+    assert_eq!(admin.ask_with("DELETE", path, &[right, ("host", "evil.example")], "").status, 403);
+    assert_eq!(admin.ask_with("DELETE", path, &[right], "").status, 200);
+    assert!(!lockgate.wrote().contains("s3cret"));
+}
+
+#[test]
+fn events_come_as_a_stream() {
+    let (_server, lockgate, admin) = stage("");
+    let mut stream = admin.open("GET", "/api/events", &[], "");
+    let mut ann = lockgate.wire();
+    let mut line = String::new();
+    while !line.starts_with("content-type") {
+        line.clear();
+        stream.read_line(&mut line).unwrap();
+    }
+    assert!(line.contains("text/event-stream"), "{line}");
+    // What happens before the stream stands is not told.
+    let told = std::thread::scope(|scope| {
+        let reader = scope.spawn(move || {
+            let mut line = String::new();
+            while !line.starts_with("data:") {
+                line.clear();
+                assert!(stream.read_line(&mut line).unwrap() > 0);
+            }
+            line
+        });
+        let mut number = 0;
+        eventually("an event has come", || {
+            number += 1;
+            ann.run(&format!("LOCK.ACQUIRE orders:{number} ann"));
+            reader.is_finished().then_some(())
+        });
+        reader.join().unwrap()
+    });
+    let event: Value = serde_json::from_str(told.trim_start_matches("data:").trim()).unwrap();
+    assert_eq!((&event["event"], &event["owner"]), (&json!("acquired"), &json!("ann")));
+}
+
+fn info(id: &str) -> String {
+    json!({"ID": id, "Operation": "OperationTypeApply", "Who": format!("{id}@ci"), "Path": ""}).to_string()
+}
+
+#[test]
+fn terraform_runs_queue_in_order() {
+    let (_server, lockgate, admin) = stage("");
+    let path = "/api/terraform/prod%2Fnetwork";
+    assert_eq!(admin.ask_with("LOCK", path, &[], &info("one")).status, 200);
+    assert_eq!(admin.ask_with("POST", path, &[], &info("one")).status, 200, "it may ask again");
+    let refused = admin.ask_with("LOCK", path, &[], &info("two"));
+    assert_eq!((refused.status, &refused.json()["ID"], &refused.json()["Who"]), (423, &json!("one"), &json!("one@ci")));
+    assert_eq!(admin.ask_with("UNLOCK", path, &[], &info("two")).status, 409);
+    let waits = format!("{path}?wait=60s&ttl=10m");
+    std::thread::scope(|scope| {
+        let mut look = lockgate.wire();
+        let waiting: Vec<_> = ["two", "three", "four"]
+            .iter()
+            .map(|id| {
+                let (admin, waits) = (&admin, &waits);
+                let handle = scope.spawn(move || admin.ask_with("LOCK", waits, &[], &info(id)).status);
+                eventually("it waits", || match look.run(&format!("LOCK.POSITION prod/network {id}")) {
+                    Reply::Int(place) if place > 0 => Some(()),
+                    _ => None,
+                });
+                (*id, handle)
+            })
+            .collect();
+        let mut holder = "one";
+        for (id, handle) in waiting {
+            assert_eq!(admin.ask_with("UNLOCK", path, &[], &info(holder)).status, 200);
+            assert_eq!(handle.join().unwrap(), 200, "{id}");
+            assert_eq!(look.run(&format!("LOCK.POSITION prod/network {id}")), Reply::Int(0));
+            holder = id;
+        }
+        assert_eq!(admin.ask_with("DELETE", path, &[], &info(holder)).status, 200);
+    });
+    // Held by another client, and then unlocked by force.
+    lockgate.wire().run("LOCK.ACQUIRE prod/network ann TTL 60000");
+    let refused = admin.ask_with("LOCK", path, &[], &info("five"));
+    assert_eq!((refused.status, &refused.json()["ID"]), (423, &json!("ann")));
+    assert_eq!(admin.ask("UNLOCK", path).status, 200);
+    assert_eq!(admin.ask_with("LOCK", path, &[], &info("five")).status, 200);
+    assert_eq!(admin.ask_with("LOCK", path, &[], "no json").status, 400);
+    assert_eq!(admin.ask_with("LOCK", &format!("{path}?wait=soon"), &[], &info("six")).status, 400);
+    assert_eq!(admin.ask("GET", path).status, 405);
+}
+
+#[test]
+fn a_run_that_is_given_up_leaves_the_queue() {
+    let (_server, lockgate, admin) = stage("");
+    let mut ann = lockgate.wire();
+    ann.run("LOCK.ACQUIRE state ann TTL 60000");
+    let stream = admin.open("LOCK", "/api/terraform/state?wait=60s", &[], &info("gone"));
+    let mut look = lockgate.wire();
+    eventually("it waits", || (look.run("LOCK.POSITION state gone") == Reply::Int(1)).then_some(()));
+    drop(stream);
+    eventually("it waits no more", || (look.run("LOCK.POSITION state gone") == Reply::Nil).then_some(()));
+}
+
+#[test]
+fn a_place_that_is_taken_ends_only_the_start_that_asked_for_it() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let server = RedisServer::start();
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_lockgate"))
+        .args(["--listen", "127.0.0.1:0", "--upstream", &server.url(), "--admin", &address])
+        .output()
+        .unwrap();
+    assert!(!output.status.success());
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(said.contains(&format!("the admin server cannot listen on {address}")), "{said}");
+}
