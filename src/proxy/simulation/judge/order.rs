@@ -56,15 +56,18 @@ impl Judge {
         let goes_on = |ticket: &Ticket| {
             ticket.connection == *connection && call.since_us + TICKET_MARGIN_US < ticket.sent_us + ticket.ticket_us
         };
+        // In a full queue he has none, and is told what Redis would say. One whose absolute time is over when the lock that was kept for
+        // him comes gives it up, and his place with it (day 1736).
+        let is_over = call.asked.over_ms.is_some_and(|over_ms| self.may_be_over(over_ms));
+        let has_none = is_over || self.plan.is_narrow(&known.0, call.asked.person);
         let ticket = Ticket {
             connection: *connection,
             level: *level,
             ticket_us: *ticket_us,
             earliest_us: before.map_or(call.since_us, |before| before.earliest_us),
-            // In a full queue he has none, and is told what Redis would say.
-            certain_us: match self.plan.is_narrow(&known.0, call.asked.person) {
+            certain_us: match has_none {
                 true => u64::MAX,
-                false => before.filter(goes_on).map_or(self.now_us, |before| before.certain_us),
+                false => before.filter(goes_on).map_or(self.now_us, |before| before.certain_us.min(self.now_us)),
             },
             sent_us: call.since_us,
         };
