@@ -147,6 +147,21 @@ struct Node {
     ticks: BTreeSet<Moment>,
 }
 
+/// What is known of somebody who waits.
+#[derive(Debug)]
+struct Waits {
+    place: Place,
+    level: Level,
+    /// Since when his node knows, and has him at that level.
+    known: Option<Moment>,
+}
+
+impl Waits {
+    fn rank(&self, rules: &LineRules) -> Rank {
+        Rank::new(self.level, self.place, rules.promote_after_us)
+    }
+}
+
 struct Client {
     node: usize,
     owner: u64,
@@ -183,8 +198,8 @@ struct World {
     replica: Option<(Option<Key>, BTreeMap<usize, upstream::Entry>, u64)>,
     /// Every call has an owner of its own, so that its rank is plain: level and arrival.
     is_orderly: bool,
-    /// Whom the upstream has refused and who still waits, and since when his node knows.
-    waiting: HashMap<u64, (Rank, Option<Moment>)>,
+    /// Whom the upstream has refused and who still waits.
+    waiting: HashMap<u64, Waits>,
     is_told: bool,
     changes: u64,
     /// Scripts that were sent only to look.
@@ -462,9 +477,8 @@ impl World {
         {
             let place =
                 Place { arrival_us: standing.arrival_us.unwrap_or(*arrival_us), first_call: standing.first_call };
-            let rank = Rank::new(asked.level, place, self.rules.promote_after_us);
             if self.calls[&asked.call.0].told == Told::Waiting {
-                self.waiting.insert(asked.call.0, (rank, None));
+                self.waiting.insert(asked.call.0, Waits { place, level: asked.level, known: None });
             }
         }
         if let Some(key) = self.upstream.key.as_ref().filter(|key| key.fence > 0) {
@@ -610,8 +624,8 @@ impl World {
     fn returned(&mut self, node: usize, reply: Answered, sent: Sent, tag: Tag) {
         match (reply, tag) {
             (Answered::Acquire(outcome), Tag::Try(call)) => {
-                if let Some((_, known)) = self.waiting.get_mut(&call.0) {
-                    known.get_or_insert(self.now);
+                if let Some(waits) = self.waiting.get_mut(&call.0) {
+                    waits.known.get_or_insert(self.now);
                 }
                 self.step(node, Event::Tried { call, sent, outcome });
             }
@@ -695,12 +709,11 @@ impl World {
                 }
             }
             23 => {
-                let tickets = |client: &&Client| client.told == Told::Waiting && client.node == node;
-                let level = [Level::Low, Level::High][self.dice.usize(..2)];
-                if let Some(owner) = self.calls.values().find(tickets).map(|client| client.owner)
-                    && !self.is_orderly
-                {
-                    self.step(node, Event::Promotes { owner: Arc::from(owner_id(owner).as_bytes()), level });
+                let waits = |client: &Client| client.told == Told::Waiting && client.node == node;
+                let waiting = self.calls.iter().filter(|(_, client)| waits(client));
+                let waiting: Vec<(u64, u64)> = waiting.map(|(call, client)| (*call, client.owner)).collect();
+                if let Some((call, owner)) = self.dice.choice(waiting) {
+                    self.promotes(node, call, owner);
                 }
             }
             _ => {
@@ -715,6 +728,22 @@ impl World {
                     self.leaves(call);
                 }
             }
+        }
+    }
+
+    /// Whoever waits by LOCK.* comes to another level, up or down. In orderly lives it is plain whose call is meant: it stands there at once,
+    /// and the upstream knows of it as soon as of a waiter who has just come.
+    fn promotes(&mut self, node: usize, call: u64, owner: u64) {
+        let level = [Level::Low, Level::Normal, Level::High, Level::Critical][self.dice.usize(..4)];
+        self.step(node, Event::Promotes { owner: Arc::from(owner_id(owner).as_bytes()), level });
+        if !self.is_orderly || matches!(self.calls[&call].form, Form::Plain { .. }) {
+            return;
+        }
+        let at = self.nodes[node].clock(self.now);
+        let stands = self.nodes[node].line.waits_at(CallId(call), at).map(|(level, _)| level);
+        if let (Some(stands), Some(waits)) = (stands, self.waiting.get_mut(&call)) {
+            assert_eq!(stands, level, "seed {}: call {call} was promoted, and has kept its level", self.seed);
+            (waits.level, waits.known) = (level, Some(self.now));
         }
     }
 
@@ -827,10 +856,10 @@ impl World {
         if !self.is_orderly || self.faults || self.crashes || self.failovers {
             return;
         }
-        for (other, (rank, known)) in &self.waiting {
-            let is_living =
-                self.calls[other].told == Told::Waiting && known.is_some_and(|known| known.0 + SETTLES_US < sent.0);
-            assert!(!is_living || *rank >= given.rank, "seed {}: {given:?} overtakes call {other} {rank:?}", self.seed);
+        for (other, waits) in &self.waiting {
+            let (rank, is_known) = (waits.rank(&self.rules), waits.known.is_some_and(|at| at.0 + SETTLES_US < sent.0));
+            let is_living = self.calls[other].told == Told::Waiting && is_known;
+            assert!(!is_living || rank >= given.rank, "seed {}: {given:?} overtakes call {other} {waits:?}", self.seed);
         }
     }
 
