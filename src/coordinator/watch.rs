@@ -176,14 +176,14 @@ impl Coordinator {
                 }
                 // The links have said so, and try again as well.
                 Err(why @ DialError::Unreachable(_)) => tracing::debug!(%why, "no watch link"),
-                Err(DialError::Refused(line)) if Misfit::of_refusal(links.endpoint(), &line).is_some() => {
-                    self.fit.found(Part::Handshake, Misfit::of_refusal(links.endpoint(), &line));
-                }
-                Err(why) => {
-                    if !std::mem::replace(&mut memory.complaints.away, true) {
+                Err(DialError::Refused(line)) => match Misfit::of_refusal(links.endpoint(), &line) {
+                    Some(misfit) => self.fit.found(Part::Handshake, Some(misfit)),
+                    None if std::mem::replace(&mut memory.complaints.away, true) => {}
+                    None => {
+                        let why = DialError::Refused(line);
                         tracing::warn!(%why, "nobody tells of changes to lock keys: waiting ones are looked at twice a second");
                     }
-                }
+                },
             }
             // Between half and the whole pause, so that the nodes do not come back as one.
             let sleep = tokio::time::sleep(pause.mul_f64(0.5 + fastrand::f64() / 2.0));

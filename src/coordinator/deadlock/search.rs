@@ -134,9 +134,7 @@ impl Coordinator {
         if !cycles.is_empty() {
             let read = self.read_keys_of(router, &cycles).await;
             let stands = |cycle: &Cycle| cycle.steps().iter().all(|step| read.get(&step.wait.key) == Some(&step.by));
-            let found = cycles.len();
-            cycles.retain(|cycle| stands(cycle) && self.are_waiting(cycle));
-            is_partial |= cycles.len() < found;
+            is_partial |= thinned_out(&mut cycles, |cycle| stands(cycle) && self.are_waiting(cycle));
         }
         Pass { cycles, is_partial }
     }
@@ -297,5 +295,25 @@ impl Coordinator {
             locks.insert(owner.clone(), held);
         }
         Some(locks)
+    }
+}
+
+/// Keeps those that are so; whether others were there.
+fn thinned_out<T>(all: &mut Vec<T>, is_so: impl Fn(&T) -> bool) -> bool {
+    let before = all.len();
+    all.retain(is_so);
+    all.len() < before
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_did_not_stand_any_more_or_could_not_be_read_is_looked_for_again() {
+        let mut all = vec![1, 2, 3];
+        assert!(!thinned_out(&mut all, |one| *one > 0));
+        assert!(thinned_out(&mut all, |one| *one != 2));
+        assert_eq!(all, [1, 3]);
     }
 }
