@@ -258,7 +258,7 @@ fn number(name: &str) -> Option<u64> {
 }
 
 /// How many days are played where nobody asks for more.
-const SEEDS: u64 = 120;
+const SEEDS: u64 = 300;
 
 #[test]
 fn no_day_breaks_a_promise() {

@@ -3,6 +3,7 @@
 mod asks;
 mod ends;
 mod looks;
+mod lurks;
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -64,21 +65,34 @@ impl Client {
 
     async fn does_something(&mut self) {
         let (has_family, holds) = (self.world.plan.has_family, !self.mine.is_empty());
-        match self.dice.u8(..100) {
+        match self.dice.u8(..110) {
             0..40 if holds => self.lets_go().await,
-            40..45 if holds && has_family => self.releases_all().await,
+            40..45 if holds && has_family => self.releases_all_of_his().await,
             45..51 if holds => self.extends().await,
             51..55 if holds => self.writes().await,
             55..60 if holds && has_family => self.transfers().await,
-            60..63 if self.world.plan.is_rough => self.forces().await,
-            63..68 if has_family => self.meddles_with_waiters().await,
-            68..74 => self.looks().await,
+            60..63 if self.world.plan.is_rough => {
+                let key = self.key();
+                self.forces(key).await;
+            }
+            63..68 if has_family => {
+                let (key, owner) = (self.key(), self.somebody());
+                self.meddles_with_waiters(key, owner).await;
+            }
+            68..74 => self.looks_around().await,
             74..76 => self.hangs_up(),
             76..78 => self.acts_on_the_past().await,
-            78..84 if has_family => self.acquires_all().await,
+            78..84 if has_family => {
+                let owner = self.owner();
+                self.acquires_all(owner, None).await;
+            }
             84..93 if self.mine.len() < 3 => self.sets().await,
+            100.. => self.lies_in_wait().await,
             93..96 if self.world.plan.has_data => self.keeps_data().await,
-            _ if self.mine.len() < 3 => self.acquires().await,
+            _ if self.mine.len() < 3 => {
+                let (key, owner) = (self.key(), self.owner());
+                self.acquires(key, owner).await;
+            }
             _ => self.lets_go().await,
         }
     }

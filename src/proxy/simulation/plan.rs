@@ -16,7 +16,12 @@ const TICKET_MS: u64 = 400;
 const DEFAULT_TTL_MS: u64 = 1700;
 const MAX_TTL_MS: u64 = 8000;
 /// With `promote_after` a waiter beats one of the next level that came so much later.
-const PROMOTES_AFTER_MS: u64 = 200;
+const PROMOTES_AFTER_MS: u64 = 500;
+
+/// What people lock, on days with so many keys.
+const KEYS: [&str; 4] = ["lock:a", "lock:b", "c", "lock:d"];
+/// Whoever keeps data does so under the third.
+const DATA_KEYS: usize = 3;
 
 /// What a rule says about one key.
 struct KeyRule {
@@ -98,21 +103,20 @@ pub struct Plan {
 impl Plan {
     /// Draws one.
     pub fn draw(dice: &mut fastrand::Rng) -> Plan {
-        let keys = ["lock:a", "lock:b", "c", "lock:d"];
         let policies =
             [VictimPolicy::LowestPriority, VictimPolicy::Youngest, VictimPolicy::FewestLocks, VictimPolicy::Requester];
         let plan = Plan {
             nodes: dice.usize(1..4),
             people: dice.usize(2..7),
-            keys: keys[..dice.usize(1..=keys.len())].iter().map(|key| key.as_bytes().to_vec()).collect(),
+            keys: KEYS[..dice.usize(1..=KEYS.len())].iter().map(|key| key.as_bytes().to_vec()).collect(),
             owners: if dice.u8(..4) == 0 { 2 } else { 0 },
-            has_family: dice.bool(),
+            has_family: dice.u8(..3) > 0,
             is_rough: dice.u8(..4) == 0,
             tickets: dice.u8(..6) == 0,
             bypasses: dice.u8(..3) == 0,
             has_rules: dice.bool(),
             has_users: dice.u8(..3) == 0,
-            has_data: dice.u8(..3) == 0,
+            has_data: dice.bool(),
             day_ms: dice.u64(6000..20_000),
             longest_way_ms: [0, 3, 20, 120][dice.usize(..4)],
             deadlocks: if dice.u8(..4) == 0 { DeadlockMode::Prevent } else { DeadlockMode::Detect },
@@ -120,10 +124,13 @@ impl Plan {
             promote_after_ms: if dice.u8(..3) == 0 { PROMOTES_AFTER_MS } else { 0 },
             faults: Faults::draw(dice),
         };
-        // Two keys at a time need two keys. Where a rule takes a key for a lock, a string is none the less.
-        let has_data = plan.has_data && !plan.has_users && plan.keys.len() > 2;
-        let has_family = plan.has_family && plan.keys.len() > 1;
-        Plan { has_family, has_data, ..plan }
+        // Where a rule takes a key for a lock, a string is none the less.
+        let has_data = plan.has_data && !plan.has_users;
+        let least = if has_data { DATA_KEYS } else { 1 };
+        let keys: Vec<Vec<u8>> = KEYS[..plan.keys.len().max(least)].iter().map(|key| key.as_bytes().to_vec()).collect();
+        // Two keys at a time need two keys.
+        let has_family = plan.has_family && keys.len() > 1;
+        Plan { has_family, has_data, keys, ..plan }
     }
 
     /// Whom the upstream takes that person for.

@@ -145,6 +145,14 @@ impl Judge {
         }
     }
 
+    /// A guarded command was refused: at some moment the lock was not held under that fence.
+    pub fn is_fenced_off(&self, key: &[u8], mark: &Mark, sent_us: u64) {
+        let holds = |held: &Held| held.value.as_deref().map(Mark::of) == Some((mark.clone(), false));
+        if !self.at_some_moment(key, sent_us, |held| !holds(held)) {
+            self.wrong(format!("{mark} holds {}, and a guarded command was refused", key.escape_ascii()));
+        }
+    }
+
     /// RELEASE was answered.
     pub fn is_released(&mut self, key: &[u8], (owner, fence): (&[u8], Option<u64>), sent_us: u64, said: i64) {
         self.counts.releases += u64::from(said == 1);

@@ -238,13 +238,6 @@ impl Judge {
         }
     }
 
-    /// A guarded command of a holder was refused.
-    pub fn is_fenced_off(&mut self, key: &[u8], mark: &Mark) {
-        if let Mark::Fenced(owner, fence) = mark {
-            self.told_to_hold_nothing(key, owner, *fence);
-        }
-    }
-
     /// Whether somebody was given that lock, nobody knows.
     pub fn knows_nothing_of(&mut self, key: &[u8], owner: &[u8]) {
         self.unknown.insert((key.to_vec(), owner.to_vec()));

@@ -15,9 +15,9 @@ const GHOST_MAX_US: u64 = 1_500_000;
 const ANSWERS_MAX_US: u64 = 4_000_000;
 
 impl Judge {
-    /// Who has just been given this lock, and does not know it yet.
+    /// Who has just been given this lock, and does not know it yet; also who has asked again for what his owner holds.
     pub fn who_is_given(&self, key: &[u8]) -> Option<Person> {
-        let hold = self.locks.get(key)?.hold.as_ref().filter(|hold| !hold.is_told)?;
+        let hold = self.locks.get(key)?.hold.as_ref()?;
         Some(self.call_of(key, &hold.mark)?.asked.person)
     }
 

@@ -4,6 +4,13 @@ use super::Judge;
 use crate::proxy::simulation::coverage::State;
 
 impl Judge {
+    /// For whom a claim in `key` is, and under which fence; `None` where there is none, or it is for a SET NX.
+    pub fn claimed_for(&self, key: &[u8]) -> Option<(Vec<u8>, u64)> {
+        let held = self.locks.get(key)?.story.last()?;
+        let fields = held.fields().filter(|fields| fields.is_claim && fields.fence.0 > 0)?;
+        Some((fields.owner.to_vec(), fields.fence.0))
+    }
+
     /// How `key` stands to `owner` in this moment.
     pub fn stands(&self, key: &[u8], owner: &[u8]) -> State {
         let is_other = |asked: &super::Asked| asked.is_about(key) && (asked.owner != owner || asked.value.is_some());

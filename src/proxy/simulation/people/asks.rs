@@ -91,8 +91,8 @@ impl Client {
         (ttl_ms, wait_ms)
     }
 
-    pub(super) async fn acquires(&mut self) {
-        let (key, owner, (ttl_ms, wait_ms)) = (self.key(), self.owner(), self.times());
+    pub(super) async fn acquires(&mut self, key: Vec<u8>, owner: Vec<u8>) {
+        let (ttl_ms, wait_ms) = self.times();
         let plan = &self.world.plan;
         let ttl_ms = (self.dice.u8(..6) > 0).then_some(ttl_ms);
         let level = match self.dice.u8(..4) {
@@ -143,10 +143,15 @@ impl Client {
         }
     }
 
-    pub(super) async fn acquires_all(&mut self) {
-        let (mut keys, owner, (ttl_ms, wait_ms)) = (self.world.plan.keys.clone(), self.owner(), self.times());
+    /// Two or three keys, `meant` among them where one is.
+    pub(super) async fn acquires_all(&mut self, owner: Vec<u8>, meant: Option<&[u8]>) {
+        let (mut keys, (ttl_ms, wait_ms)) = (self.world.plan.keys.clone(), self.times());
         self.dice.shuffle(&mut keys);
+        if let Some(at) = keys.iter().position(|key| Some(&key[..]) == meant) {
+            keys.swap(0, at);
+        }
         keys.truncate(self.dice.usize(2..4));
+        self.dice.shuffle(&mut keys);
         let (count, ttl, wait) = (keys.len().to_string(), ttl_ms.to_string(), wait_ms.to_string());
         let mut words: Vec<&[u8]> = vec![b"LOCK.ACQUIREALL", count.as_bytes()];
         words.extend(keys.iter().map(Vec::as_slice));
@@ -172,7 +177,7 @@ impl Client {
         }
     }
 
-    async fn sets_once(&mut self, key: Vec<u8>) {
+    pub(super) async fn sets_once(&mut self, key: Vec<u8>) {
         let plan = &self.world.plan;
         let (takes, ticket_ms) = (plan.takes(&key, self.number), plan.ticket_ms(&key, self.number));
         let (max_ms, default_ms) = plan.plain_lease_ms(&key, self.number);
@@ -229,7 +234,7 @@ impl Client {
                 let until = now_ms / 1000 + self.dice.u64(..ABSOLUTE_MAX_MS / 1000);
                 ("EXAT", until, Lease::UntilMs(until * 1000))
             }
-            5 | 6 if default_ms.is_some() => ("", 0, Lease::Ms(default_ms.unwrap_or(ms))),
+            5..9 if default_ms.is_some() => ("", 0, Lease::Ms(default_ms.unwrap_or(ms))),
             _ => ("PX", ms, Lease::Ms(ms)),
         }
     }

@@ -69,14 +69,20 @@ impl Client {
         self.world.past.borrow_mut().push(Past { key: key.to_vec(), owner: owner.to_vec(), fence });
     }
 
-    /// RELEASEALL, of keys that he holds and others. Some leave in the middle.
-    pub(super) async fn releases_all(&mut self) {
-        let owner = match &self.mine[self.dice.usize(..self.mine.len())].mark {
-            Mark::Fenced(owner, _) => owner.clone(),
-            _ => return,
-        };
+    /// RELEASEALL, of keys that he holds and others.
+    pub(super) async fn releases_all_of_his(&mut self) {
+        if let Mark::Fenced(owner, _) = self.mine[self.dice.usize(..self.mine.len())].mark.clone() {
+            self.releases_all(owner, None).await;
+        }
+    }
+
+    /// RELEASEALL, `meant` among the keys where one is. Some leave in the middle.
+    pub(super) async fn releases_all(&mut self, owner: Vec<u8>, meant: Option<&[u8]>) {
         let mut keys = self.world.plan.keys.clone();
         self.dice.shuffle(&mut keys);
+        if let Some(at) = keys.iter().position(|key| Some(&key[..]) == meant) {
+            keys.swap(0, at);
+        }
         keys.truncate(self.dice.usize(1..=keys.len()));
         let ends = |mine: &Mine| keys.contains(&mine.key) && matches!(&mine.mark, Mark::Fenced(of, _) if *of == owner);
         let (ended, kept): (Vec<Mine>, Vec<Mine>) = std::mem::take(&mut self.mine).into_iter().partition(ends);
@@ -188,11 +194,12 @@ impl Client {
         let Mark::Fenced(owner, fence) = &mark else { return };
         let (fence, data) = (fence.to_string(), [b"data:", &key[..]].concat());
         let words: [&[u8]; 6] = [b"LOCK.GUARD", &key, fence.as_bytes(), b"SET", &data, fence.as_bytes()];
+        let sent_us = self.world.net.unix_us();
         match self.asks_about(&key, owner, &words).await {
             Some(Said::Word(_)) | None => {}
             // Somebody may have put data in its place.
             Some(Said::Error(line)) if line.starts_with("FENCED") || line.contains("is not a lock") => {
-                self.world.judge(|judge| judge.is_fenced_off(&key, &mark));
+                self.world.judge(|judge| judge.is_fenced_off(&key, &mark, sent_us));
                 self.mine.retain(|mine| mine.key != key);
             }
             Some(Said::Error(line)) if line.starts_with("UNAVAILABLE") => {}
@@ -220,7 +227,7 @@ impl Client {
     }
 
     /// TRANSFER was answered, or never will be: then it may have been done, or may still be.
-    fn transferred(
+    pub(super) fn transferred(
         &self,
         key: &[u8],
         (from, fence): (&[u8], Option<u64>),
@@ -243,8 +250,7 @@ impl Client {
         }
     }
 
-    pub(super) async fn forces(&mut self) {
-        let key = self.key();
+    pub(super) async fn forces(&mut self, key: Vec<u8>) {
         self.world.judge(|judge| judge.is_rough_with(&key));
         if self.world.plan.bypasses && self.dice.bool() {
             return self.world.bypasses(&[b"DEL", &key]);

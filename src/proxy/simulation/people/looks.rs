@@ -5,8 +5,7 @@ use crate::proxy::simulation::client::Said;
 
 impl Client {
     /// Cancels or promotes somebody's call, through whichever node.
-    pub(super) async fn meddles_with_waiters(&mut self) {
-        let (key, owner) = (self.key(), self.somebody());
+    pub(super) async fn meddles_with_waiters(&mut self, key: Vec<u8>, owner: Vec<u8>) {
         let sent_us = self.world.net.unix_us();
         if self.dice.u8(..3) == 0 {
             let which = self.world.judge(|judge| judge.meddles(&key, &owner, None));
@@ -43,29 +42,37 @@ impl Client {
         self.world.judge(|judge| judge.is_placed(key, owner, sent_us, (place, may_hold)));
     }
 
-    pub(super) async fn looks(&mut self) {
-        let (key, owner, sent_us) = (self.key(), self.somebody(), self.world.net.unix_us());
+    pub(super) async fn looks_around(&mut self) {
         let words: &[&[u8]] = match self.dice.u8(..8) {
-            0 | 1 => {
-                if let Some(Said::List(said)) = self.asks_about(&key, &owner, &[b"LOCK.INFO", &key]).await {
-                    self.world.judge(|judge| judge.is_informed(&key, sent_us, &said));
-                }
-                return;
-            }
-            2 | 3 => {
-                let said = self.asks_about(&key, &owner, &[b"LOCK.POSITION", &key, &owner]).await;
-                return self.placed(&key, &owner, sent_us, said, true);
-            }
-            4 | 5 => {
-                if let Some(Said::List(said)) = self.asks_about(&key, &owner, &[b"LOCK.QUEUE", &key]).await {
-                    self.world.judge(|judge| judge.is_listed(&key, sent_us, &said));
-                }
-                return;
+            0..6 => {
+                let (key, owner) = (self.key(), self.somebody());
+                return self.looks(key, owner).await;
             }
             6 => &[b"LOCK.GRAPH"],
             _ if self.dice.bool() => &[b"LOCK.LIST", b"0"],
             _ => &[b"LOCK.STATS"],
         };
         self.asks(words).await;
+    }
+
+    /// INFO, POSITION or QUEUE.
+    pub(super) async fn looks(&mut self, key: Vec<u8>, owner: Vec<u8>) {
+        let sent_us = self.world.net.unix_us();
+        match self.dice.u8(..3) {
+            0 => {
+                if let Some(Said::List(said)) = self.asks_about(&key, &owner, &[b"LOCK.INFO", &key]).await {
+                    self.world.judge(|judge| judge.is_informed(&key, sent_us, &said));
+                }
+            }
+            1 => {
+                let said = self.asks_about(&key, &owner, &[b"LOCK.POSITION", &key, &owner]).await;
+                self.placed(&key, &owner, sent_us, said, true);
+            }
+            _ => {
+                if let Some(Said::List(said)) = self.asks_about(&key, &owner, &[b"LOCK.QUEUE", &key]).await {
+                    self.world.judge(|judge| judge.is_listed(&key, sent_us, &said));
+                }
+            }
+        }
     }
 }
