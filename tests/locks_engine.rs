@@ -208,6 +208,11 @@ impl Client {
     }
 
     async fn run_words(&self, words: &[&[u8]]) -> LockReply {
+        self.run_while(words, || true).await
+    }
+
+    /// Its client has gone by the time of the answer where `is_there` says so.
+    async fn run_while(&self, words: &[&[u8]], is_there: impl Fn() -> bool) -> LockReply {
         let command = match LockCommand::parse(words) {
             Ok(command) => command,
             Err(line) => return LockReply::Error(line),
@@ -215,7 +220,7 @@ impl Client {
         let bound = self.bound.borrow().clone().expect("the connection is open");
         let (caller, service) = (self.node.caller.clone(), self.node.service.clone());
         let asker = Asker { db: 0, session: self.session, user: (*b"default").into(), caller, service, bound };
-        let reply = tokio::time::timeout(PATIENCE, self.node.engine.run(&asker, command)).await;
+        let reply = tokio::time::timeout(PATIENCE, self.node.engine.run_while(&asker, command, is_there)).await;
         reply.unwrap_or_else(|_| panic!("no answer: {words:?}"))
     }
 
@@ -652,6 +657,23 @@ fn a_client_that_left_is_skipped_and_its_place_is_kept_for_it() {
         fence(ann.await.unwrap());
         node.run("LOCK.RELEASE k ann").await;
         fence(cat.await.unwrap());
+        node
+    });
+}
+
+#[test]
+fn whose_client_has_gone_by_the_time_of_the_answer_gives_back_what_is_new_and_nothing_that_was_told() {
+    story(async |server| {
+        let node = Node::new(server);
+        node.fence("LOCK.ACQUIRE held ann").await;
+        for key in [&b"held"[..], b"new"] {
+            let words = [&b"LOCK.ACQUIRE"[..], key, b"ann", b"WAIT", b"60000"];
+            assert_eq!(node.client().run_while(&words, || false).await, LockReply::Nil);
+        }
+        until("the new one is free", async || node.run("LOCK.POSITION new ann").await == LockReply::Nil).await;
+        node.engine.settled().await;
+        assert_eq!(node.run("LOCK.POSITION held ann").await, ZERO, "his other connection was told of it");
+        assert_eq!(node.run("LOCK.RELEASE held ann").await, ONE);
         node
     });
 }
