@@ -490,6 +490,19 @@ fn the_four_roles_are_what_they_say_before_every_server() {
 }
 
 #[test]
+fn an_empty_key_is_matched_by_no_star() {
+    with_each_server(1, &[], |pair| {
+        for rule in ["%RW~*", "%R~**", "~", "allkeys"] {
+            pair.set(b"u", &["reset", "on", "+@all", rule].map(|rule| rule.as_bytes().to_vec()));
+            let args: [&[u8]; 2] = [b"GET", b""];
+            let theirs = Reply::parse(&pair.wire.call(&[&b"ACL"[..], b"DRYRUN", b"u", args[0], args[1]]));
+            let Found::Command(id) = pair.users.catalog().find(&args) else { panic!("every server has it") };
+            assert_eq!(pair.judged(b"u", id, &args, 0), theirs, "{rule}");
+        }
+    });
+}
+
+#[test]
 fn what_is_known_before_an_upstream_has_told_is_what_servers_have() {
     with_each_server(1, &[], |pair| {
         let builtin = Catalog::builtin();
