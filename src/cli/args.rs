@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
+use super::exec::TRAMPOLINE;
 use crate::config::{Flags, units};
 
 /// A Redis-protocol lock proxy: queues, priorities and fencing for locks, everything else passes untouched.
@@ -46,6 +47,38 @@ pub(super) enum Command {
         #[command(subcommand)]
         command: ConfigCommand,
     },
+    /// Run a command while a lock is held: stand in line, keep the lock, let go of it
+    ///
+    /// Exits as the command does; 75 where the lock was not got in time. The command finds its fencing token in LOCKGATE_FENCE. Where the lock
+    /// is lost, it gets SIGTERM, and SIGKILL after the grace.
+    Exec {
+        /// The lock
+        key: String,
+        /// How long to stand in line
+        #[arg(long, value_name = "TIME", default_value = "5m", value_parser = duration_or_none)]
+        wait: Duration,
+        /// low, normal, high or critical
+        #[arg(long, value_name = "LEVEL")]
+        priority: Option<String>,
+        /// After so long without a sign of life of this process the lock is free
+        #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration)]
+        ttl: Duration,
+        /// From SIGTERM to SIGKILL, where the lock is lost
+        #[arg(long, value_name = "TIME", default_value = "10s", value_parser = duration_or_none)]
+        grace: Duration,
+        /// The Lockgate to ask [env: LOCKGATE_CONNECT] [default: what listen says]
+        #[arg(long, value_name = "URL")]
+        connect: Option<String>,
+        /// The command and its arguments
+        #[arg(last = true, required = true, value_name = "COMMAND")]
+        command: Vec<std::ffi::OsString>,
+    },
+    /// Become the command; for `exec`
+    #[command(name = TRAMPOLINE, hide = true)]
+    Become {
+        #[arg(last = true, required = true)]
+        command: Vec<std::ffi::OsString>,
+    },
     /// Ask a running Lockgate for a PONG; for health checks
     Ping {
         /// How long the answer may take
@@ -76,6 +109,10 @@ impl From<SourceFlags> for Flags {
     fn from(flags: SourceFlags) -> Self {
         Flags { config: flags.config, listen: flags.listen, admin: flags.admin, upstream: flags.upstream }
     }
+}
+
+fn duration_or_none(text: &str) -> Result<Duration, &'static str> {
+    units::parse_duration(text).ok_or("write a duration such as \"500ms\" or \"3s\", or \"0s\" for none")
 }
 
 fn duration(text: &str) -> Result<Duration, &'static str> {

@@ -1,7 +1,9 @@
 //! Arguments → config → runtime → wiring → exit code.
 
 mod args;
+mod client;
 mod config;
+mod exec;
 mod ping;
 
 use std::process::ExitCode;
@@ -9,7 +11,8 @@ use std::process::ExitCode;
 use clap::Parser;
 
 use crate::app::{self, Serve, ServeError};
-use crate::config::{Origin, Problem, Sources};
+use crate::config::{CONNECT_VARIABLE, Origin, Problem, Sources};
+use crate::upstream::url::{Endpoint, Upstream};
 use args::{Arguments, Command, ConfigCommand};
 
 /// A blocker or a failure.
@@ -31,7 +34,14 @@ pub fn run() -> ExitCode {
         Command::Serve { hint } => serve(&Serve { sources, hint }),
         Command::Config { command: ConfigCommand::Check } => config::check(&sources),
         Command::Config { command: ConfigCommand::Dump { defaults } } => config::dump(&sources, defaults),
+        Command::Become { command } => exec::become_command(&command),
         Command::Ping { timeout } => ping::ping(&sources, timeout),
+        Command::Exec { key, wait, priority, ttl, grace, connect, command } => {
+            match running_lockgate(&sources, connect) {
+                Ok(endpoint) => exec::exec(&exec::Exec { endpoint, key, wait, ttl, grace, priority, command }),
+                Err(code) => code,
+            }
+        }
     }
 }
 
@@ -43,6 +53,29 @@ fn serve(wanted: &Serve) -> ExitCode {
             eprintln!("lockgate: {error}");
             ExitCode::from(FAILURE)
         }
+    }
+}
+
+/// Where a running Lockgate is: as `--connect` or LOCKGATE_CONNECT says, else where the configuration lets it listen.
+fn running_lockgate(sources: &Sources, connect: Option<String>) -> Result<Endpoint, ExitCode> {
+    match connect.or_else(|| sources.environment.get(CONNECT_VARIABLE).cloned()) {
+        Some(url) => match Upstream::parse(&url) {
+            Ok(Upstream::Standalone(endpoint)) => Ok(endpoint),
+            Ok(_) => {
+                eprintln!(
+                    "lockgate: --connect names a Lockgate; write redis://[user:password@]host:port or unix:///path"
+                );
+                Err(ExitCode::from(USAGE))
+            }
+            Err(error) => {
+                eprintln!("lockgate: the URL of --connect {error}");
+                Err(ExitCode::from(USAGE))
+            }
+        },
+        None => match crate::config::load(sources) {
+            Ok(loaded) => Ok(Endpoint::at(ping::reachable(loaded.config.listen))),
+            Err(problems) => Err(refuse(&problems)),
+        },
     }
 }
 

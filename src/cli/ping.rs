@@ -64,7 +64,7 @@ fn misfit_of(upstream: &Upstream, timeout: Duration) -> Option<Misfit> {
 }
 
 /// "Every network" is an address to listen on, not one to connect to.
-fn reachable(listen: Address) -> Address {
+pub(super) fn reachable(listen: Address) -> Address {
     match listen {
         Address::Tcp { host, port } if host == "0.0.0.0" => Address::Tcp { host: "127.0.0.1".to_owned(), port },
         Address::Tcp { host, port } if host == "::" => Address::Tcp { host: "::1".to_owned(), port },

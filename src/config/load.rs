@@ -10,6 +10,10 @@ use crate::upstream::url::{Address, Endpoint, Sentinels, Upstream};
 
 /// The file's variable, for when there is no `--config`.
 const FILE_VARIABLE: &str = "LOCKGATE_CONFIG";
+/// Where commands that speak to a running Lockgate find it.
+pub const CONNECT_VARIABLE: &str = "LOCKGATE_CONNECT";
+/// What `lockgate exec` tells its command, which may be another Lockgate.
+const OF_EXEC: [&str; 3] = ["LOCKGATE_FENCE", "LOCKGATE_KEY", "LOCKGATE_OWNER"];
 /// Sends LOCK.* to the upstream as it is (SPEC 8, modes).
 const PASS_ALL_VARIABLE: &str = "DISABLE_ENHANCED_LOCKING";
 /// A configuration is read whole, so a wrong path such as a device must not fill the memory.
@@ -128,7 +132,7 @@ impl Reader {
     }
 
     fn apply_variable(&mut self, name: &str, value: &str) {
-        if name == FILE_VARIABLE {
+        if [FILE_VARIABLE, CONNECT_VARIABLE].contains(&name) || OF_EXEC.contains(&name) {
             return;
         }
         let key = name[VARIABLE_PREFIX.len()..].to_ascii_lowercase().replace("__", ".");

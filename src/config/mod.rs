@@ -26,7 +26,7 @@ use crate::upstream::url::{Address, Upstream};
 pub use dump::{dump, dump_defaults};
 pub use keys::{Applies, KEYS, Key, RULE_KEYS};
 pub use live::LiveConfig;
-pub use load::{Flags, Loaded, Sources, load};
+pub use load::{CONNECT_VARIABLE, Flags, Loaded, Sources, load};
 pub use reload::{Changes, changes};
 pub use tree::{Origin, Problem};
 
