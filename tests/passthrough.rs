@@ -5,7 +5,7 @@
 mod common;
 
 use common::{Lockgate, PATIENCE, RedisServer, Reply, ServerKind, Stage, Wire, command, eventually, tools, within};
-use std::io::Write;
+use std::io::{Read, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -520,4 +520,31 @@ fn a_subscriber_that_never_reads_costs_bounded_memory() {
     assert!(resident < 200 << 20, "{resident} bytes resident");
     drop(subscriber);
     stage.lockgate.assert_settles_below(100 << 20);
+}
+
+/// An upstream that has said its last word closes, and a client that reads slowly gets all of it.
+#[test]
+fn what_was_said_before_the_upstream_closed_reaches_a_slow_reader() {
+    let server = RedisServer::start_with(ServerKind::Redis70, &["--repl-diskless-sync", "no"]);
+    let value: Vec<u8> = std::iter::repeat_with(|| fastrand::u8(..)).take(8 << 20).collect();
+    assert_eq!(server.wire().call(&[&b"SET"[..], b"k", &value]), b"+OK\r\n");
+    let lockgate = Lockgate::before(&server);
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    socket.set_recv_buffer_size(4096).unwrap();
+    socket.connect(&lockgate.addr().into()).unwrap();
+    let mut client = std::net::TcpStream::from(socket);
+    client.set_read_timeout(Some(PATIENCE)).unwrap();
+    client.write_all(&[command(&["REPLCONF", "rdb-only", "1"]), command(&["SYNC"])].concat()).unwrap();
+    let (mut came, mut chunk) = (Vec::new(), [0; 1024]);
+    loop {
+        match client.read(&mut chunk).unwrap() {
+            0 => break,
+            n => came.extend_from_slice(&chunk[..n]),
+        }
+    }
+    let head = came.iter().position(|byte| *byte == b'$').unwrap();
+    let end = head + came[head..].iter().position(|byte| *byte == b'\n').unwrap() + 1;
+    let announced: usize = std::str::from_utf8(&came[head + 1..end - 2]).unwrap().parse().unwrap();
+    assert!(announced > value.len());
+    assert_eq!(came.len() - end, announced);
 }

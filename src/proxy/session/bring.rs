@@ -113,6 +113,7 @@ impl Session {
                     Poll::Ready(Ok(n)) if n > 0 => own.bring(&scratch[..n], &self.io, &mut self.big_replies)?,
                     // Its state is lost with the link, as when a client's own connection to Redis breaks.
                     Poll::Ready(_) => {
+                        self.has_lost_own = true;
                         self.io.flush_now();
                         return Err(Gone);
                     }

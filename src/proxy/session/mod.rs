@@ -165,6 +165,8 @@ pub struct Session {
     /// Replies to come for which it stays on an own link because one was big.
     big_replies: u32,
     has_ended: bool,
+    /// The upstream has closed its own link.
+    has_lost_own: bool,
     bound: BoundLocks,
     /// What it took by `SET NX`.
     grants: Grants,
@@ -219,6 +221,7 @@ impl Session {
             window: Window::default(),
             big_replies: 0,
             has_ended: false,
+            has_lost_own: false,
             bound: BoundLocks::default(),
             grants: Grants::default(),
             in_line: None,
@@ -229,8 +232,8 @@ impl Session {
         let _ending = HangsUp { io: session.io.clone(), client: session.card().id };
         let mut session = session;
         let _ = session.run().await;
-        if session.worker.is_relay() {
-            // The upstream has said its last word (to QUIT, say); the client gets it.
+        if session.worker.is_relay() || session.has_lost_own {
+            // The upstream has said its last word (to QUIT, say, or the end of an RDB file); the client gets it.
             let _ = session.flushed().await;
         }
     }
