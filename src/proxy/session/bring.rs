@@ -154,14 +154,48 @@ impl Session {
         }
         self.answer(&reply);
         if is_last {
-            self.flushed().await?;
-            return Err(Gone);
+            return self.runs_the_rest().await;
         }
         if let Some(own) = self.own.as_mut() {
             own.talk.was_answered();
         }
         self.apply_changes();
         Ok(())
+    }
+}
+
+impl Session {
+    /// The client has ended its own connection in the midst of a transaction: what is behind that is still carried out, and it hears no
+    /// more of it.
+    async fn runs_the_rest(&mut self) -> Result<(), Gone> {
+        loop {
+            if let Some(own) = self.own.as_mut() {
+                own.talk.falls_silent();
+                own.talk.was_answered();
+            }
+            let is_over = std::future::poll_fn(|cx| {
+                if self.has_to_go(cx) || self.pump_own(cx).is_err() {
+                    return Poll::Ready(true);
+                }
+                match &self.own {
+                    Some(own) if own.talk.due().is_some() => Poll::Ready(false),
+                    Some(own) if !own.talk.is_between_replies() => Poll::Pending,
+                    _ => Poll::Ready(true),
+                }
+            })
+            .await;
+            let due = self.own.as_mut().filter(|_| !is_over).and_then(|own| {
+                let words = own.talk.due()?.to_vec();
+                Some((words, std::mem::take(&mut own.incoming.captured)))
+            });
+            let Some((words, judged)) = due else { break };
+            let args: Vec<&[u8]> = words.iter().map(|word| &**word).collect();
+            if let Some(call) = ClientCall::read(&args) {
+                self.client_answer(call, judged).await?;
+            }
+        }
+        self.flushed().await?;
+        Err(Gone)
     }
 }
 

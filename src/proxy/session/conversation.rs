@@ -801,7 +801,7 @@ impl Conversation {
                 self.changed(change);
                 After::Adapt(Adapt::Hello)
             }
-            Entry::Change(Change::Replies(Replies::On)) => {
+            Entry::Change(Change::Replies(Replies::On)) if !self.is_over => {
                 self.changed(Change::Replies(Replies::On));
                 After::Say(b"+OK\r\n"[..].into())
             }
@@ -832,6 +832,8 @@ impl Conversation {
                     exec.skips_next = true;
                 }
             }
+            // Whoever has ended its own connection hears nothing any more.
+            Change::Replies(_) if self.is_over => {}
             Change::Replies(to) => self.replies = to,
             Change::Session(change) => {
                 match &change {
