@@ -383,7 +383,15 @@ impl OwnMode {
             Plan::Forward { .. } => {}
         }
         self.link.push(command);
-        self.count(plan, all.get(1..).unwrap_or_default());
+        match plan {
+            // Whoever leaves meanwhile is gone: a server does not run it any more.
+            Plan::Forward { effect: Effect::None, is_known: true, .. }
+                if is_paused && is_write(table, command, frame) =>
+            {
+                self.talk.sent_blocking();
+            }
+            plan => self.count(plan, all.get(1..).unwrap_or_default()),
+        }
         Onward::Sent
     }
 
@@ -433,7 +441,9 @@ impl OwnMode {
                 self.talk.sent(Entry::Channels(Channels::named(kind, args.len())));
             }
             // What is a monitor counts as a replica, and these are not answered any more, unless a transaction queues or refuses them.
-            Effect::Monitor | Effect::Replication if self.talk.is_monitor() && !self.talk.is_multi() => {
+            Effect::Monitor | Effect::Replication
+                if self.talk.is_monitor() && !self.talk.is_multi() && !self.talk.is_pubsub_only() =>
+            {
                 self.talk.sent_unanswered();
             }
             Effect::Monitor => self.talk.sent(Entry::Change(Change::Monitor)),
@@ -456,6 +466,11 @@ pub(super) fn empty_message() -> Vec<u8> {
     let mut write = Vec::new();
     encode_command(&[b"PUBLISH", WAIT_CHANNEL, b""], &mut write);
     write
+}
+
+/// The upstream holds it back in a pause.
+fn is_write(table: &CommandTable, command: &[u8], frame: &RequestFrame) -> bool {
+    table.find(&command[frame.name.clone()]).is_some_and(|entry| !entry.is_readonly())
 }
 
 fn is_client_tracking(words: &[&[u8]]) -> bool {
