@@ -388,6 +388,11 @@ impl Registry {
         self.pauses().end(&self.paused_until_ms);
     }
 
+    /// Whether nothing at all is answered, as far as is known.
+    pub fn is_all_paused(&self) -> bool {
+        self.now_ms() < self.pauses().of_all_until_ms
+    }
+
     /// Whether the pauses up to now are over is to be found out, by a command that they hold back: their number, for
     /// [`Registry::pauses_are_over`]. Once for each; and not where nothing at all is answered.
     pub fn looks_at_pauses(&self) -> Option<u64> {

@@ -175,7 +175,9 @@ impl Session {
         if look == Look::LockScript && self.is_its_own(gate, command).await? {
             return Ok(false);
         }
-        self.waits_out_pause().await?;
+        if self.waits_out_pause(command).await? {
+            return Ok(true);
+        }
         self.set_nx(rule, &call).await?;
         Ok(true)
     }
@@ -193,28 +195,54 @@ impl Session {
         Ok(!token.is_empty() && held.as_deref() == Some(token))
     }
 
-    /// A write that the upstream holds back would hold up everybody else on its link.
-    async fn waits_out_pause(&mut self) -> Result<(), Gone> {
+    /// A write that the upstream holds back would hold up everybody else on its link. Whoever has no right to it is told so at once, as by
+    /// the server: then this is `true`.
+    async fn waits_out_pause(&mut self, command: &[u8]) -> Result<bool, Gone> {
         let registry = self.worker.registry().clone();
+        if !registry.is_paused() {
+            return Ok(false);
+        }
+        let mut judged = pin!(judged_in_pause(self.worker.links(), self.key.clone(), command.to_vec()));
+        // Where nothing at all is answered, a new link is not either.
+        let mut is_judged = registry.is_all_paused();
         while registry.is_paused() {
             if let Some(count) = registry.looks_at_pauses() {
-                // It may be ended around Lockgate. Nobody else is on these links but other looks.
-                let router = self.worker.router();
-                let key = LinkKey { identity: Identity::Service, db: router.default_db(), resp: Resp::V2 };
-                let gets_through = router.caller(key, Lane::Scripts).call(empty_message());
-                let registry = registry.clone();
-                tokio::task::spawn_local(async move {
-                    if gets_through.await.is_ok_and(|reply| reply.starts_with(b":")) {
-                        registry.pauses_are_over(count);
-                    }
-                });
+                self.looks_whether_over(count);
             }
-            self.guard(tokio::time::sleep(PAUSE_LOOK)).await?;
+            let some_time = async {
+                tokio::select! {
+                    biased;
+                    reply = &mut judged, if !is_judged => reply,
+                    () = tokio::time::sleep(PAUSE_LOOK) => None,
+                }
+            };
+            if let Some(reply) = self.guard(some_time).await? {
+                is_judged = true;
+                if reply.starts_with(b"-NOPERM") {
+                    if let Some(own) = self.own.as_mut() {
+                        own.uses_caching_up();
+                    }
+                    self.answer(&reply);
+                    return Ok(true);
+                }
+            }
             if self.io.peer_has_closed() {
                 return Err(Gone);
             }
         }
-        Ok(())
+        Ok(false)
+    }
+
+    /// A pause may be ended around Lockgate: what it holds back gets through then. Nobody else is on these links but other looks.
+    fn looks_whether_over(&self, count: u64) {
+        let (router, registry) = (self.worker.router(), self.worker.registry().clone());
+        let key = LinkKey { identity: Identity::Service, db: router.default_db(), resp: Resp::V2 };
+        let gets_through = router.caller(key, Lane::Scripts).call(empty_message());
+        tokio::task::spawn_local(async move {
+            if gets_through.await.is_ok_and(|reply| reply.starts_with(b":")) {
+                registry.pauses_are_over(count);
+            }
+        });
     }
 
     async fn set_nx(&mut self, rule: &Rule, call: &PlainCall<'_>) -> Result<(), Gone> {
@@ -377,6 +405,29 @@ impl Session {
         self.grants.add(grant);
         Ok(())
     }
+}
+
+/// What the upstream says to a write while it holds writes back: nothing, unless the client has no right to it. Should it get through, a
+/// transaction that nobody ends has it; a client that may open none is asked for by `ACL DRYRUN` first.
+async fn judged_in_pause(links: Rc<Links>, key: LinkKey, command: Vec<u8>) -> Option<Vec<u8>> {
+    if let Ok(mut link) = links.take_own_now(&key).await {
+        let is_queued = link.ask(b"*1\r\n$5\r\nMULTI\r\n").await.is_ok_and(|reply| reply == b"+OK\r\n");
+        if (is_queued || is_refused_dry(&links, &key, &command).await)
+            && let Ok(reply) = link.ask(&command).await
+        {
+            return Some(reply);
+        }
+    }
+    std::future::pending().await
+}
+
+async fn is_refused_dry(links: &Rc<Links>, key: &LinkKey, command: &[u8]) -> bool {
+    let words: Vec<&[u8]> = [&b"ACL"[..], b"DRYRUN", user(&key.identity)].into_iter().chain(args(command)).collect();
+    let mut question = Vec::new();
+    encode_command(&words, &mut question);
+    let reply = links.caller(&links.service_pool(links.default_db())).call(question).await;
+    // `+OK` is an answer of another kind.
+    reply.is_ok_and(|reply| reply.starts_with(b"$"))
 }
 
 /// What becomes of a `SET NX` that was answered with `answer`: one that no queue can be kept for is passed on as it is, and one that
