@@ -201,6 +201,8 @@ fn client(line: &str, ids: &Ids) -> Option<String> {
             // Valkey counts the commands of a transaction that is none as 0 once something was watched.
             "multi" if !is_queueing => "-1".to_owned(),
             "redir" => label(value).unwrap_or_else(|| value.to_owned()),
+            // Who was blocked is listed so until the server turns to it.
+            "flags" => Some(value.replace('u', "")).filter(|flags| !flags.is_empty()).unwrap_or_else(|| "N".to_owned()),
             _ => value.to_owned(),
         };
         CLIENT_FIELDS.contains(&name).then(|| format!("{name}={shown}"))
