@@ -43,8 +43,8 @@ struct Player<'a> {
     /// Which connection a session has, or had last.
     current: HashMap<String, usize>,
     ids: Ids,
-    /// Something was sent that ends by its time.
-    has_timed: bool,
+    /// How many commands were sent that end by their time, perhaps one behind the other.
+    timed: u32,
     /// By connection: the masked frames, and how many frames were masked.
     seen: Vec<(Vec<Vec<u8>>, usize)>,
 }
@@ -116,7 +116,7 @@ impl<'a> Player<'a> {
             connections: Vec::new(),
             current: HashMap::new(),
             ids: Ids::new(are_turned),
-            has_timed: false,
+            timed: 0,
             seen: Vec::new(),
         }
     }
@@ -211,8 +211,8 @@ impl<'a> Player<'a> {
             self.side.fence(true)?;
         }
         // A command that ends by its time may have to wait for its turn first.
-        self.has_timed |= is_timed(step);
-        let end = Instant::now() + if self.has_timed { TIMED } else { Duration::ZERO };
+        self.timed += timed(step);
+        let end = Instant::now() + TIMED * self.timed;
         let mut quiet = 0;
         while quiet < 2 || Instant::now() < end {
             self.side.fence(true)?;
@@ -238,11 +238,11 @@ impl<'a> Player<'a> {
             wait_for_any(self.connections.iter(), Duration::from_millis(20));
         }
         let step = &transcript.steps[at];
-        self.has_timed |= is_timed(step);
+        self.timed += timed(step);
         self.side.fence(is_silent(step, transcript, at))?;
-        if self.has_timed && is_silent(step, transcript, at) {
+        if self.timed > 0 && is_silent(step, transcript, at) {
             // What ends by its time may say nothing of that.
-            std::thread::sleep(TIMED);
+            std::thread::sleep(TIMED * self.timed);
             self.side.fence(true)?;
         }
         self.pump();
@@ -316,9 +316,10 @@ impl<'a> Player<'a> {
     }
 }
 
-/// Whether something in the step ends by its time.
-fn is_timed(step: &Step) -> bool {
-    step.sent().iter().flatten().any(|word| word == b"0.01")
+/// How many commands of the step end by their time.
+fn timed(step: &Step) -> u32 {
+    let count = step.sent().iter().flatten().filter(|word| *word == b"0.01").count();
+    u32::try_from(count).unwrap_or(0)
 }
 
 /// Whether the step has effects of which no reply tells.
