@@ -117,6 +117,7 @@ impl Pair {
             return lines.to_vec();
         }
         let sorted = |line: &String| {
+            let line = line.replace(')', " )");
             let mut words: Vec<&str> = line.split(' ').collect();
             words.sort_unstable();
             words.join(" ")
