@@ -200,13 +200,19 @@ impl Watched {
         })
     }
 
-    /// It takes itself for a master.
+    /// It takes itself for a master. A server that is just being made another ends its connections: then it is asked once more.
     pub fn is_promoted(&self, at: usize) -> bool {
-        let Some(mut wire) = Wire::try_connect_unix(&self.servers[at].socket()) else { return false };
-        if let Some(password) = &self.passwords.servers {
-            wire.call(&["AUTH", password]);
-        }
-        wire.call(&["ROLE"]).windows(6).any(|word| word == b"master")
+        let ask = || {
+            let mut wire = Wire::try_connect_unix(&self.servers[at].socket())?;
+            if let Some(password) = &self.passwords.servers {
+                wire.ask(&["AUTH", password]);
+                wire.try_frame(super::wait::PATIENCE).ok()?;
+            }
+            wire.ask(&["ROLE"]);
+            wire.try_frame(super::wait::PATIENCE).ok()
+        };
+        let role = ask().or_else(ask);
+        role.is_some_and(|role| role.windows(6).any(|word| word == b"master"))
     }
 
     /// Asks the first Sentinel to make another server the master, in order.
