@@ -1,17 +1,9 @@
 //! Answers as JSON.
 
-use base64::Engine;
 use serde_json::{Map, Value, json};
 
 use crate::coordinator::LockReply;
-
-/// Bytes as text, or what is no UTF-8 as `{"base64": …}`.
-pub(super) fn text(bytes: &[u8]) -> Value {
-    match std::str::from_utf8(bytes) {
-        Ok(text) => json!(text),
-        Err(_) => json!({ "base64": base64::engine::general_purpose::STANDARD.encode(bytes) }),
-    }
-}
+use crate::events::shown;
 
 /// An answer of the lock engine.
 pub(super) fn of(reply: &LockReply) -> Value {
@@ -20,7 +12,7 @@ pub(super) fn of(reply: &LockReply) -> Value {
         LockReply::Nil => Value::Null,
         LockReply::Integer(number) => json!(number),
         LockReply::Double(number) => json!(number),
-        LockReply::Bulk(bytes) => text(bytes),
+        LockReply::Bulk(bytes) => shown(bytes),
         LockReply::Array(items) => Value::Array(items.iter().map(of).collect()),
         LockReply::Map(fields) => {
             Value::Object(fields.iter().map(|(name, value)| ((*name).to_owned(), of(value))).collect::<Map<_, _>>())

@@ -28,6 +28,7 @@ use self::desk::{Desk, Job, Shared};
 use self::door::Door;
 use crate::coordinator::LockReply;
 use crate::domain::Db;
+use crate::events::shown;
 use crate::proxy::Handle;
 use crate::upstream::url::Address;
 
@@ -207,7 +208,7 @@ async fn queues(State(shared): State<Shared>) -> Response {
     let queues = shared.0.handle.coordinator().queues(QUEUES_MAX);
     let told: Vec<_> = queues
         .iter()
-        .map(|(key, waiting)| json!({ "db": key.db, "key": json::text(&key.name), "waiters": waiting }))
+        .map(|(key, waiting)| json!({ "db": key.db, "key": shown(&key.name), "waiters": waiting }))
         .collect();
     let depth: usize = queues.iter().map(|(_, waiting)| waiting).sum();
     Json(json!({ "queue_depth": depth, "queues": told })).into_response()

@@ -3,7 +3,7 @@
 
 use sha1_smol::Sha1;
 
-use super::set_nx::{PlainCall, PlainForm};
+use super::set_nx::{PlainCall, PlainForm, positive};
 use crate::domain::PlainLease;
 
 /// Leases beyond this (in ms) go to the upstream as they came: scripts could not count that far.
@@ -147,8 +147,7 @@ pub fn digest_of(text: &[u8]) -> Option<[u8; 20]> {
 }
 
 fn number(text: &[u8]) -> Option<u64> {
-    let is_plain = text.first()? != &b'0' && text.iter().all(u8::is_ascii_digit);
-    std::str::from_utf8(text).ok().filter(|_| is_plain)?.parse().ok()
+    u64::try_from(positive(text)?).ok()
 }
 
 #[cfg(test)]

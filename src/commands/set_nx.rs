@@ -114,7 +114,7 @@ fn c_string(word: &[u8]) -> &[u8] {
 }
 
 /// An integer above 0 in the one spelling that Redis takes.
-fn positive(text: &[u8]) -> Option<i64> {
+pub(super) fn positive(text: &[u8]) -> Option<i64> {
     let is_plain = text.first()? != &b'0' && text.iter().all(u8::is_ascii_digit);
     std::str::from_utf8(text).ok().filter(|_| is_plain)?.parse().ok()
 }

@@ -5,6 +5,7 @@ mod hub;
 mod text;
 
 pub use hub::{Ears, Events, Feed, Outgoing};
+pub use text::shown;
 
 use crate::domain::{Fence, Level, LockKey};
 

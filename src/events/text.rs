@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 use super::{Happened, What};
 
 /// Bytes as text, or what is no UTF-8 as `{"base64": …}`.
-fn shown(bytes: &[u8]) -> Value {
+pub fn shown(bytes: &[u8]) -> Value {
     match std::str::from_utf8(bytes) {
         Ok(text) => json!(text),
         Err(_) => json!({ "base64": base64::engine::general_purpose::STANDARD.encode(bytes) }),

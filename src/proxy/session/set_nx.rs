@@ -80,9 +80,8 @@ impl Gate {
 
     /// Counts a call that passes only because its rule is in the shadow.
     pub(super) fn note_shadow(&self, command: &[u8]) {
-        let name = args(command).next().unwrap_or_default();
-        let at = if is_script(name) { 3 } else { 1 };
-        if let Some(rule) = args(command).nth(at).and_then(|key| self.find(key)) {
+        let is_script = args(command).next().is_some_and(is_script);
+        if let Some(rule) = args(command).nth(key_at(is_script)).and_then(|key| self.find(key)) {
             RuleCounts::note(&rule.counts.shadowed);
         }
     }
@@ -90,15 +89,15 @@ impl Gate {
     /// The rule for the key of a command that the table calls `look`, and the key.
     fn rule<'a>(&self, look: Look, count: u32, command: &'a [u8]) -> Option<(&Rule, &'a [u8])> {
         // A SET without options is the most common write there is, and no SET NX.
-        let (may_be, key_at) = match look {
-            Look::Set => (count >= 4, 1),
-            Look::LockScript => (count >= 5, 3),
-            _ => (count == 3, 1),
+        let may_be = match look {
+            Look::Set => count >= 4,
+            Look::LockScript => count >= 5,
+            _ => count == 3,
         };
         if !may_be || self.rules.is_none() {
             return None;
         }
-        let key = args(command).nth(key_at)?;
+        let key = args(command).nth(key_at(look == Look::LockScript))?;
         self.find(key).filter(|rule| !rule.barge).map(|rule| (rule, key))
     }
 
@@ -126,6 +125,11 @@ impl Gate {
     fn find(&self, key: &[u8]) -> Option<&Rule> {
         self.rules.as_ref()?.find(key, user(&self.identity))
     }
+}
+
+/// Which word is the key: behind the name, or behind a script and the count of its keys.
+fn key_at(is_script: bool) -> usize {
+    if is_script { 3 } else { 1 }
 }
 
 /// Whom the upstream takes a client for.

@@ -54,7 +54,7 @@ impl Council {
             doubt: Notify::new(),
             sentinels,
         };
-        council.sentinels.addresses().iter().for_each(|address| council.seat(address));
+        council.sentinels.addresses.iter().for_each(|address| council.seat(address));
         council
     }
 

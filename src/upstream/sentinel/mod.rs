@@ -18,7 +18,7 @@ use self::council::{Council, Seat};
 use super::dial::{DialError, DialTerms, Greet, Identity, LinkKey, dial};
 use super::links::LinkSettings;
 use super::topology::Master;
-use super::url::{Address, Endpoint, Sentinels};
+use super::url::{Endpoint, Sentinels};
 use super::watch::{Heard, WatchLink};
 use crate::domain::Resp;
 use crate::observe::fault::kept_up;
@@ -172,9 +172,5 @@ impl Sentinels {
     /// What is known before any of them has answered.
     pub fn nobody_yet(&self) -> Master {
         Master::Unknown(format!("no Sentinel has named the master '{}' yet", self.name).into())
-    }
-
-    fn addresses(&self) -> &[Address] {
-        &self.addresses
     }
 }
