@@ -13,7 +13,7 @@ local value = redis.pcall('GET', lock)
 if type(value) == 'table' then return value end
 -- By far the most frequent case is spared the making of functions: the owner holds it, and nobody waits anywhere.
 if value and not first and (terms == '\0311\0310' or terms == '\0310\0310') and value:sub(1, #owner) == owner then
-  local since = value:match('^\31%d+\31[0-3]\31(%d+)\31[^\31]*\31', #owner + 1)
+  local since = value:match('^\31%d+\31[0-3]\31(%d+)\31[^\31?]*\31', #owner + 1)
   if since and redis.call('EXISTS', queue) == 0 then
     local deleted = redis.pcall('DEL', lock)
     if type(deleted) == 'table' then return deleted end
@@ -35,7 +35,12 @@ if value then
   if outcome ~= 0 then outcome = math.max(tonumber(since) or 1, 1) end
 end
 local is_taken = value and is_forced == '1'
-if not first and redis.call('EXISTS', queue) == 0 then
+-- A claim for another node's waiter took his registration with it, so that only that node knows who is next there: it becomes a claim of
+-- no call's (`0`), which that node hands on. If it does not, that claim lapses, or is taken by the next who asks.
+local asked, claimant, claim
+if value and outcome ~= 0 then asked, claimant, claim = value:match('^[^\31]*\31%d+(\31[0-3]\31%d+\31)([^\31]*):([^\31:]*)%?\31') end
+local is_claimed = claimant and claim ~= '0' and claimant ~= ARGV[2]:match('^%d+\31([^\31]*)\31') and redis.call('PTTL', lock) >= 0
+if not is_claimed and not first and redis.call('EXISTS', queue) == 0 then
   if not value or outcome == 0 then return outcome end
   local deleted = redis.pcall('DEL', lock)
   if type(deleted) == 'table' then return deleted end
@@ -54,7 +59,17 @@ if outcome == 0 then
   registered()
   return others_wait and {0, now()} or 0
 end
-local given = take_turns(first, ARGV[6], value and tonumber(value:match('^[^\31]*\31(%d+)\31')))
+local function back_to_its_node()
+  local _, _, mine = registered()
+  others_wait = true
+  local waiter = with_newcomer(first, ARGV[6], mine)
+  local turn = '\0310' .. asked .. claimant .. ':0?\31'
+  local written = redis.pcall('SET', lock, turn, 'KEEPTTL')
+  if written.err then return written end
+  register(waiter, mine)
+  return {'claimed', turn, '', call_of(waiter)}
+end
+local given = is_claimed and back_to_its_node() or take_turns(first, ARGV[6], value and tonumber(value:match('^[^\31]*\31(%d+)\31')))
 -- A counter that cannot be raised (out of memory, say) must not keep the holder from releasing.
 if not given or given.err then
   if value then

@@ -32,9 +32,19 @@ impl Line {
         if self.entry != Entry::Known(registered) {
             self.entry = if sent.epoch == self.epoch { Entry::Known(registered) } else { Entry::Unsure };
         }
+        if matches!(self.entry, Entry::Known(_)) {
+            self.promoted = None;
+        }
         self.epoch += 1;
         self.knows_left_over(registered);
         self.entry_awaits_try = !self.tries.is_empty() && self.entry != Entry::Known(self.best());
+    }
+
+    /// A refused try has told who is registered. It has written nobody but its own call: another stands there as he was written before.
+    pub(super) fn registered_at_refusal(&mut self, registered: Registered, sent: &Sent) {
+        if registered.is_none() || registered != self.promoted {
+            self.registered(registered, sent);
+        }
     }
 
     /// A registration of an earlier life of this node may bear a time that is still to come here, and so look like that of a try under

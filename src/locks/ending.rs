@@ -71,6 +71,7 @@ impl Line {
             self.enqueue(id);
             // Who is registered under his old rank must not look like him.
             self.unsure_of_entry();
+            self.promoted = Some(id);
         }
     }
 

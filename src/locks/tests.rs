@@ -979,6 +979,18 @@ fn a_promoted_waiter_passes_those_below() {
 }
 
 #[test]
+fn who_is_promoted_while_a_look_is_under_way_is_written_anew_whatever_a_refused_try_tells() {
+    let mut story = Story::new();
+    story.waits_at("low", Level::Low);
+    assert_eq!(story.later(LEASE_MS), ["look for low"]);
+    assert_eq!(story.step(Event::Promotes { owner: b"low"[..].into(), level: Level::Critical }), [""; 0]);
+    story.begins("bob", Level::Normal, true);
+    assert_eq!(story.refused("bob"), [""; 0], "low stands there, under the rank that he had");
+    assert_eq!(story.held(by_stranger()), ["look for low"]);
+    assert_eq!(story.held(by_stranger()), [""; 0], "this one has written his new rank");
+}
+
+#[test]
 fn calls_of_set_nx_wait_each_for_itself() {
     let mut story = Story::new();
     for name in ["x", "x'"] {

@@ -4,11 +4,29 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
+use nix::sys::socket::getsockopt;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::common::reply::frame_len;
 use super::common::wire::Wire;
 use super::common::{PATIENCE, within};
+
+/// Asks the kernel for `tcp_info`.
+#[derive(Clone, Copy, Debug)]
+struct TcpInfo;
+
+#[allow(unsafe_code, reason = "the macro writes the one call of getsockopt, with the type that belongs to it")]
+mod option {
+    use super::TcpInfo;
+    use nix::libc;
+    nix::getsockopt_impl!(
+        TcpInfo,
+        libc::IPPROTO_TCP,
+        libc::TCP_INFO,
+        libc::tcp_info,
+        nix::sys::socket::sockopt::GetStruct<libc::tcp_info>
+    );
+}
 
 /// One connection of a session.
 pub struct Connection {
@@ -40,17 +58,10 @@ impl Connection {
 
     /// Waits until the other side's system knows that this one has closed: before that it may have to acknowledge what came before.
     pub fn is_known_to_have_hung_up(&self) {
-        const FIN_WAIT_1: &str = "04";
-        let Ok(local) = self.stream.local_addr() else { return };
-        let local = format!(":{:04X}", local.port());
-        let is_on_its_way = |line: &str| {
-            let mut fields = line.split_ascii_whitespace().skip(1);
-            let (own, _, state) = (fields.next(), fields.next(), fields.next());
-            own.is_some_and(|own| own.ends_with(&local)) && state == Some(FIN_WAIT_1)
-        };
+        const FIN_WAIT_1: u8 = 4;
         within(PATIENCE, || {
-            let sockets = std::fs::read_to_string("/proc/net/tcp").unwrap_or_default();
-            (!sockets.lines().any(is_on_its_way)).then_some(())
+            let info = getsockopt(&self.stream, TcpInfo);
+            info.map_or(true, |info| info.tcpi_state != FIN_WAIT_1).then_some(())
         });
     }
 

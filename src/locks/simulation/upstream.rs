@@ -394,6 +394,23 @@ impl Upstream {
 
     fn release(&mut self, node: usize, owner: u64, turn: &Turn, now: Moment) -> Released {
         let is_his = |key: &mut Key| matches!(key.holder, Holder::Lock { owner: by, .. } if by == owner);
+        if let Some(key) = self.key.clone()
+            && let Holder::Lock { owner: by, node: of, call, is_claim: true, .. } = key.holder
+            && by == owner
+            && of != node
+            && call != 0
+        {
+            // Only its node knows who is next there.
+            self.ended.insert(key.hold, "released");
+            self.holds += 1;
+            let holder = Holder::Lock { owner: u64::MAX, node: of, call: 0, is_repeat: false, is_claim: true };
+            self.key = Some(Key { hold: self.holds, fence: 0, holder, until: key.until });
+            let value = self.key.as_ref().expect("just written").value();
+            let own = self.with_newcomer(node, turn);
+            self.register(node, own.into_iter().next());
+            let handed = Handed::Claimed { call: None, value };
+            return Released::Freed { handed: Some(handed), registered: Some(self.registered(node)) };
+        }
         if let Some(key) = self.key.take_if(is_his) {
             self.ended.insert(key.hold, "released");
         }

@@ -4,7 +4,7 @@ use super::{Holder, Refusal, Sender, Spec, Waiter, grant, holder, is_lock};
 use std::sync::Arc;
 
 use crate::domain::{CallId, Fence, PlainLease};
-use crate::locks::{Form, Offer, Registered, Task};
+use crate::locks::{Form, Handed, Offer, Registered, Task};
 use crate::store::value::Fields;
 use crate::store::{Freed, HandedOver, Held, Outcome};
 
@@ -90,6 +90,17 @@ impl Spec {
         HandedOver::Confirmed(granted, registered)
     }
 
+    /// What becomes of another node's claim that ends: a claim for none of its calls, since only it knows who is next there.
+    fn turn_of_claimant(&self, key: &[u8], sender: &Sender) -> Option<(Vec<u8>, u64)> {
+        let (value, until_ms) = self.text(key).ok()??;
+        let claim = Fields::read(value).filter(|fields| fields.is_claim)?;
+        let node = std::str::from_utf8(claim.node).expect("nodes have plain names");
+        let name = format!("{}?", super::call_name(node, CallId(0)));
+        let is_turn = claim.call == b"0" || node == sender.node;
+        let turn = super::long(b"", 0, claim.level, claim.acquired_at_ms, &name, b"");
+        until_ms.filter(|_| !is_turn).map(|until_ms| (turn, until_ms))
+    }
+
     /// RELEASE, and FORCE where nobody is named; `at_us` is when the upstream heard of it.
     pub fn release(
         &mut self,
@@ -135,6 +146,14 @@ impl Spec {
                 Freed { since_ms, taken, ..freed(Outcome::Released) }
             }
         };
+        if let Some((turn, until_ms)) = self.turn_of_claimant(key, sender) {
+            let at_us = Some(at_us.unwrap_or_default());
+            let own = self.own(key, sender, offers);
+            self.write(key, turn.clone(), Some(until_ms));
+            let registered = self.register(key, sender, own.into_iter().next());
+            let handed = Handed::Claimed { call: None, value: turn.into() };
+            return Ok(Freed { handed: Some(handed), registered: Some(registered), at_us, ..ended });
+        }
         let is_waited_for = !offers.is_empty() || self.queues.contains_key(key);
         self.locks.remove(key);
         if !is_waited_for {
