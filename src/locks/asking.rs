@@ -110,7 +110,7 @@ impl Line {
             }
             Tried::Refused { seen, registered, arrival_us } => {
                 if let Some(registered) = registered {
-                    self.registered_at_refusal(registered, &sent);
+                    self.registered_at_refusal(registered, id, &sent);
                 }
                 let expires = seen.left_ms.map(|left_ms| now.plus_ms(left_ms));
                 // Replies of different links overtake one another: the earlier end is the safe one, a look will tell.

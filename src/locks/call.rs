@@ -46,6 +46,8 @@ pub struct Call {
     /// refused before, the call ended then.
     pub released_us: Option<u64>,
     pub is_queued: bool,
+    /// Scripts of an earlier epoch of the line write the rank into the queue upstream that it had before it was promoted.
+    pub promoted_at: u64,
     /// It was answered, and waits for the poller's next call.
     pub ticket: Option<Ticket>,
     /// When its last try was sent.
@@ -90,6 +92,7 @@ impl Call {
             arrived_us: None,
             released_us: None,
             is_queued: false,
+            promoted_at: 0,
             ticket: None,
             sent: Moment::default(),
             is_trying: false,

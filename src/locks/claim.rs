@@ -29,20 +29,22 @@ impl Line {
     /// A script has told who is registered after it. Replies overtake one another on their links: where what was known has changed
     /// since the script was sent, nobody can tell which came later.
     pub(super) fn registered(&mut self, registered: Registered, sent: &Sent) {
-        if self.entry != Entry::Known(registered) {
+        let promoted_at = registered.and_then(|call| self.calls.get(&call)).map_or(0, |call| call.promoted_at);
+        if sent.epoch < promoted_at {
+            self.entry = Entry::Unsure;
+        } else if self.entry != Entry::Known(registered) {
             self.entry = if sent.epoch == self.epoch { Entry::Known(registered) } else { Entry::Unsure };
-        }
-        if matches!(self.entry, Entry::Known(_)) {
-            self.promoted = None;
         }
         self.epoch += 1;
         self.knows_left_over(registered);
         self.entry_awaits_try = !self.tries.is_empty() && self.entry != Entry::Known(self.best());
     }
 
-    /// A refused try has told who is registered. It has written nobody but its own call: another stands there as he was written before.
-    pub(super) fn registered_at_refusal(&mut self, registered: Registered, sent: &Sent) {
-        if registered.is_none() || registered != self.promoted {
+    /// The refused try of `asker` has told who is registered. It has written nobody else: another stands there as he was written before,
+    /// under which rank it does not say.
+    pub(super) fn registered_at_refusal(&mut self, registered: Registered, asker: CallId, sent: &Sent) {
+        let was_promoted = |call: &CallId| self.calls.get(call).is_some_and(|call| call.promoted_at > 0);
+        if registered.is_none_or(|call| call == asker || !was_promoted(&call)) {
             self.registered(registered, sent);
         }
     }

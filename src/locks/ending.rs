@@ -71,7 +71,7 @@ impl Line {
             self.enqueue(id);
             // Who is registered under his old rank must not look like him.
             self.unsure_of_entry();
-            self.promoted = Some(id);
+            self.call_mut(id).promoted_at = self.epoch;
         }
     }
 

@@ -88,8 +88,6 @@ pub struct Line {
     pub(super) confirming: Option<Claim>,
     /// What this node has in the queue upstream.
     pub(super) entry: Entry,
-    /// This call may stand there under a rank that it has no more.
-    pub(super) promoted: Option<CallId>,
     /// How often what is known of that has changed.
     pub(super) epoch: u64,
     /// Since when nobody waits while something is still registered upstream.
@@ -145,7 +143,6 @@ impl Line {
             to_confirm: None,
             confirming: None,
             entry: Entry::Known(None),
-            promoted: None,
             epoch: 0,
             empty_since: None,
             tries: BTreeSet::new(),

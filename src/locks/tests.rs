@@ -991,6 +991,20 @@ fn who_is_promoted_while_a_look_is_under_way_is_written_anew_whatever_a_refused_
 }
 
 #[test]
+fn what_was_sent_before_a_promotion_may_write_the_old_rank_again() {
+    let mut story = Story::new();
+    story.waits_at("low", Level::Low);
+    story.step(Event::Releases { owner: Some(owner("holder")) });
+    assert_eq!(story.step(Event::Promotes { owner: b"low"[..].into(), level: Level::Critical }), ["look for low"]);
+    assert_eq!(story.held(by_stranger()), [""; 0]);
+    let handed = Handed::Claimed { call: None, value: b"another"[..].into() };
+    let outcome = Released::Freed { handed: Some(handed), registered: Some(Some(story.id("low"))) };
+    let sent = std::mem::take(&mut story.release);
+    assert_eq!(story.step(released_by("holder", sent, outcome)), ["look for low"]);
+    assert_eq!(story.held(by_stranger()), [""; 0]);
+}
+
+#[test]
 fn calls_of_set_nx_wait_each_for_itself() {
     let mut story = Story::new();
     for name in ["x", "x'"] {
