@@ -13,6 +13,11 @@ const PLACE_KEPT_US: u64 = 6_000_000;
 const NEAR_MS: u64 = 20;
 
 impl Judge {
+    /// A node that asks another one gets its answer before it gives up.
+    fn nodes_hear_each_other(&self) -> bool {
+        self.plan.longest_way_ms <= NEAR_MS && self.is_calm_for(CALMS_DOWN_US)
+    }
+
     /// POSITION or PROMOTE was answered with a place, 0 for the holder, or nil.
     pub fn is_placed(&mut self, key: &[u8], owner: &[u8], sent_us: u64, (place, may_hold): (Option<i64>, bool)) {
         self.counts.looks += 1;
@@ -39,7 +44,7 @@ impl Judge {
                         && self.certainly_waits(call, key, sent_us, lock)
                 });
                 let has_it = self.at_some_moment(key, sent_us.saturating_sub(SETTLES_US), |held| held.names(owner));
-                if self.is_calm_for(CALMS_DOWN_US) && certainly && !has_it {
+                if self.nodes_hear_each_other() && certainly && !has_it {
                     self.wrong(format!("{who} waits for {key_name}, and it is said not to"));
                 }
             }
@@ -86,7 +91,7 @@ impl Judge {
 
     /// So many certainly wait, as far as all nodes can answer.
     fn waiting_certainly(&self, key: &[u8], sent_us: u64) -> impl Iterator<Item = &Call> {
-        let is_near = self.plan.longest_way_ms <= NEAR_MS && self.is_calm_for(CALMS_DOWN_US);
+        let is_near = self.nodes_hear_each_other();
         let lock = self.lock_now(key);
         self.calls.values().filter(move |call| {
             // Whoever is being given it waits no more.
