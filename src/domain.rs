@@ -74,6 +74,29 @@ impl fmt::Display for OwnerId {
     }
 }
 
+/// How many replicas have to have a grant before anybody is told of it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Replicas {
+    /// None has to.
+    #[default]
+    NotAsked,
+    /// So many, at least one.
+    AtLeast(u32),
+    /// So many that they and the master are more than half of all servers.
+    Majority,
+}
+
+impl Replicas {
+    /// How many that is, where the master has had `seen` replicas at most: one that has gone makes no majority smaller.
+    pub fn needed(self, seen: u64) -> u64 {
+        match self {
+            Replicas::NotAsked => 0,
+            Replicas::AtLeast(count) => u64::from(count),
+            Replicas::Majority => seen.div_ceil(2).max(1),
+        }
+    }
+}
+
 /// Grows with every change of holder, so that storage can turn away a holder of the past. Below 2^53.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub struct Fence(pub u64);

@@ -10,7 +10,7 @@ use std::time::Duration;
 use lockgate::config::{
     self, ByteSize, Config, Flags, KEYS, Loaded, LogFormat, LogLevel, Mode, RULE_KEYS, Sources, WhenAway,
 };
-use lockgate::domain::Level;
+use lockgate::domain::{Level, Replicas};
 use lockgate::upstream::url::{Address, Upstream};
 
 /// A file, variables and flags.
@@ -106,7 +106,7 @@ fn every_key_of_a_whole_file_is_read() {
         max_wait = "5m"
         max_queue = 17
         promote_after = "2s"
-        wait_replicas = 0
+        wait_replicas = "majority"
         fallback = false
         when_away = "error"
         drain_timeout = "0s"
@@ -172,6 +172,7 @@ fn every_key_of_a_whole_file_is_read() {
     assert!(!rule.yields && config.lock_keys[1].yields);
     let lease = |seconds| Some(Duration::from_secs(seconds));
     assert_eq!((rule.max_ttl, rule.default_ttl), (lease(60), lease(30)));
+    assert_eq!(config.wait_replicas, Replicas::Majority);
     assert!(!config.fallback);
     assert_eq!((config.when_away, config.links.hold), (WhenAway::Error, Duration::ZERO));
     assert_eq!((config.links.shared, config.links.own_max, config.links.idle_timeout), (3, 77, None));
@@ -340,8 +341,6 @@ fn strangers_with_our_prefix_are_noted_and_those_of_kubernetes_left_alone() {
 fn what_this_version_does_not_do_is_refused_and_not_ignored() {
     for text in [
         "mode = 'shadow'",
-        "wait_replicas = 1",
-        "wait_replicas = 'majority'",
         "[limits]\nproxy_protocol = true",
         "[tls]\ncert = 'x'",
         "[upstream_tls]\nca = 'x'",
@@ -360,7 +359,7 @@ fn what_this_version_does_not_do_is_refused_and_not_ignored() {
         .is_refused("LOCKGATE_TLS__CERT: tls.cert: TLS for clients comes");
     Said::nothing().in_variable("DISABLE_ENHANCED_LOCKING", "true").is_refused("DISABLE_ENHANCED_LOCKING: ");
     // And what asks for nothing more than this version does is fine.
-    file("admin = 'off'\nmode = 'on'\nwait_replicas = 0").loads();
+    file("admin = 'off'\nmode = 'on'").loads();
     Said::nothing().in_variable("LOCKGATE_ADMIN_TOKEN", "x").in_variable("DISABLE_ENHANCED_LOCKING", "false").loads();
 }
 

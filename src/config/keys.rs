@@ -102,6 +102,11 @@ pub const KEYS: &[Key<Config>] = &[
         "A waiter beats one of the next level that came more than this later; 0s is never."
     ),
     key!(
+        "wait_replicas",
+        wait_replicas,
+        "A grant is answered only after so many replicas have it: a number, or \"majority\"; 0 does not wait."
+    ),
+    key!(
         "fallback",
         fallback,
         "Where the queue cannot be kept, a SET NX passes as the plain command (true) or is refused (false)."

@@ -20,11 +20,6 @@ pub(super) const LATER: &[Later] = &[
         says: "shadow and off come in a later version; write \"on\" or leave it out",
     },
     Later {
-        name: "wait_replicas",
-        fits: |value| matches!(value, Value::Integer(0)) || is_word(value, "0"),
-        says: "waiting for replicas comes in a later version; write 0 or leave it out",
-    },
-    Later {
         name: "limits.proxy_protocol",
         fits: |value| matches!(value, Value::Bool(false)) || is_word(value, "false"),
         says: "the PROXY protocol comes in a later version; write false or leave it out",

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use super::keys::{Applies, KEYS, RULE_KEYS, SCRIPT_KEYS, VARIABLE_PREFIX, variable_of};
 use super::tree::{Entry, Node, Origin, Problem, Value, join, parse_file, parse_variable};
 use super::{Config, Digest, Key, Rule, Script, later, suggest, units};
+use crate::domain::Replicas;
 use crate::upstream::url::{Address, Endpoint, Sentinels, Upstream};
 
 /// The file's variable, for when there is no `--config`.
@@ -310,6 +311,10 @@ impl Reader {
             }
         }
         match &self.config.upstream {
+            Upstream::Embedded if self.config.wait_replicas != Replicas::NotAsked => {
+                let says = "asks for replicas, and the embedded upstream has none; set upstream, or write 0".to_owned();
+                self.problem(&self.origin("wait_replicas"), "wait_replicas", says);
+            }
             Upstream::Embedded => {}
             Upstream::Standalone(endpoint) => {
                 let endpoint = endpoint.clone();

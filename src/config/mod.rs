@@ -19,7 +19,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::commands::lock_scripts::ScriptSays;
-use crate::domain::Level;
+use crate::domain::{Level, Replicas};
 pub use crate::upstream::url::Secret;
 use crate::upstream::url::{Address, Upstream};
 
@@ -57,6 +57,8 @@ pub struct Config {
     pub max_queue: usize,
     /// After this much longer a waiter beats one of the next level.
     pub promote_after: Option<Duration>,
+    /// How many replicas have to have a grant before its client is told.
+    pub wait_replicas: Replicas,
     /// Where the queue cannot be kept, a `SET NX` passes as the plain command; else it is refused.
     pub fallback: bool,
     /// What clients see once the upstream has been away for [`Links::hold`], or where what they sent may have run.
@@ -342,6 +344,7 @@ impl Default for Config {
             max_wait: Duration::from_secs(600),
             max_queue: 1000,
             promote_after: None,
+            wait_replicas: Replicas::NotAsked,
             fallback: true,
             when_away: WhenAway::Close,
             drain_timeout: Duration::from_secs(5),

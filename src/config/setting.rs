@@ -7,7 +7,7 @@ use super::tree::Value;
 use super::units::{parse_duration, parse_size, show_duration, show_size};
 use super::{ByteSize, DeadlockMode, Digest, LogFormat, LogLevel, Mode, Saying, Secret, VictimPolicy, WhenAway};
 use crate::commands::lock_scripts::{ScriptSays, digest_of};
-use crate::domain::Level;
+use crate::domain::{Level, Replicas};
 use crate::upstream::url::{Address, Upstream};
 
 /// A kind of value that a key can have.
@@ -167,6 +167,25 @@ impl Setting for u32 {
     }
     fn show(&self) -> String {
         self.to_string()
+    }
+}
+
+impl Setting for Replicas {
+    fn read(value: &Value) -> Result<Self, String> {
+        match value {
+            Value::Text(text) if text.eq_ignore_ascii_case("majority") => Ok(Replicas::Majority),
+            value => match u32::read(value).map_err(|_| not_a(value, "a number of replicas, or \"majority\""))? {
+                0 => Ok(Replicas::NotAsked),
+                count => Ok(Replicas::AtLeast(count)),
+            },
+        }
+    }
+    fn show(&self) -> String {
+        match self {
+            Replicas::NotAsked => "0".to_owned(),
+            Replicas::AtLeast(count) => count.to_string(),
+            Replicas::Majority => quoted("majority"),
+        }
     }
 }
 

@@ -182,6 +182,16 @@ impl Coordinator {
         };
         stay.is_answered = true;
         stay.waiting = None;
+        let answer = match answer {
+            Answer::Granted { grant, is_new } => {
+                let told = (&grant, is_new);
+                match self.confirmed_by_replicas(&stay.key, told, &stay.asked.form, &stay.service).await {
+                    Ok(()) => Answer::Granted { grant, is_new },
+                    Err(line) => Answer::Failed(line.into()),
+                }
+            }
+            answer => answer,
+        };
         if let Answer::Granted { grant, is_new } = &answer
             && !is_there()
         {

@@ -15,7 +15,7 @@ use std::task::Poll;
 use super::afloat::Afloat;
 use super::{Asker, Coordinator, LockReply, integer};
 use crate::commands::lock_args::{AcquireAllArgs, AcquireArgs, Bond};
-use crate::domain::{CallId, Level, LockKey, Moment, OwnerId};
+use crate::domain::{CallId, Level, LockKey, Moment, OwnerId, Replicas};
 use crate::locks::{Answer, Event};
 use crate::store::{AllAcquired, AllAsked, BRIDGE, StoreError, Taken};
 use crate::upstream::call::{CallError, Caller};
@@ -155,10 +155,16 @@ impl Coordinator {
             let work = self.clone().try_all(asker, all.wanted.clone(), all.shared.clone());
             match Afloat::new(&self.errands, work).await {
                 Step::All(taken) => {
-                    all.may_hold = false;
                     // Its value is another now.
                     if let Some(bridge) = &mut bridge {
                         bridge.is_kept = true;
+                    }
+                    all.may_hold = true;
+                    let confirmed = self.all_replicated(&all.wanted, &taken, &asker.service).await;
+                    all.may_hold = false;
+                    if let Err(line) = confirmed {
+                        self.give_all_back(&all.wanted, &taken, &asker.service);
+                        return LockReply::Error(line);
                     }
                     if !is_there() {
                         self.give_all_back(&all.wanted, &taken, &asker.service);
@@ -304,6 +310,21 @@ impl Coordinator {
         }
     }
 
+    /// As [`Coordinator::confirmed_by_replicas`], for all that a step took.
+    async fn all_replicated<C: Caller>(&self, wanted: &Wanted, taken: &[Taken], service: &C) -> Result<(), String> {
+        if self.settings.replicas == Replicas::NotAsked {
+            return Ok(());
+        }
+        let grants = wanted.keys.iter().zip(taken);
+        let replicated = grants.map(|(key, taken)| async move {
+            let why = self.replicas_have(key, &taken.grant.value, service).await;
+            why.map_err(|why| {
+                format!("NOREPLICAS '{key}' is not granted: {why}; what was taken is given back, look into INFO replication and wait_replicas")
+            })
+        });
+        join_all(replicated).await.into_iter().collect()
+    }
+
     fn give_all_back<C: Caller>(self: &Arc<Self>, wanted: &Wanted, taken: &[Taken], service: &C) {
         for (key, taken) in wanted.keys.iter().zip(taken).filter(|(_, taken)| taken.is_new) {
             self.give_back(key, taken.grant.value.clone(), wanted.lease_ms, service);
@@ -346,7 +367,7 @@ impl Coordinator {
     }
 
     /// A pause that doubles with every failure, and does not outlast `deadline`.
-    async fn pause(&self, failures: u32, deadline: Option<Moment>) {
+    pub(super) async fn pause(&self, failures: u32, deadline: Option<Moment>) {
         let doubled = self.settings.retry_base_ms.saturating_mul(1 << failures.saturating_sub(1).min(20));
         let at = self.now().plus_ms(doubled.clamp(1, self.settings.retry_max_ms.max(1)));
         self.sleep_until(deadline.map_or(at, |deadline| deadline.min(at))).await;

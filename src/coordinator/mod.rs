@@ -27,6 +27,7 @@ mod peers;
 mod plain;
 mod presence;
 mod queue;
+mod replicas;
 mod reply;
 mod rules;
 pub mod seal;
@@ -74,6 +75,7 @@ use fit::Fit;
 use hand_over::Fault;
 use leases::Leases;
 use nodes::{Me, Nodes};
+use replicas::Untold;
 use shards::Shards;
 use tied::Tied;
 
@@ -104,6 +106,7 @@ pub struct Coordinator {
     tied: Tied,
     deadlocks: Deadlocks,
     errands: Arc<Errands>,
+    untold: Untold,
     fallback: Fallback,
     fit: Fit,
     last_call: AtomicU64,
@@ -142,6 +145,7 @@ impl Coordinator {
             tied: Tied::new(renewed_bytes_max(settings.waiting_bytes)),
             deadlocks: Deadlocks::new(settings.deadlock_mode, settings.victim),
             errands: Arc::default(),
+            untold: Untold::default(),
             fallback: Fallback::default(),
             fit: Fit::new(),
             last_call: AtomicU64::new(now_us),

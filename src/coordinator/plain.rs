@@ -1,10 +1,13 @@
 //! The plain command behind a `SET NX`: what its rule makes of it, and how it is sent as it is where no queue can be kept.
 
+use std::sync::Arc;
+
 use super::rules::Rule;
 use super::set_nx::{SetNx, SetNxAnswer, Terms};
 use super::{Asker, Coordinator};
 use crate::commands::set_nx::PlainForm;
-use crate::domain::{LockKey, PlainLease};
+use crate::domain::{Fence, LockKey, PlainLease};
+use crate::locks::{Form, Grant};
 use crate::protocol::args::encode_command;
 use crate::protocol::frame::{Value, decode};
 use crate::upstream::call::{CallError, Caller};
@@ -48,7 +51,7 @@ impl Coordinator {
     }
 
     /// After [`SetNxAnswer::PassOn`]: the plain command decides, or, with `fallback = false`, nobody does.
-    pub async fn pass_on<C: Caller>(&self, asker: &Asker<C>, ask: &SetNx, form: PlainForm) -> SetNxAnswer {
+    pub async fn pass_on<C: Caller>(self: &Arc<Self>, asker: &Asker<C>, ask: &SetNx, form: PlainForm) -> SetNxAnswer {
         let key = LockKey { db: asker.db, name: ask.key.clone() };
         if !self.settings.fallback {
             return SetNxAnswer::Error(format!(
@@ -73,12 +76,21 @@ impl Coordinator {
     }
 
     /// Sends the plain command for the client; never answers [`SetNxAnswer::PassOn`].
-    pub async fn plain<C: Caller>(&self, asker: &Asker<C>, ask: &SetNx, form: PlainForm) -> SetNxAnswer {
+    pub async fn plain<C: Caller>(self: &Arc<Self>, asker: &Asker<C>, ask: &SetNx, form: PlainForm) -> SetNxAnswer {
         let answer = self.as_written(asker, ask, form).await;
         if let (SetNxAnswer::Set, PlainForm::SetNx, PlainLease::Ms(ms)) = (&answer, form, ask.lease) {
             self.add_lease(asker, &ask.key, ms).await;
         }
-        answer
+        if answer != SetNxAnswer::Set {
+            return answer;
+        }
+        let key = LockKey { db: asker.db, name: ask.key.clone() };
+        let grant = Grant { fence: Fence(0), value: ask.value.clone() };
+        let form = Form::Plain { value: ask.value.clone(), lease: ask.lease };
+        match self.confirmed_by_replicas(&key, (&grant, true), &form, &asker.service).await {
+            Ok(()) => answer,
+            Err(line) => SetNxAnswer::Error(line),
+        }
     }
 
     /// `SETNX` has no words for the lease that a rule gives. It is set before the client is told that it has the lock; what has an expiry

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::rules::{LockKeys, Rule};
 use super::seal::Seal;
-use crate::domain::{LockKey, WallClock};
+use crate::domain::{LockKey, Replicas, WallClock};
 use crate::locks::LineRules;
 use crate::locks::victim::VictimPolicy;
 
@@ -64,6 +64,8 @@ pub struct LockSettings {
     pub seal: Seal,
     /// Most events that wait to be sent; the oldest make room.
     pub events_buffer: usize,
+    /// How many replicas have to have a grant before its client is told.
+    pub replicas: Replicas,
     /// A `SET NX` whose queue cannot be kept passes as the plain command.
     pub fallback: bool,
     /// What is done about deadlocks.
@@ -98,6 +100,7 @@ impl Default for LockSettings {
             address: String::new(),
             seal: Seal::default(),
             events_buffer: 1000,
+            replicas: Replicas::NotAsked,
             fallback: true,
             deadlock_mode: DeadlockMode::Detect,
             victim: VictimPolicy::default(),

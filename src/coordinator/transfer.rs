@@ -6,7 +6,7 @@ use super::afloat::Afloat;
 use super::books::Ended;
 use super::{Asker, Coordinator, LockReply, integer};
 use crate::commands::lock_args::TransferArgs;
-use crate::domain::{CallId, LockKey};
+use crate::domain::{CallId, LockKey, Replicas};
 use crate::events::What;
 use crate::locks::{Event, Grant};
 use crate::store::value::Fields;
@@ -59,7 +59,10 @@ impl Coordinator {
                     self.deadlocks.granted(&key, &to, left_ms, self.now());
                     self.hold_begins(&key, grant.fence, Some(left_ms), self.now());
                 }
-                integer(grant.fence.0)
+                match self.transfer_replicated(&key, &grant, &asker.service).await {
+                    Ok(()) => integer(grant.fence.0),
+                    Err(line) => LockReply::Error(line),
+                }
             }
             Ok(None) => LockReply::Nil,
             // Never sent again blindly: the new holder may have given it back by then.
@@ -69,6 +72,16 @@ impl Coordinator {
             )),
             Err(error) => LockReply::Error(error.into_line()),
         }
+    }
+
+    /// A lock cannot be given back to who has given it away: fences would fall. So the answer says what is.
+    async fn transfer_replicated<C: Caller>(&self, key: &LockKey, grant: &Grant, service: &C) -> Result<(), String> {
+        if self.settings.replicas == Replicas::NotAsked {
+            return Ok(());
+        }
+        self.replicas_have(key, &grant.value, service).await.map_err(|why| {
+            format!("NOREPLICAS '{key}' was transferred, but {why}: a failover would undo it; ask LOCK.INFO, and look into INFO replication and wait_replicas")
+        })
     }
 
     /// The reply was lost: a value that names the call shows that it went through. Anything else shows nothing.

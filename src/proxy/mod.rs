@@ -247,6 +247,7 @@ fn link_settings(config: &Config) -> LinkSettings {
         retry_base: config.links.retry_base,
         retry_max: config.links.retry_max,
         is_followed: matches!(config.upstream, Upstream::Sentinel(_)),
+        replicas_seen: Arc::default(),
         connector: Connector::default(),
     }
 }
@@ -278,6 +279,7 @@ fn lock_settings(config: &Config, address: &str) -> LockSettings {
         meta_max: limits.meta_max.into(),
         promote_after_ms: limits.promote_after_ms,
         lock_keys: LockKeys::of(Rules::of(&config.lock_keys)),
+        replicas: config.wait_replicas,
         fallback: config.fallback,
         deadlock_mode: match config.deadlock.mode {
             config::DeadlockMode::Detect => DeadlockMode::Detect,

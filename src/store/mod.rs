@@ -519,6 +519,22 @@ impl Store {
         }
     }
 
+    /// Takes back the `value` that a `SET NX` has just written, unless what stands there has more than `left_max_ms` of its lease left
+    /// (`None` for a value without expiry): then it is another's.
+    pub async fn undo<C: Caller>(
+        &self,
+        caller: &C,
+        key: &LockKey,
+        value: &[u8],
+        left_max_ms: Option<u64>,
+    ) -> Result<bool, StoreError> {
+        let left_max = left_max_ms.map(|ms| ms.to_string()).unwrap_or_default();
+        match self.run(&script::UNDO, caller, &[&key.name], &[value, left_max.as_bytes()]).await? {
+            Reply::Integer(undone) => Ok(undone == 1),
+            _ => Err(odd_reply()),
+        }
+    }
+
     /// Who holds `key`; `None` when nobody does.
     pub async fn look<C: Caller>(
         &self,

@@ -107,6 +107,7 @@ script!("Sets the lease of the owner who holds the lock.", EXTEND, "extend.lua")
 script!("Renews the lease of one grant.", RENEW, "renew.lua");
 script!("Gives a lock to another owner.", TRANSFER, "transfer.lua");
 script!("Takes several locks, all or none.", ACQUIRE_ALL, "acquire_all.lua");
+script!("Takes back what a SET NX has just written.", UNDO, "undo.lua");
 script!("Who holds a lock, and for how long.", LOOK, "look.lua");
 script!("The same, for somebody who may change who waits.", MAY_CHANGE, "may_change.lua");
 script!("Takes, keeps or lays down the lead among nodes.", LEAD, "lead.lua");
@@ -148,6 +149,7 @@ mod tests {
             &RELEASE,
             &EXTEND,
             &RENEW,
+            &UNDO,
             &LOOK,
             &MAY_CHANGE,
             &TRANSFER,

@@ -2,6 +2,8 @@
 
 use std::future::Future;
 
+use crate::domain::Replicas;
+
 /// Why a command brought no reply.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum CallError {
@@ -11,6 +13,17 @@ pub enum CallError {
     /// Sent, but the link was lost before the reply: it may or may not have run.
     #[error("the link to the upstream was lost before the reply: {0}")]
     Lost(String),
+}
+
+/// What came of waiting for replicas.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Replicated {
+    /// So many have all that was written before.
+    pub have_it: u64,
+    /// So many were to.
+    pub needed: u64,
+    /// The raw reply to `GET` on the key that was asked about, behind all of it.
+    pub value: Vec<u8>,
 }
 
 /// A way to the upstream under one identity and in one database. Cheap to clone, bound to its worker thread.
@@ -34,6 +47,16 @@ pub trait Caller: Clone + 'static {
     /// what was last known of the upstream is decided behind this: a link that has to be dialled first may find another master.
     /// Then it brings the reply to `INFO replication`, or the error in its place.
     fn reach(&self) -> impl Future<Output = Result<Option<Vec<u8>>, CallError>> + 'static {
+        std::future::ready(Ok(None))
+    }
+
+    /// Waits until replicas have all that was written before, and then looks at `key` on the same connection: what is found there was
+    /// written in the life of the server whose replicas have it. One `WAIT` serves all who ask meanwhile. `None` where this way cannot.
+    fn replicated(
+        &self,
+        _key: &[u8],
+        _replicas: Replicas,
+    ) -> impl Future<Output = Result<Option<Replicated>, CallError>> + 'static {
         std::future::ready(Ok(None))
     }
 }

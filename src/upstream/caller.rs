@@ -5,12 +5,13 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::task::{Poll, Waker};
 
-use super::call::{CallError, Caller};
+use super::call::{CallError, Caller, Replicated};
 use super::dial::LinkKey;
 use super::link::{Link, Loss, Sink};
 use super::links::{Links, Unavailable};
 use super::pools::{Lane, Pool};
 use super::router::Router;
+use crate::domain::Replicas;
 
 /// Longest reply that is collected, in bytes; the longest that Lockgate asks for is that of `COMMAND DOCS`.
 const REPLY_MAX: usize = 64 << 20;
@@ -86,37 +87,37 @@ impl LinkCaller {
     fn next_place(&self) -> Option<&InPlace> {
         self.place.as_ref().filter(|place| !place.is_sent.get() && place.link.is_open())
     }
+}
 
-    fn call_over(
-        &self,
-        links: Rc<Links>,
-        link: Result<Rc<Link>, Unavailable>,
-        request: &[u8],
-    ) -> impl Future<Output = Result<Vec<u8>, CallError>> + use<> {
-        let slot = Rc::new(Slot::default());
-        let mut sent = None;
-        match link {
-            Ok(link) => {
-                link.send(request, &(slot.clone() as Rc<dyn Sink>), 1);
-                let heard = link.heard();
-                sent = Some((link, heard));
-            }
-            Err(away) => slot.end(Err(CallError::Unavailable(away.0.to_string()))),
+/// Sends one whole command over `link`, which is sent by the time this returns; resolves to its whole reply.
+pub(super) fn call_over(
+    links: Rc<Links>,
+    link: Result<Rc<Link>, Unavailable>,
+    request: &[u8],
+) -> impl Future<Output = Result<Vec<u8>, CallError>> + use<> {
+    let slot = Rc::new(Slot::default());
+    let mut sent = None;
+    match link {
+        Ok(link) => {
+            link.send(request, &(slot.clone() as Rc<dyn Sink>), 1);
+            let heard = link.heard();
+            sent = Some((link, heard));
         }
-        async move {
-            let mut reply = pin!(std::future::poll_fn(|cx| match slot.outcome.take() {
-                Some(outcome) => Poll::Ready(outcome),
-                None => {
-                    slot.waker.replace(Some(cx.waker().clone()));
-                    Poll::Pending
-                }
-            }));
-            let Some((link, heard)) = sent else { return reply.await };
-            tokio::select! {
-                biased;
-                outcome = &mut reply => outcome,
-                why = links.is_dead(&link, heard) => Err(CallError::Lost(why)),
+        Err(away) => slot.end(Err(CallError::Unavailable(away.0.to_string()))),
+    }
+    async move {
+        let mut reply = pin!(std::future::poll_fn(|cx| match slot.outcome.take() {
+            Some(outcome) => Poll::Ready(outcome),
+            None => {
+                slot.waker.replace(Some(cx.waker().clone()));
+                Poll::Pending
             }
+        }));
+        let Some((link, heard)) = sent else { return reply.await };
+        tokio::select! {
+            biased;
+            outcome = &mut reply => outcome,
+            why = links.is_dead(&link, heard) => Err(CallError::Lost(why)),
         }
     }
 }
@@ -138,11 +139,11 @@ impl Caller for LinkCaller {
         let (info, link) = match self.next_place() {
             Some(place) if place.link.has_met_master() => (None, None),
             // Its master is asked over this very link, and what was asked of it before has gone out before.
-            Some(place) => (Some(self.call_over(links, Ok(place.link.clone()), ASK)), Some(place.link.clone())),
+            Some(place) => (Some(call_over(links, Ok(place.link.clone()), ASK)), Some(place.link.clone())),
             None if pool.is_open() => (None, None),
             None => {
                 let picked = links.pick(&pool);
-                (Some(self.call_over(links, picked, ASK)), None)
+                (Some(call_over(links, picked, ASK)), None)
             }
         };
         async move {
@@ -168,7 +169,17 @@ impl Caller for LinkCaller {
             }
             None => links.pick(&pool),
         };
-        self.call_over(links, link, &request)
+        call_over(links, link, &request)
+    }
+
+    fn replicated(
+        &self,
+        key: &[u8],
+        replicas: Replicas,
+    ) -> impl Future<Output = Result<Option<Replicated>, CallError>> + 'static {
+        let (links, pool) = self.way.now();
+        let asked = links.replicated(pool.key().db, key, replicas);
+        async move { asked.await.map(Some) }
     }
 }
 

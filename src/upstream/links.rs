@@ -23,6 +23,7 @@ use super::lost::{LostLinks, Over};
 use super::own::OwnLink;
 use super::peers::Peers;
 use super::pools::{Lane, Pool};
+use super::replicas::Waits;
 use super::stuck::{Alarm, watch_silence};
 use super::url::{Address, Endpoint};
 use crate::domain::{Db, Resp};
@@ -68,6 +69,8 @@ pub struct LinkSettings {
     pub retry_max: Duration,
     /// The master may become another one, and each link is asked whether it leads to one.
     pub is_followed: bool,
+    /// Most replicas that a master of this process has had, as far as anybody has looked.
+    pub replicas_seen: Arc<AtomicU64>,
     /// What makes sockets.
     pub connector: Connector,
 }
@@ -86,6 +89,7 @@ impl LinkSettings {
             retry_base: Duration::from_millis(50),
             retry_max: Duration::from_millis(500),
             is_followed: false,
+            replicas_seen: Arc::default(),
             connector: Connector::default(),
         }
     }
@@ -153,6 +157,8 @@ pub struct Links {
     is_former: Cell<bool>,
     /// Rings when that comes to be so.
     ceases: Notify,
+    /// Who waits for replicas.
+    pub(super) waits: Waits,
 }
 
 impl Links {
@@ -188,6 +194,7 @@ impl Links {
             on_doubt: OnceCell::new(),
             is_former: Cell::new(false),
             ceases: Notify::new(),
+            waits: Waits::default(),
         });
         if !links.is_nowhere() {
             links.clone().learns_facts();

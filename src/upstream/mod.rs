@@ -20,6 +20,7 @@ pub mod peers;
 pub mod pipe;
 pub mod pools;
 pub mod reach;
+mod replicas;
 pub mod router;
 pub mod sentinel;
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! The shared links of one kind, in three lanes, and which of them takes the next requests.
+//! The shared links of one kind, in four lanes, and which of them takes the next requests.
 
 use std::cell::{OnceCell, RefCell};
 use std::rc::Rc;
@@ -28,11 +28,13 @@ pub enum Lane {
     Scripts,
     /// Lockgate's own, which write: `CLIENT PAUSE` holds them back, and reads go on.
     Locks,
+    /// `WAIT`, which holds up its link until replicas have what was written.
+    Replicas,
 }
 
 impl Lane {
     /// How many there are.
-    pub const COUNT: usize = 3;
+    pub const COUNT: usize = 4;
 }
 
 /// The shared links of one key in one lane.
@@ -41,12 +43,19 @@ pub struct Pool {
     pub(super) links: RefCell<Vec<Rc<Link>>>,
     scripts: OnceCell<Rc<Pool>>,
     locks: OnceCell<Rc<Pool>>,
+    replicas: OnceCell<Rc<Pool>>,
 }
 
 impl Pool {
     /// Without any link yet.
     pub(super) fn of(key: LinkKey) -> Rc<Pool> {
-        Rc::new(Pool { key, links: RefCell::default(), scripts: OnceCell::new(), locks: OnceCell::new() })
+        Rc::new(Pool {
+            key,
+            links: RefCell::default(),
+            scripts: OnceCell::new(),
+            locks: OnceCell::new(),
+            replicas: OnceCell::new(),
+        })
     }
 
     /// What its links have in common.
@@ -65,12 +74,13 @@ impl Pool {
             Lane::Data => return self.clone(),
             Lane::Scripts => &self.scripts,
             Lane::Locks => &self.locks,
+            Lane::Replicas => &self.replicas,
         };
         beside.get_or_init(|| Pool::of(self.key.clone())).clone()
     }
 
     fn beside(&self) -> impl Iterator<Item = &Rc<Pool>> {
-        self.scripts.get().into_iter().chain(self.locks.get())
+        self.scripts.get().into_iter().chain(self.locks.get()).chain(self.replicas.get())
     }
 
     /// Closes what nobody has used for `limit`; `false` where nobody needs the pool any more.

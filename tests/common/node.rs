@@ -233,6 +233,7 @@ fn link_settings() -> LinkSettings {
         retry_base: Duration::from_millis(20),
         retry_max: Duration::from_millis(200),
         is_followed: false,
+        replicas_seen: Default::default(),
         connector: Connector::default(),
     }
 }
