@@ -13,6 +13,10 @@ need_rust
 have redis-server || apt_install redis-server
 { have redis-cli && have redis-benchmark; } || apt_install redis-tools
 
+# A browser for the page, and promtool for the metrics.
+have chromium || apt_install chromium fonts-dejavu-core
+have promtool || apt_install prometheus
+
 if [ -f "$PYTHON_LIST" ]; then
     mkdir -p "$(dirname "$VENV")"
     have python3 || apt_install python3 python3-venv

@@ -137,8 +137,10 @@ fn locks_and_queues_are_shown_and_changed() {
     assert_eq!(listed["locks"].as_array().unwrap().len(), 1, "{listed}");
     assert_eq!(
         admin.get("/api/queue-status"),
-        json!({"queue_depth": 2, "queues": [{"db": 0, "key": "orders:1", "waiters": 2}]})
+        json!({"queue_depth": 2, "queues": [{"db": 0, "key": "orders:1", "waiters": 2}], "silent_nodes": []})
     );
+    let next = &admin.get("/api/queue-status?show=5")["queues"][0]["next"];
+    assert_eq!((&next[0]["owner"], &next[1]["owner"]), (&json!("bob"), &json!("cat")));
     let graph = admin.get("/api/graph");
     assert_eq!(graph.as_array().unwrap().len(), 2, "{graph}");
     let promoted = admin.ask("POST", "/api/locks/orders:1/promote?owner=cat&level=high");
@@ -204,6 +206,72 @@ fn metrics_are_as_prometheus_reads_them() {
     }
     assert!(!answer.body.contains("secret") && !answer.body.contains("orders"), "no label has a key");
     assert!(answer.body.ends_with("# EOF\n"));
+}
+
+#[test]
+fn queues_of_all_nodes_are_told_as_one() {
+    let (server, one, admin) = stage("");
+    let two = Lockgate::before(&server);
+    let mut look = two.wire();
+    eventually("they know each other", || (look.run("LOCK.NODES").items().len() == 2).then_some(()));
+    one.wire().run("LOCK.ACQUIRE orders:1 ann TTL 60000");
+    let _waiting = [queue_up(&one, "orders:1", "bob"), queue_up(&two, "orders:1", "cat")];
+    let told = admin.get("/api/queue-status");
+    assert_eq!((&told["queue_depth"], &told["queues"][0]["waiters"]), (&json!(2), &json!(2)), "{told}");
+}
+
+#[test]
+fn measured_times_are_told_in_buckets() {
+    let (_server, lockgate, admin) = stage("");
+    let mut ann = lockgate.wire();
+    for _ in 0..3 {
+        ann.run("LOCK.ACQUIRE orders:1 ann");
+        ann.run("LOCK.RELEASE orders:1 ann");
+    }
+    let told = admin.get("/api/latency");
+    for (kind, count) in [("acquisition", 3), ("hold", 3), ("wait", 0), ("hand_over", 0)] {
+        let buckets = told[kind]["buckets"].as_array().unwrap();
+        let sum: u64 = buckets.iter().map(|bucket| bucket["count"].as_u64().unwrap()).sum();
+        assert_eq!((&told[kind]["count"], sum), (&json!(count), count), "{kind}");
+        assert!(buckets.last().unwrap()["up_to"].is_null(), "the last has no bound");
+    }
+}
+
+#[test]
+fn the_page_runs_no_script_but_its_own() {
+    let (_server, _lockgate, admin) = stage("");
+    let page = admin.ask("GET", "/");
+    assert_eq!(page.status, 200);
+    assert!(page.head.contains("content-type: text/html"), "{}", page.head);
+    let policy = page.head.lines().find(|line| line.starts_with("content-security-policy: ")).unwrap();
+    assert!(policy.contains("default-src 'none'") && policy.contains("script-src 'self'"), "{policy}");
+    assert!(!policy.contains("unsafe"), "{policy}");
+    assert!(!page.body.contains("://") && !page.body.contains("style=") && !page.body.contains("onclick"));
+    // All that it names is there, and of the kind that it should be.
+    let named = page.body.split(['"', '\'']).filter(|text| text.starts_with("/page/"));
+    for path in named {
+        let answer = admin.ask("GET", path);
+        assert_eq!(answer.status, 200, "{path}");
+        assert!(answer.head.contains("x-content-type-options: nosniff"), "{path}");
+    }
+    assert_eq!(admin.ask("GET", "/page/none.js").status, 404);
+    assert_eq!(admin.ask("POST", "/").status, 405);
+}
+
+#[test]
+fn off_the_loopback_a_browser_is_asked_for_the_token() {
+    let server = RedisServer::start();
+    let config = "admin_token = 's3cret'\n";
+    let lockgate = Lockgate::serve(&["--upstream", &server.url(), "--admin", "0.0.0.0:0"], Some(config));
+    let admin = Admin(SocketAddr::from(([127, 0, 0, 1], Admin::of(&lockgate).0.port())));
+    let refused = admin.ask("GET", "/");
+    assert_eq!(refused.status, 401);
+    assert!(refused.head.contains("www-authenticate: basic"), "{}", refused.head);
+    let refused = admin.ask("GET", "/api/stats");
+    assert_eq!((refused.status, refused.head.contains("www-authenticate")), (401, false), "the page itself asks then");
+    let known = ("authorization", "Basic YW55Ym9keTpzM2NyZXQ=");
+    assert_eq!(admin.ask_with("GET", "/", &[known], "").status, 200);
+    assert_eq!(admin.ask_with("GET", "/api/stats", &[known], "").status, 200);
 }
 
 #[test]

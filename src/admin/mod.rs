@@ -4,9 +4,11 @@
 mod desk;
 mod door;
 mod events;
+mod figures;
 mod json;
 mod locks;
 mod metrics;
+mod page;
 
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
@@ -14,7 +16,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use axum::extract::{Query, Request, State};
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get, post};
@@ -28,12 +30,8 @@ use self::desk::{Desk, Job, Shared};
 use self::door::Door;
 use crate::coordinator::LockReply;
 use crate::domain::Db;
-use crate::events::shown;
 use crate::proxy::Handle;
 use crate::upstream::url::Address;
-
-/// Queues that are listed at most.
-const QUEUES_MAX: usize = 10_000;
 
 /// Why there is no admin server.
 #[derive(Debug, thiserror::Error)]
@@ -102,7 +100,8 @@ fn routes(shared: Shared) -> Routes {
     Routes::new()
         .route("/healthz", get(async || "ok\n"))
         .route("/readyz", get(readyz))
-        .route("/metrics", get(scrape))
+        .route("/metrics", get(figures::scrape))
+        .route("/api/latency", get(figures::latency))
         .route("/api/stats", get(async |shared: State<Shared>| ask(&shared, 0, &[b"LOCK.STATS"]).await))
         .route("/api/graph", get(async |shared: State<Shared>| ask(&shared, 0, &[b"LOCK.GRAPH"]).await))
         .route("/api/deadlocks", get(async |shared: State<Shared>| ask(&shared, 0, &[b"LOCK.DEADLOCKS"]).await))
@@ -110,10 +109,11 @@ fn routes(shared: Shared) -> Routes {
         .route("/api/cleanup", post(async |shared: State<Shared>| ask(&shared, 0, &[b"LOCK.CLEANUP"]).await))
         .route("/api/locks", get(list))
         .route("/api/locks/{*key}", get(locks::one).delete(locks::one).post(locks::one))
-        .route("/api/queue-status", get(queues))
-        .route("/api/pool-stats", get(pool))
+        .route("/api/queue-status", get(figures::queues))
+        .route("/api/pool-stats", get(figures::pool))
         .route("/api/events", get(events::stream))
         .route("/api/terraform/{*key}", any(locks::terraform))
+        .merge(page::routes())
         .fallback(async || problem(StatusCode::NOT_FOUND, "no such path; docs/http-api.md lists them"))
         .method_not_allowed_fallback(async || problem(StatusCode::METHOD_NOT_ALLOWED, "this path has no such method"))
         .layer(from_fn_with_state(shared.clone(), guard))
@@ -121,10 +121,16 @@ fn routes(shared: Shared) -> Routes {
 }
 
 async fn guard(State(shared): State<Shared>, request: Request, next: Next) -> Response {
-    match shared.1.refuses(request.method(), request.uri().path(), request.headers()) {
-        Some((status, says)) => problem(status, says),
-        None => next.run(request).await,
+    let path = request.uri().path();
+    let Some((status, says)) = shared.1.refuses(request.method(), path, request.headers()) else {
+        return next.run(request).await;
+    };
+    let mut refusal = problem(status, says);
+    // A browser asks for the token then, as the password of any user, and brings it with all that the page asks for.
+    if status == StatusCode::UNAUTHORIZED && page::is_of(path) {
+        refusal.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Basic realm=\"Lockgate\""));
     }
+    refusal
 }
 
 /// An error, as every path tells it.
@@ -159,22 +165,6 @@ async fn readyz(State(shared): State<Shared>) -> Response {
     if desk.is_ready().await { "ready\n".into_response() } else { not_ready("the upstream does not answer") }
 }
 
-async fn scrape(State(shared): State<Shared>) -> Response {
-    const KIND: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    let handle = &shared.0.handle;
-    let scrape = metrics::Scrape {
-        figures: handle.coordinator().figures(),
-        clients: handle.clients() as u64,
-        own_links: handle.own_links() as u64,
-        own_links_taken: handle.own_links_taken(),
-        is_ready: shared.0.is_ready().await,
-    };
-    match scrape.text() {
-        Ok(text) => ([(header::CONTENT_TYPE, KIND)], text).into_response(),
-        Err(_) => problem(StatusCode::INTERNAL_SERVER_ERROR, "the metrics could not be written"),
-    }
-}
-
 /// What `/api/locks` may be asked for.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
@@ -201,23 +191,4 @@ async fn list(State(shared): State<Shared>, Query(asked): Query<Listed>) -> Resp
         },
         other => reply(&other),
     }
-}
-
-/// The queues of this node.
-async fn queues(State(shared): State<Shared>) -> Response {
-    let queues = shared.0.handle.coordinator().queues(QUEUES_MAX);
-    let told: Vec<_> = queues
-        .iter()
-        .map(|(key, waiting)| json!({ "db": key.db, "key": shown(&key.name), "waiters": waiting }))
-        .collect();
-    let depth: usize = queues.iter().map(|(_, waiting)| waiting).sum();
-    Json(json!({ "queue_depth": depth, "queues": told })).into_response()
-}
-
-async fn pool(State(shared): State<Shared>) -> Response {
-    let handle = &shared.0.handle;
-    let taken: serde_json::Map<_, _> =
-        handle.own_links_taken().into_iter().map(|(why, count)| (why.to_owned(), json!(count))).collect();
-    Json(json!({ "clients": handle.clients(), "own_links": handle.own_links(), "own_links_taken": taken }))
-        .into_response()
 }

@@ -410,11 +410,6 @@ impl Coordinator {
         self.fit.misfit().map(|misfit| misfit.to_string())
     }
 
-    /// The keys that somebody waits for on this node, and how many do; at most so many.
-    pub fn queues(&self, most: usize) -> Vec<(LockKey, usize)> {
-        self.shards.queues(most)
-    }
-
     /// `LOCK.STATS`
     pub(super) fn stats(&self) -> LockReply {
         let Sum { counts, spans, rules, roles } = self.books.tally.sum();

@@ -57,6 +57,8 @@ pub enum Question {
     Waits,
     /// The newest deadlocks, at most so many. Answer: those.
     Deadlocks(usize),
+    /// Which keys somebody waits for, at most so many. Answer: see `queues.rs`.
+    Queues(usize),
 }
 
 /// A question that another node asks.
@@ -261,6 +263,7 @@ impl Question {
             Question::Suspect(Suspect(call)) => ("suspect", vec![call.0.to_string().into_bytes()]),
             Question::Waits => ("waits", vec![]),
             Question::Deadlocks(count) => ("deadlocks", vec![count.to_string().into_bytes()]),
+            Question::Queues(count) => ("queues", vec![count.to_string().into_bytes()]),
         };
         let mut all: Vec<&[u8]> = vec![b"ask", number.as_bytes(), word.as_bytes(), db.as_bytes(), &key.name];
         all.extend(words.iter().map(Vec::as_slice));
@@ -294,6 +297,7 @@ impl Message {
                     b"suspect" => Question::Suspect(Suspect(CallId(self::number(words.next()?)?))),
                     b"waits" => Question::Waits,
                     b"deadlocks" => Question::Deadlocks(usize::try_from(self::number(words.next()?)?).ok()?),
+                    b"queues" => Question::Queues(usize::try_from(self::number(words.next()?)?).ok()?),
                     _ => return None,
                 };
                 Some(Message::Ask(Asked { from: from.to_owned(), number, key, question }))
@@ -365,6 +369,7 @@ mod tests {
             Question::Suspect(Suspect(CallId(3))),
             Question::Waits,
             Question::Deadlocks(3),
+            Question::Queues(8),
         ] {
             let parcel = Parcel { to: "b".into(), body: question.encode(9, &key) };
             assert_eq!(read_ask(&parcel), Asked { from: "a".into(), number: 9, key: key.clone(), question });
