@@ -1,6 +1,6 @@
 //! The map of the house. One direction of dependencies:
 //! `main → cli → app → proxy → coordinator → store → upstream → commands → protocol → domain`;
-//! `locks`, the pure state machine, uses only `domain`; `access`, as pure, says who may, by `commands`; `config` and `observe` are data that any layer may read.
+//! `locks`, the pure state machine, uses only `domain`; `tls`, below `upstream`, uses nothing but files; `access`, as pure, says who may, by `commands`; `config` and `observe` are data that any layer may read.
 
 pub mod access;
 pub mod admin;
@@ -16,4 +16,5 @@ pub mod observe;
 pub mod protocol;
 pub mod proxy;
 pub mod store;
+pub mod tls;
 pub mod upstream;

@@ -303,7 +303,7 @@ fn what_is_no_toml_is_explained_with_its_place() {
 fn all_problems_are_named_at_once() {
     let said = file("lisen = 'x'\nmax_ttl = 3\n[links]\nshared = 65")
         .in_variable("LOCKGATE_WORKERS", "x")
-        .in_flags(|flags| flags.upstream = Some("rediss://h".to_owned()));
+        .in_flags(|flags| flags.upstream = Some("redis-quorum://h".to_owned()));
     let problems = said.problems();
     assert_eq!(problems.len(), 5, "{problems:#?}");
 }
@@ -342,25 +342,37 @@ fn what_this_version_does_not_do_is_refused_and_not_ignored() {
     for text in [
         "mode = 'shadow'",
         "[limits]\nproxy_protocol = true",
-        "[tls]\ncert = 'x'",
-        "[upstream_tls]\nca = 'x'",
         "[acl]\nfile = 'users.acl'",
         "[acl.limits.bob]\nmax_locks = 1",
         "[audit]\nfile = 'x'",
         "[health]\ncheck_interval = '5s'",
-        "upstream = 'rediss://h'",
         "upstream = 'redis-cluster://a,b'",
     ] {
         let problems = file(text).problems();
         assert!(problems.iter().all(|problem| problem.contains("version")), "{text}: {problems:#?}");
     }
     Said::nothing()
-        .in_variable("LOCKGATE_TLS__CERT", "x")
-        .is_refused("LOCKGATE_TLS__CERT: tls.cert: TLS for clients comes");
+        .in_variable("LOCKGATE_AUDIT__FILE", "x")
+        .is_refused("LOCKGATE_AUDIT__FILE: audit.file: the audit log comes");
     Said::nothing().in_variable("DISABLE_ENHANCED_LOCKING", "true").is_refused("DISABLE_ENHANCED_LOCKING: ");
     // And what asks for nothing more than this version does is fine.
     file("admin = 'off'\nmode = 'on'").loads();
     Said::nothing().in_variable("LOCKGATE_ADMIN_TOKEN", "x").in_variable("DISABLE_ENHANCED_LOCKING", "false").loads();
+}
+
+#[test]
+fn half_of_tls_is_refused_and_not_believed_in() {
+    for (text, says) in [
+        ("listen_tls = '0.0.0.0:7390'", "listen_tls: needs a certificate; set tls.cert and tls.key"),
+        ("[tls]\ncert = 'a'\nkey = 'b'", "tls.cert: is set, and nobody listens for TLS; set listen_tls"),
+        ("listen_tls = 'unix:///run/x'\n[tls]\ncert = 'a'\nkey = 'b'", "listen_tls: is a unix socket"),
+        ("listen_tls = 'h:1'\n[tls]\ncert = 'a'\nkey = 'b'\nclient_user = 'cn'", "tls.client_user: needs certificates"),
+        ("upstream = 'redis://h'\n[upstream_tls]\nca = 'a'", "upstream: is reached in the clear"),
+    ] {
+        file(text).is_refused(says);
+    }
+    file("listen_tls = 'h:1'\n[tls]\ncert = 'a'\nkey = 'b'\nclient_ca = 'c'\nclient_user = 'san'").loads();
+    file("upstream = 'rediss://h'\n[upstream_tls]\nca = 'a'").loads();
 }
 
 #[test]
@@ -370,7 +382,7 @@ fn no_error_and_no_dump_shows_a_password() {
         "upstream = 'redis://app:s3cret@h/x'",
         "upstream = 'redis://app:s3cret%zz@h'",
         "upstream = 's3cret@h:6379'",
-        "upstream = 'rediss://app:s3cret@h'",
+        "upstream = 'rediss://app:s3cret@h:x'",
         "upstream = 'redis://app:s3cret@127.0.0.1:7379'",
         "upstream = \"redis://app:s3cret@h",
         "upstream = redis://app:s3cret@h",

@@ -60,6 +60,12 @@ fn serve(wanted: &Serve) -> ExitCode {
 fn running_lockgate(sources: &Sources, connect: Option<String>) -> Result<Endpoint, ExitCode> {
     match connect.or_else(|| sources.environment.get(CONNECT_VARIABLE).cloned()) {
         Some(url) => match Upstream::parse(&url) {
+            Ok(Upstream::Standalone(endpoint)) if endpoint.is_tls => {
+                eprintln!(
+                    "lockgate: --connect speaks no TLS yet; write the address of `listen`, redis://host:port or unix:///path"
+                );
+                Err(ExitCode::from(USAGE))
+            }
             Ok(Upstream::Standalone(endpoint)) => Ok(endpoint),
             Ok(_) => {
                 eprintln!(

@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 
 use super::{FAILURE, refuse};
 use crate::config::{self, Sources};
+use crate::tls::ClientTls;
+use crate::upstream::dial::Connector;
 use crate::upstream::misfit::{Misfit, examine};
 use crate::upstream::sentinel;
 use crate::upstream::url::{Address, Upstream};
@@ -16,12 +18,20 @@ use crate::upstream::url::{Address, Upstream};
 const REPLY_MAX: usize = 512;
 
 pub(super) fn ping(sources: &Sources, timeout: Duration) -> ExitCode {
-    let (address, upstream) = match config::load(sources) {
-        Ok(loaded) => (reachable(loaded.config.listen), loaded.config.upstream),
+    let config = match config::load(sources) {
+        Ok(loaded) => loaded.config,
         Err(problems) => return refuse(&problems),
     };
+    let tls = match ClientTls::for_upstream(&config) {
+        Ok(tls) => tls,
+        Err(error) => {
+            eprintln!("lockgate: {error}");
+            return ExitCode::from(FAILURE);
+        }
+    };
+    let (address, upstream, connector) = (reachable(config.listen), config.upstream, Connector::with_tls(tls));
     match ask(&address, timeout) {
-        Ok(reply) if is_alive(&reply) => match misfit_of(&upstream, timeout) {
+        Ok(reply) if is_alive(&reply) => match misfit_of(&upstream, &connector, timeout) {
             None => {
                 println!("{reply}");
                 ExitCode::SUCCESS
@@ -36,7 +46,8 @@ pub(super) fn ping(sources: &Sources, timeout: Duration) -> ExitCode {
             ExitCode::from(FAILURE)
         }
         Err(error) => {
-            let misfit = misfit_of(&upstream, timeout).map(|misfit| format!("; {misfit}")).unwrap_or_default();
+            let misfit =
+                misfit_of(&upstream, &connector, timeout).map(|misfit| format!("; {misfit}")).unwrap_or_default();
             eprintln!("lockgate: {address} does not answer: {error}{misfit}");
             ExitCode::from(FAILURE)
         }
@@ -49,14 +60,14 @@ fn is_alive(reply: &str) -> bool {
 }
 
 /// What is wrong with the upstream of this configuration, as Lockgate itself would find it.
-fn misfit_of(upstream: &Upstream, timeout: Duration) -> Option<Misfit> {
+fn misfit_of(upstream: &Upstream, connector: &Connector, timeout: Duration) -> Option<Misfit> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().ok()?;
     runtime.block_on(async {
         match upstream {
             Upstream::Embedded => None,
-            Upstream::Standalone(endpoint) => examine(endpoint, timeout).await,
-            Upstream::Sentinel(sentinels) => match sentinel::find(sentinels, timeout).await {
-                Ok(endpoint) => examine(&endpoint, timeout).await,
+            Upstream::Standalone(endpoint) => examine(endpoint, connector, timeout).await,
+            Upstream::Sentinel(sentinels) => match sentinel::find(sentinels, connector, timeout).await {
+                Ok(endpoint) => examine(&endpoint, connector, timeout).await,
                 Err(why) => Some(Misfit::Nobody(why)),
             },
         }

@@ -78,6 +78,11 @@ const DAY: Duration = Duration::from_secs(86_400);
 /// Every key but `lock_keys`, whose rules have [`RULE_KEYS`].
 pub const KEYS: &[Key<Config>] = &[
     key!("listen", listen, "Where clients connect: host:port, or unix:///path."),
+    key!(
+        "listen_tls",
+        listen_tls,
+        "Where clients connect that speak TLS, beside listen: host:port; \"off\" is nowhere."
+    ),
     key!("admin", admin, "Where the admin HTTP server listens: host:port; \"off\" is nowhere."),
     key!(
         "admin_token",
@@ -173,13 +178,42 @@ pub const KEYS: &[Key<Config>] = &[
     key!(at run time "limits.owner", limits.owner, ByteSize(1) => ByteSize(1 << 20), "The longest owner."),
     key!(at run time "limits.meta", limits.meta, ByteSize(0) => ByteSize(1 << 20), "The longest META."),
     key!("limits.output_buffer", limits.output_buffer, ByteSize(1 << 20) => ByteSize(1 << 40), "Replies kept for one client that does not read; beyond it the client is closed."),
-    key!(
-        later "limits.handshake_timeout",
-        limits.handshake_timeout,
-        "How long a new connection may take to send its first command; 0s is no limit."
-    ),
+    key!("limits.handshake_timeout", limits.handshake_timeout, "How long a TLS handshake may take; 0s is no limit."),
     key!(later "limits.idle_timeout", limits.idle_timeout, "When a client that sends nothing is disconnected; 0s is never."),
     key!("events.buffer", events.buffer, 1 => 1_000_000, "Events that wait to be sent; when there are more, the oldest are dropped and counted."),
+    key!(
+        "tls.cert",
+        tls.cert,
+        "The certificate that TLS clients are shown, in PEM form, with those between it and its authority."
+    ),
+    key!("tls.key", tls.key, "Its private key, in PEM form."),
+    key!(
+        "tls.client_ca",
+        tls.client_ca,
+        "The authorities that vouch for clients, in PEM form; empty asks clients for no certificate."
+    ),
+    key!(
+        "tls.client_auth",
+        tls.client_auth,
+        "With client_ca: clients without a certificate are turned away (required) or served (optional)."
+    ),
+    key!(
+        "tls.client_user",
+        tls.client_user,
+        "What of a client's certificate is the user it acts as: none, its common name (cn) or its first alternative name (san)."
+    ),
+    key!(
+        "upstream_tls.ca",
+        upstream_tls.ca,
+        "The authorities that vouch for the upstream, in PEM form; empty is those of the system."
+    ),
+    key!("upstream_tls.cert", upstream_tls.cert, "The certificate that is shown to the upstream, in PEM form."),
+    key!("upstream_tls.key", upstream_tls.key, "Its private key, in PEM form."),
+    key!(
+        "upstream_tls.server_name",
+        upstream_tls.server_name,
+        "What the upstream is called in its certificate; empty is the host of its URL."
+    ),
     key!(at run time "log.level", log.level, "The least important line written: error, warn, info, debug, trace, or off."),
     key!("log.format", log.format, "Log lines for people (text) or for machines (json)."),
 ];

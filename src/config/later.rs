@@ -1,5 +1,5 @@
-//! Keys of the contract that this version does not serve. What would change how Lockgate behaves is refused: a `[tls]` or
-//! an `[acl]` that is silently ignored would make its operator believe in a protection that is not there.
+//! Keys of the contract that this version does not serve. What would change how Lockgate behaves is refused: an `[acl]` or
+//! an `[audit]` that is silently ignored would make its operator believe in a protection that is not there.
 
 use super::tree::Value;
 
@@ -23,17 +23,6 @@ pub(super) const LATER: &[Later] = &[
         name: "limits.proxy_protocol",
         fits: |value| matches!(value, Value::Bool(false)) || is_word(value, "false"),
         says: "the PROXY protocol comes in a later version; write false or leave it out",
-    },
-    Later {
-        name: "tls",
-        fits: |_| false,
-        says: "TLS for clients comes in a later version, and this one would serve them in the clear; take the table out, \
-               and put a TLS proxy in front where you need one",
-    },
-    Later {
-        name: "upstream_tls",
-        fits: |_| false,
-        says: "TLS to the upstream comes in a later version, and this one would talk in the clear; take the table out",
     },
     Later {
         name: "acl",

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::keys::{Applies, KEYS, RULE_KEYS, SCRIPT_KEYS, VARIABLE_PREFIX, variable_of};
 use super::tree::{Entry, Node, Origin, Problem, Value, join, parse_file, parse_variable};
-use super::{Config, Digest, Key, Rule, Script, later, suggest, units};
+use super::{ClientUser, Config, Digest, Key, Rule, Script, Tls, UpstreamTls, later, suggest, units};
 use crate::domain::Replicas;
 use crate::upstream::url::{Address, Endpoint, Sentinels, Upstream};
 
@@ -334,7 +334,45 @@ impl Reader {
                     .to_owned();
             self.problem(&self.origin("admin"), "admin", says);
         }
+        self.check_tls();
         self.note_what_may_not_be_meant();
+    }
+
+    /// What is asked for in part would be believed in as a whole.
+    fn check_tls(&mut self) {
+        let Config { listen_tls, tls, upstream_tls, upstream, .. } = &self.config;
+        let mut wrong: Vec<(&str, &str)> = Vec::new();
+        match listen_tls {
+            Some(Address::Unix(_)) => {
+                wrong.push(("listen_tls", "is a unix socket, which needs no TLS; write host:port"))
+            }
+            Some(_) if tls.cert.is_none() || tls.key.is_none() => {
+                wrong.push(("listen_tls", "needs a certificate; set tls.cert and tls.key, or \"off\""));
+            }
+            None if *tls != Tls::default() => {
+                let set = KEYS
+                    .iter()
+                    .map(|key| key.name)
+                    .find(|name| name.starts_with("tls.") && self.origins.contains_key(name));
+                wrong.push((
+                    set.unwrap_or("tls.cert"),
+                    "is set, and nobody listens for TLS; set listen_tls to the address where TLS clients are to connect",
+                ));
+            }
+            _ => {}
+        }
+        if tls.client_user != ClientUser::None && tls.client_ca.is_none() {
+            wrong.push(("tls.client_user", "needs certificates that can be trusted; set tls.client_ca"));
+        }
+        if *upstream_tls != UpstreamTls::default() && !upstream.speaks_tls() {
+            wrong.push((
+                "upstream",
+                "is reached in the clear, and [upstream_tls] is set; write rediss://, or take the table out",
+            ));
+        }
+        for (key, says) in wrong {
+            self.problem(&self.origin(key), key, says.to_owned());
+        }
     }
 
     /// `places` are asked or connected to, as whom `endpoint` says.

@@ -35,6 +35,8 @@ pub use tree::{Origin, Problem};
 pub struct Config {
     /// Where clients connect.
     pub listen: Address,
+    /// Where clients connect that speak TLS; `None` is nowhere.
+    pub listen_tls: Option<Address>,
     /// Where the admin HTTP server listens; `None` is nowhere.
     pub admin: Option<Address>,
     /// What the admin server asks of those who change something, and, off the loopback, of everybody.
@@ -83,8 +85,62 @@ pub struct Config {
     pub deadlock: Deadlock,
     /// What one client, and all together, may take.
     pub limits: Limits,
+    /// TLS for clients, on `listen_tls`.
+    pub tls: Tls,
+    /// TLS to the upstream, where its URL asks for it.
+    pub upstream_tls: UpstreamTls,
     /// Logs.
     pub log: Log,
+}
+
+/// TLS for clients.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Tls {
+    /// The file with Lockgate's certificate, and those between it and its authority.
+    pub cert: Option<PathBuf>,
+    /// The file with its key.
+    pub key: Option<PathBuf>,
+    /// The file with the authorities that vouch for clients; `None`: clients are asked for no certificate.
+    pub client_ca: Option<PathBuf>,
+    /// Whether a client has to have one.
+    pub client_auth: ClientAuth,
+    /// What in it is the name of a user.
+    pub client_user: ClientUser,
+}
+
+/// Whether clients have to have a certificate, where they are asked for one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ClientAuth {
+    /// Those without one are turned away.
+    #[default]
+    Required,
+    /// Those without one are served; one that nobody vouches for is turned away.
+    Optional,
+}
+
+/// What in a client's certificate is the name of a user.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ClientUser {
+    /// Nothing.
+    #[default]
+    None,
+    /// The common name.
+    Cn,
+    /// The first of the alternative names.
+    San,
+}
+
+/// TLS to the upstream.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct UpstreamTls {
+    /// The file with the authorities that vouch for it; `None`: those of the system.
+    pub ca: Option<PathBuf>,
+    /// The file with the certificate that is shown to it.
+    pub cert: Option<PathBuf>,
+    /// The file with the key of that.
+    pub key: Option<PathBuf>,
+    /// What it is called in its certificate; `None`: as in its URL.
+    pub server_name: Option<String>,
 }
 
 /// What clients see while the upstream is away.
@@ -257,7 +313,7 @@ pub struct Limits {
     pub meta: ByteSize,
     /// Bytes of replies kept for one client that does not read; beyond it the client is closed.
     pub output_buffer: ByteSize,
-    /// How long a new connection may take to send its first command.
+    /// How long a handshake may take before a client may speak.
     pub handshake_timeout: Option<Duration>,
     /// When a client that sends nothing is disconnected.
     pub idle_timeout: Option<Duration>,
@@ -333,6 +389,7 @@ impl Default for Config {
     fn default() -> Self {
         Config {
             listen: Address::Tcp { host: "127.0.0.1".to_owned(), port: 7379 },
+            listen_tls: None,
             admin: Some(Address::Tcp { host: "127.0.0.1".to_owned(), port: 7380 }),
             admin_token: None,
             upstream: Upstream::Embedded,
@@ -384,6 +441,8 @@ impl Default for Config {
                 handshake_timeout: Some(Duration::from_secs(10)),
                 idle_timeout: None,
             },
+            tls: Tls::default(),
+            upstream_tls: UpstreamTls::default(),
             log: Log { level: LogLevel::Info, format: LogFormat::Text },
         }
     }

@@ -5,7 +5,10 @@ use std::time::Duration;
 
 use super::tree::Value;
 use super::units::{parse_duration, parse_size, show_duration, show_size};
-use super::{ByteSize, DeadlockMode, Digest, LogFormat, LogLevel, Mode, Saying, Secret, VictimPolicy, WhenAway};
+use super::{
+    ByteSize, ClientAuth, ClientUser, DeadlockMode, Digest, LogFormat, LogLevel, Mode, Saying, Secret, VictimPolicy,
+    WhenAway,
+};
 use crate::commands::lock_scripts::{ScriptSays, digest_of};
 use crate::domain::{Level, Replicas};
 use crate::upstream::url::{Address, Upstream};
@@ -57,6 +60,10 @@ words!(VictimPolicy, "\"lowest_priority\", \"youngest\", \"fewest_locks\" or \"r
     "lowest_priority" => VictimPolicy::LowestPriority, "youngest" => VictimPolicy::Youngest,
     "fewest_locks" => VictimPolicy::FewestLocks, "requester" => VictimPolicy::Requester);
 words!(WhenAway, "\"close\" or \"error\"", "close" => WhenAway::Close, "error" => WhenAway::Error);
+words!(ClientAuth, "\"required\" or \"optional\"",
+    "required" => ClientAuth::Required, "optional" => ClientAuth::Optional);
+words!(ClientUser, "\"none\", \"cn\" or \"san\"",
+    "none" => ClientUser::None, "cn" => ClientUser::Cn, "san" => ClientUser::San);
 words!(LogFormat, "\"text\" or \"json\"", "text" => LogFormat::Text, "json" => LogFormat::Json);
 words!(LogLevel, "\"error\", \"warn\", \"info\", \"debug\", \"trace\" or \"off\"",
     "off" => LogLevel::Off, "error" => LogLevel::Error, "warn" => LogLevel::Warn, "info" => LogLevel::Info,

@@ -54,6 +54,49 @@ pub enum Listening {
     Unix(UnixListener),
 }
 
+/// Where one worker takes clients from.
+#[derive(Debug)]
+pub struct Door {
+    /// In the clear.
+    pub plain: Listener,
+    /// With TLS, where that is spoken.
+    pub tls: Option<Listener>,
+}
+
+/// The same once its worker's runtime runs.
+#[derive(Debug)]
+pub struct OpenDoor {
+    plain: Listening,
+    tls: Option<Listening>,
+}
+
+/// A client at the door.
+#[derive(Debug)]
+pub enum Arrival {
+    /// It may speak at once.
+    Plain(Socket),
+    /// It has to shake hands first.
+    Tls(Socket),
+}
+
+impl Door {
+    /// Hands the sockets to the runtime of this thread.
+    pub fn open(self) -> io::Result<OpenDoor> {
+        Ok(OpenDoor { plain: self.plain.listen()?, tls: self.tls.map(Listener::listen).transpose()? })
+    }
+}
+
+impl OpenDoor {
+    /// The next client.
+    pub async fn accept(&self) -> Arrival {
+        let Some(tls) = &self.tls else { return Arrival::Plain(self.plain.accept().await) };
+        tokio::select! {
+            socket = self.plain.accept() => Arrival::Plain(socket),
+            socket = tls.accept() => Arrival::Tls(socket),
+        }
+    }
+}
+
 /// The bound sockets and what to call them.
 #[derive(Debug)]
 pub struct Bound {

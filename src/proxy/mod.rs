@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
-use self::listener::{Bound, ListenError, bind};
+use self::listener::{Bound, Door, ListenError, bind};
 use self::registry::Registry;
 use self::session::AllOutboxes;
 use self::worker::{Shared, Stop};
@@ -30,6 +30,7 @@ use crate::config::{self, Config, LiveConfig, WhenAway};
 use crate::coordinator::seal::Seal;
 use crate::coordinator::{Coordinator, DeadlockMode, LockKeys, LockLimits, LockSettings, Rules};
 use crate::locks::victim::VictimPolicy;
+use crate::tls::{self, ClientTls, ServerTls, TlsError};
 use crate::upstream::dial::Connector;
 use crate::upstream::links::LinkSettings;
 use crate::upstream::router::{Common, Reached, Router};
@@ -49,6 +50,9 @@ pub enum StartError {
     /// The door does not open.
     #[error(transparent)]
     Listen(#[from] ListenError),
+    /// TLS was asked for, and cannot be spoken.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// A thread could not be started.
     #[error("cannot start a worker thread: {0}; is the limit of processes too low?")]
     Thread(#[from] io::Error),
@@ -112,13 +116,25 @@ pub fn start(config: Arc<Config>, live: Arc<LiveConfig>, authority: Authority) -
         0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
         workers => workers,
     };
+    let tls = config.listen_tls.as_ref().map(|_| ServerTls::load(&config.tls)).transpose()?;
+    let connector = Connector::with_tls(ClientTls::for_upstream(&config)?);
     let Bound { address, listeners, path } = bind(&config.listen, count)?;
-    let shared = prepare(&config, live, authority, lock_settings(&config, &address), link_settings(&config));
+    let encrypted = config.listen_tls.as_ref().map(|address| bind(address, count)).transpose()?;
+    if let (Some(tls), Some(bound)) = (&tls, &encrypted) {
+        tracing::info!("clients that speak TLS connect to {}", bound.address);
+        let heeding = tls.clone();
+        live.on_change(move |_| heeding.look_again());
+        tls::follow(tls)?;
+    }
+    let mut encrypted = encrypted.map(|bound| bound.listeners).into_iter().flatten();
+    let doors = listeners.into_iter().map(|plain| Door { plain, tls: encrypted.next() });
+    let links = LinkSettings { connector, ..link_settings(&config) };
+    let shared = prepare(&config, live, authority, lock_settings(&config, &address), links, tls);
     let (stop, stopped) = watch::channel(Stop::No);
-    let workers = listeners.into_iter().enumerate().map(|(number, listener)| {
+    let workers = doors.enumerate().map(|(number, door)| {
         let (shared, stopped) = (shared.clone(), stopped.clone());
         std::thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
-            let run = AssertUnwindSafe(|| worker::run(shared, listener, stopped, number == 0));
+            let run = AssertUnwindSafe(|| worker::run(shared, door, stopped, number == 0));
             match catch_unwind(run) {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => tracing::error!(%error, "a worker ended"),
@@ -143,6 +159,7 @@ fn prepare(
     authority: Authority,
     locks: LockSettings,
     links: LinkSettings,
+    tls: Option<Arc<ServerTls>>,
 ) -> Arc<Shared> {
     let coordinator = Coordinator::new(locks);
     let heeding = coordinator.clone();
@@ -171,6 +188,8 @@ fn prepare(
         output_max: config.limits.output_buffer.0,
         outboxes: Arc::new(AllOutboxes::new(config.limits.output_buffer.0.saturating_mul(OUTPUT_OF_ALL))),
         client_timeout: config.client_timeout.unwrap_or_default(),
+        tls,
+        handshake_timeout: config.limits.handshake_timeout.unwrap_or_default(),
         is_draining: AtomicBool::new(false),
     })
 }

@@ -5,13 +5,14 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::task::Poll;
 use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::task::LocalSet;
 
-use super::listener::Listener;
-use super::registry::{Profile, Registry};
+use super::listener::{Arrival, Door};
+use super::registry::{Member, Profile, Registry, Wish};
 use super::session::{AllOutboxes, Outbox, Session};
 use crate::commands::lock_scripts::LockScripts;
 use crate::config::LiveConfig;
@@ -20,7 +21,8 @@ use crate::domain::Resp;
 use crate::observe::fault::kept_up;
 use crate::observe::memory;
 use crate::observe::seldom::Seldom;
-use crate::upstream::dial::{Identity, LinkKey};
+use crate::tls::ServerTls;
+use crate::upstream::dial::{Credentials, Identity, LinkKey};
 use crate::upstream::links::{LinkSettings, Links};
 use crate::upstream::peers::Peers;
 use crate::upstream::router::{Common, Reached, Router, SCRATCH};
@@ -67,6 +69,10 @@ pub struct Shared {
     pub outboxes: Arc<AllOutboxes>,
     /// A client that is silent on the network for so long is gone.
     pub client_timeout: Duration,
+    /// TLS for clients, where it is spoken.
+    pub tls: Option<Arc<ServerTls>>,
+    /// A client may take so long to shake hands; zero is for ever.
+    pub handshake_timeout: Duration,
     /// No new clients; idle ones close.
     pub is_draining: AtomicBool,
 }
@@ -177,19 +183,19 @@ impl Worker {
     }
 
     /// What a connection speaks before it has said anything, and before the upstream was asked whether it may.
-    pub fn initial_key(&self) -> LinkKey {
-        let identity = if self.shared.trust_clients { Identity::Service } else { Identity::Stranger };
+    /// A client whose certificate names a `user` is that one, as far as the upstream lets it in without a password.
+    pub fn initial_key(&self, user: Option<&str>) -> LinkKey {
+        let identity = match user {
+            Some(user) => Identity::Named(Rc::new(Credentials { user: Some(user.into()), password: Vec::new() })),
+            None if self.shared.trust_clients => Identity::Service,
+            None => Identity::Stranger,
+        };
         LinkKey { identity, db: self.router.default_db(), resp: Resp::V2 }
     }
 }
 
 /// Runs a worker on this thread until `stop` says so. One of them keeps the process in touch with the upstream and the other nodes.
-pub fn run(
-    shared: Arc<Shared>,
-    listener: Listener,
-    mut stop: watch::Receiver<Stop>,
-    keeps_watch: bool,
-) -> std::io::Result<()> {
+pub fn run(shared: Arc<Shared>, door: Door, mut stop: watch::Receiver<Stop>, keeps_watch: bool) -> std::io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().event_interval(TASKS_PER_LOOK).build()?;
     let tasks = LocalSet::new();
     tasks.block_on(&runtime, async move {
@@ -207,8 +213,8 @@ pub fn run(
                 following.topology.keep_up(following.links.clone()).await;
             }));
         }
-        let listener = match listener.listen() {
-            Ok(listener) => listener,
+        let door = match door.open() {
+            Ok(door) => door,
             Err(error) => {
                 tracing::error!(%error, "a worker cannot listen");
                 return Err(error);
@@ -217,13 +223,16 @@ pub fn run(
         kept_up("taking new clients", async || {
             loop {
                 tokio::select! {
-                    socket = listener.accept() => admit(&worker, socket),
+                    arrival = door.accept() => match arrival {
+                        Arrival::Plain(socket) => admit(&worker, socket),
+                        Arrival::Tls(socket) => admit_by_tls(&worker, socket),
+                    },
                     _ = stop.wait_for(|stop| *stop != Stop::No) => break,
                 }
             }
         })
         .await;
-        drop(listener);
+        drop(door);
         let _ = stop.wait_for(|stop| *stop == Stop::Now).await;
         // Ephemeral locks of those who have just left, and grants on their way to them, are given on first.
         let _ = tokio::time::timeout(SETTLE_MAX, worker.coordinator().settled()).await;
@@ -248,17 +257,64 @@ pub enum Stop {
 
 /// A client has connected.
 pub fn admit(worker: &Rc<Worker>, socket: Socket) {
+    if let Some((socket, member)) = registered(worker, socket) {
+        tokio::task::spawn_local(Session::serve(worker.clone(), socket, member, None));
+    }
+}
+
+/// A client has connected that has to shake hands first. It counts from here on.
+fn admit_by_tls(worker: &Rc<Worker>, socket: Socket) {
+    if let Some((socket, member)) = registered(worker, socket) {
+        let worker = worker.clone();
+        tokio::task::spawn_local(async move {
+            if let Some((socket, user)) = secured(&worker, socket, &member).await {
+                Session::serve(worker, socket, member, user).await;
+            }
+        });
+    }
+}
+
+/// Shakes hands: the encrypted connection, and the user that its client's certificate names.
+async fn secured(worker: &Worker, socket: Socket, member: &Member) -> Option<(Socket, Option<String>)> {
+    let (Socket::Tcp(stream), Some(tls)) = (socket, &worker.shared.tls) else { return None };
+    let mut handshake = std::pin::pin!(tls.begin(stream).ok()?.done());
+    let limit = worker.shared.handshake_timeout;
+    let in_time =
+        async { if limit.is_zero() { std::future::pending().await } else { tokio::time::sleep(limit).await } };
+    // It may be killed, and the drain does not wait for it.
+    let is_unwanted = std::future::poll_fn(|cx| {
+        member.card.set_waker(cx.waker());
+        if worker.is_draining() || member.card.wished() == Wish::Kill { Poll::Ready(()) } else { Poll::Pending }
+    });
+    let why = tokio::select! {
+        outcome = &mut handshake => match outcome {
+            Ok((stream, secured)) => {
+                let user = secured.peer_certificate().and_then(|certificate| tls.user_is().of(&certificate));
+                return Some((Socket::Tls(stream, Box::new(secured)), user));
+            }
+            Err(why) => why.to_string(),
+        },
+        () = in_time => format!("it was not through within {limit:?}"),
+        () = is_unwanted => return None,
+    };
+    static TOLD: Seldom = Seldom::new();
+    if let Some(times) = TOLD.happened() {
+        tracing::warn!(peer = member.card.peer, %why, times, "a TLS handshake with a client failed");
+    }
+    None
+}
+
+/// A card for the client; without one it is turned away.
+fn registered(worker: &Rc<Worker>, socket: Socket) -> Option<(Socket, Member)> {
     if let Err(error) = socket.tune(worker.shared.client_timeout) {
         tracing::debug!(%error, "a client left at once");
-        return;
+        return None;
     }
     let (peer, local) = socket.peer_and_local();
     let profile = Profile { user: b"default".to_vec(), db: worker.router.default_db(), ..Profile::default() };
     let is_unix = matches!(socket, Socket::Unix(_));
     match worker.registry().admit(peer, local, socket.fd(), is_unix, profile) {
-        Some(member) => {
-            tokio::task::spawn_local(Session::serve(worker.clone(), socket, member));
-        }
+        Some(member) => Some((socket, member)),
         None => {
             static TOLD: Seldom = Seldom::new();
             if let Some(clients) = TOLD.happened() {
@@ -267,6 +323,7 @@ pub fn admit(worker: &Rc<Worker>, socket: Socket) {
             let (_, writer) = socket.split();
             // A fresh socket takes a line this short, or its peer is gone.
             let _ = writer.try_write(b"-ERR max number of clients reached\r\n");
+            None
         }
     }
 }

@@ -17,6 +17,7 @@ use crate::domain::{Db, Resp};
 use crate::protocol::args::encode_command;
 use crate::protocol::frame::{Value, decode};
 use crate::protocol::reply::ReplyScanner;
+use crate::tls::ClientTls;
 
 /// Longest handshake reply, in bytes; `HELLO` names every loaded module.
 const HANDSHAKE_MAX: usize = 1 << 20;
@@ -140,7 +141,10 @@ impl DialError {
 
 /// What makes a socket of an address: the system, unless another way is given.
 #[derive(Clone, Default)]
-pub struct Connector(Option<Arc<Connect>>);
+pub struct Connector {
+    way: Option<Arc<Connect>>,
+    tls: Option<Arc<ClientTls>>,
+}
 
 type Connect = dyn Fn(&Address) -> Pin<Box<dyn Future<Output = io::Result<Socket>>>> + Send + Sync;
 
@@ -150,11 +154,27 @@ impl Connector {
     where
         F: Future<Output = io::Result<Socket>> + 'static,
     {
-        Connector(Some(Arc::new(move |address| Box::pin(connect(address)))))
+        Connector { way: Some(Arc::new(move |address| Box::pin(connect(address)))), tls: None }
+    }
+
+    /// Through the system, by `tls` where an endpoint asks for that.
+    pub fn with_tls(tls: Option<Arc<ClientTls>>) -> Connector {
+        Connector { way: None, tls }
+    }
+
+    /// Makes an encrypted connection of one in the clear.
+    async fn secure(&self, socket: Socket, address: &Address) -> Result<Socket, String> {
+        let (Socket::Tcp(stream), Address::Tcp { host, .. }) = (socket, address) else {
+            return Err("TLS is spoken over TCP only".to_owned());
+        };
+        let tls = self.tls.as_ref().ok_or("TLS to the upstream is not set up")?;
+        let handshake = tls.begin(stream, host).map_err(|error| error.to_string())?;
+        let (stream, secured) = handshake.done().await.map_err(|error| error.to_string())?;
+        Ok(Socket::Tls(stream, Box::new(secured)))
     }
 
     async fn connect(&self, address: &Address) -> io::Result<Socket> {
-        match (&self.0, address) {
+        match (&self.way, address) {
             (Some(connect), _) => connect(address).await,
             (None, Address::Tcp { host, port }) => TcpStream::connect((host.as_str(), *port)).await.map(Socket::Tcp),
             (None, Address::Unix(path)) => UnixStream::connect(path).await.map(Socket::Unix),
@@ -165,7 +185,7 @@ impl Connector {
 
 impl std::fmt::Debug for Connector {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}", if self.0.is_some() { "a network of its own" } else { "the system's network" })
+        write!(f, "{}", if self.way.is_some() { "a network of its own" } else { "the system's network" })
     }
 }
 
@@ -214,6 +234,12 @@ pub async fn dial(
         })?;
         // A socket option that cannot be set costs speed or a late notice of a dead peer, not correctness.
         let _ = socket.tune(keepalive);
+        let socket = match endpoint.is_tls {
+            false => socket,
+            true => connector.secure(socket, &endpoint.address).await.map_err(|why| {
+                DialError::Unreachable(format!("cannot speak TLS with {}: {why}", endpoint.address).into())
+            })?,
+        };
         let mut dialled = match greet {
             Greet::Fully => greet_fully(endpoint, key, socket).await?,
             Greet::Barely => greet_barely(endpoint, key, socket).await?,

@@ -77,15 +77,15 @@ fn shown(line: &[u8]) -> String {
 
 /// Asks the upstream over a connection of its own. `None` where nothing is wrong, and where it cannot be reached or answers
 /// something that says neither.
-pub async fn examine(endpoint: &Endpoint, limit: Duration) -> Option<Misfit> {
-    tokio::time::timeout(limit, look(endpoint, limit)).await.unwrap_or_default()
+pub async fn examine(endpoint: &Endpoint, connector: &Connector, limit: Duration) -> Option<Misfit> {
+    tokio::time::timeout(limit, look(endpoint, connector, limit)).await.unwrap_or_default()
 }
 
-async fn look(endpoint: &Endpoint, limit: Duration) -> Option<Misfit> {
+async fn look(endpoint: &Endpoint, connector: &Connector, limit: Duration) -> Option<Misfit> {
     let identity = if service_credentials(endpoint).is_some() { Identity::Service } else { Identity::Anonymous };
     let key = LinkKey { identity, db: endpoint.db, resp: Resp::V2 };
     let limits = DialTerms { connect: limit, answer: limit, masters_only: false };
-    let mut dialled = match dial(endpoint, &key, Greet::Fully, &Connector::default(), limits, Duration::ZERO).await {
+    let mut dialled = match dial(endpoint, &key, Greet::Fully, connector, limits, Duration::ZERO).await {
         Ok(dialled) => dialled,
         Err(DialError::Refused(line)) => return Misfit::of_refusal(endpoint, &line),
         Err(DialError::Unreachable(_)) => return None,

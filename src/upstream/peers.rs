@@ -62,7 +62,7 @@ impl Peers {
 
     /// Looks after the peer of `writer` for as long as that lives.
     pub fn add(&self, writer: &Writer) {
-        let Writer::Tcp(writer) = writer else { return };
+        let Some(writer) = writer.tcp() else { return };
         let mut writers = self.writers.borrow_mut();
         if writers.len() == writers.capacity() {
             writers.retain(|writer| writer.strong_count() > 0);

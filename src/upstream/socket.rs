@@ -1,4 +1,4 @@
-//! One stream socket, TCP or unix, split into the half that its task reads and the half that anyone on the thread may
+//! One stream socket, TCP (in the clear or encrypted) or unix, split into the half that its task reads and the half that anyone on the thread may
 //! write to. Clients and upstreams use the same type.
 
 use std::cell::Cell;
@@ -15,12 +15,15 @@ use tokio::time::Instant;
 
 #[cfg(test)]
 use super::pipe;
+use crate::tls::Secured;
 
 /// A connected socket.
 #[derive(Debug)]
 pub enum Socket {
     /// Over TCP.
     Tcp(TcpStream),
+    /// Over TCP, encrypted.
+    Tls(TcpStream, Box<Secured>),
     /// Over a unix socket.
     Unix(UnixStream),
     /// Within a simulation.
@@ -33,6 +36,8 @@ pub enum Socket {
 pub enum Reader {
     /// Over TCP.
     Tcp(tcp::OwnedReadHalf),
+    /// Over TCP, encrypted.
+    Tls(tcp::OwnedReadHalf, Rc<Secured>),
     /// Over a unix socket.
     Unix(unix::OwnedReadHalf),
     /// Within a simulation.
@@ -45,6 +50,8 @@ pub enum Reader {
 pub enum Writer {
     /// Over TCP; [`super::peers::Peers`] may look after it.
     Tcp(Rc<TcpWriter>),
+    /// Over TCP, encrypted.
+    Tls(TlsWriter),
     /// Over a unix socket.
     Unix(unix::OwnedWriteHalf),
     /// Within a simulation.
@@ -71,6 +78,10 @@ pub struct Unanswered {
 }
 
 impl TcpWriter {
+    fn of(half: tcp::OwnedWriteHalf) -> Rc<TcpWriter> {
+        Rc::new(TcpWriter { half, is_settled: Cell::new(true), unanswered: Cell::new(None) })
+    }
+
     /// Nothing was written since all was acknowledged.
     pub fn is_settled(&self) -> bool {
         self.is_settled.get()
@@ -105,6 +116,26 @@ impl AsFd for TcpWriter {
     }
 }
 
+/// What is written to is encrypted first. Dropping it tells the peer that nothing more comes.
+#[derive(Debug)]
+pub struct TlsWriter {
+    tcp: Rc<TcpWriter>,
+    secured: Rc<Secured>,
+}
+
+impl TlsWriter {
+    fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
+        self.tcp.is_settled.set(false);
+        self.secured.try_write(self.tcp.half.as_ref(), bytes)
+    }
+}
+
+impl Drop for TlsWriter {
+    fn drop(&mut self) {
+        self.secured.say_goodbye(self.tcp.half.as_ref());
+    }
+}
+
 /// What a simulation writes to, and what it reads, since a peer that closes ends that.
 #[cfg(test)]
 #[derive(Debug)]
@@ -120,7 +151,7 @@ impl Drop for PipeWriter {
 impl Socket {
     /// No delay for small frames, and keepalive probes that give a vanished peer up after about `silence_max`.
     pub fn tune(&self, silence_max: Duration) -> io::Result<()> {
-        let Socket::Tcp(stream) = self else { return Ok(()) };
+        let (Socket::Tcp(stream) | Socket::Tls(stream, _)) = self else { return Ok(()) };
         stream.set_nodelay(true)?;
         if !silence_max.is_zero() {
             let third = (silence_max / 3).max(Duration::from_secs(1));
@@ -134,7 +165,7 @@ impl Socket {
     /// `ip:port` of the other end, or the path of a unix socket, as `CLIENT LIST` shows them.
     pub fn peer_and_local(&self) -> (String, String) {
         match self {
-            Socket::Tcp(stream) => (
+            Socket::Tcp(stream) | Socket::Tls(stream, _) => (
                 stream.peer_addr().map_or_else(|_| "?:0".into(), |a| a.to_string()),
                 stream.local_addr().map_or_else(|_| "?:0".into(), |a| a.to_string()),
             ),
@@ -152,7 +183,7 @@ impl Socket {
     pub fn fd(&self) -> i32 {
         use std::os::fd::AsRawFd;
         match self {
-            Socket::Tcp(stream) => stream.as_raw_fd(),
+            Socket::Tcp(stream) | Socket::Tls(stream, _) => stream.as_raw_fd(),
             Socket::Unix(stream) => stream.as_raw_fd(),
             #[cfg(test)]
             Socket::Pipe(_) => -1,
@@ -164,8 +195,12 @@ impl Socket {
         match self {
             Socket::Tcp(stream) => {
                 let (r, w) = stream.into_split();
-                let writer = TcpWriter { half: w, is_settled: Cell::new(true), unanswered: Cell::new(None) };
-                (Reader::Tcp(r), Writer::Tcp(Rc::new(writer)))
+                (Reader::Tcp(r), Writer::Tcp(TcpWriter::of(w)))
+            }
+            Socket::Tls(stream, secured) => {
+                let ((r, w), secured) = (stream.into_split(), Rc::from(secured));
+                let writer = TlsWriter { tcp: TcpWriter::of(w), secured: Rc::clone(&secured) };
+                (Reader::Tls(r, secured), Writer::Tls(writer))
             }
             Socket::Unix(stream) => {
                 let (r, w) = stream.into_split();
@@ -183,6 +218,9 @@ impl Reader {
         let mut buffer = ReadBuf::new(buffer);
         ready!(match self {
             Reader::Tcp(half) => Pin::new(half).poll_read(cx, &mut buffer),
+            Reader::Tls(half, secured) => {
+                return secured.poll_read(half.as_ref(), cx, buffer.initialize_unfilled());
+            }
             Reader::Unix(half) => Pin::new(half).poll_read(cx, &mut buffer),
             #[cfg(test)]
             Reader::Pipe(flow) => return flow.poll_read(cx, buffer.initialize_unfilled()),
@@ -196,7 +234,7 @@ impl Writer {
     pub async fn closed_by_peer(&self) {
         // The mask of PRIORITY holds "read closed" but not "readable", so bytes that wait do not end this.
         let _ = match self {
-            Writer::Tcp(writer) => writer.half.ready(Interest::PRIORITY).await,
+            Writer::Tcp(tcp) | Writer::Tls(TlsWriter { tcp, .. }) => tcp.half.ready(Interest::PRIORITY).await,
             Writer::Unix(half) => half.ready(Interest::PRIORITY).await,
             #[cfg(test)]
             Writer::Pipe(writer) => return writer.0.incoming.closed().await,
@@ -210,6 +248,7 @@ impl Writer {
                 writer.is_settled.set(false);
                 writer.half.try_write(bytes)
             }
+            Writer::Tls(writer) => writer.try_write(bytes),
             Writer::Unix(half) => half.try_write(bytes),
             #[cfg(test)]
             Writer::Pipe(writer) => writer.0.outgoing.try_write(bytes),
@@ -220,7 +259,7 @@ impl Writer {
     pub fn peer_has_closed(&self) -> bool {
         use rustix::event::{PollFd, PollFlags, Timespec, poll};
         let fd = match self {
-            Writer::Tcp(writer) => writer.as_fd(),
+            Writer::Tcp(tcp) | Writer::Tls(TlsWriter { tcp, .. }) => tcp.as_fd(),
             Writer::Unix(half) => half.as_ref().as_fd(),
             #[cfg(test)]
             Writer::Pipe(writer) => return writer.0.incoming.is_closed(),
@@ -230,10 +269,24 @@ impl Writer {
         poll(&mut asked, Some(&Timespec::default())).is_ok() && asked[0].revents().intersects(ends)
     }
 
+    /// Of a TCP connection; [`super::peers::Peers`] looks after these.
+    pub fn tcp(&self) -> Option<&Rc<TcpWriter>> {
+        match self {
+            Writer::Tcp(tcp) | Writer::Tls(TlsWriter { tcp, .. }) => Some(tcp),
+            Writer::Unix(_) => None,
+            #[cfg(test)]
+            Writer::Pipe(_) => None,
+        }
+    }
+
     /// Closes both directions, also while the other half is still in use.
     pub fn shut_down(&self) {
         match self {
             Writer::Tcp(writer) => writer.shut_down(),
+            Writer::Tls(writer) => {
+                writer.secured.say_goodbye(writer.tcp.half.as_ref());
+                writer.tcp.shut_down();
+            }
             Writer::Unix(half) => {
                 let _ = socket2::SockRef::from(half.as_ref()).shutdown(std::net::Shutdown::Both);
             }
@@ -245,7 +298,7 @@ impl Writer {
     /// Wakes the task once there is room to write.
     pub fn poll_writable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
-            Writer::Tcp(writer) => writer.half.as_ref().poll_write_ready(cx),
+            Writer::Tcp(tcp) | Writer::Tls(TlsWriter { tcp, .. }) => tcp.half.as_ref().poll_write_ready(cx),
             Writer::Unix(half) => half.as_ref().poll_write_ready(cx),
             #[cfg(test)]
             Writer::Pipe(writer) => writer.0.outgoing.poll_writable(cx),

@@ -120,9 +120,11 @@ impl Upstream {
             "redis" | "valkey" => Endpoint::parse_tcp(rest).map(Upstream::Standalone),
             "unix" | "redis+unix" | "valkey+unix" => Endpoint::parse_unix(rest).map(Upstream::Standalone),
             "rediss" | "valkeys" => {
-                Err(UrlError::Later { what: "TLS to the upstream (rediss://)", instead: "redis:// or unix://" })
+                let endpoint = Endpoint::parse_tcp(rest)?;
+                Ok(Upstream::Standalone(Endpoint { is_tls: true, ..endpoint }))
             }
-            "redis-sentinel" | "valkey-sentinel" => Sentinels::parse(rest).map(Upstream::Sentinel),
+            "redis-sentinel" | "valkey-sentinel" => Sentinels::parse(rest, false).map(Upstream::Sentinel),
+            "rediss-sentinel" | "valkeys-sentinel" => Sentinels::parse(rest, true).map(Upstream::Sentinel),
             "redis-cluster" => Err(UrlError::Later {
                 what: "a cluster upstream (redis-cluster://)",
                 instead: "redis:// with a standalone server",
@@ -136,6 +138,17 @@ impl Upstream {
                 Err(UrlError::Scheme(other.to_owned()))
             }
             _ => Err(UrlError::NoScheme),
+        }
+    }
+}
+
+impl Upstream {
+    /// Whether any of it is reached by TLS.
+    pub fn speaks_tls(&self) -> bool {
+        match self {
+            Upstream::Embedded => false,
+            Upstream::Standalone(endpoint) => endpoint.is_tls,
+            Upstream::Sentinel(sentinels) => sentinels.is_tls || sentinels.master.is_tls,
         }
     }
 }
@@ -161,6 +174,8 @@ pub struct Sentinels {
     pub user: Option<String>,
     /// A secret: `Display` does not show it.
     pub password: Option<Secret>,
+    /// They speak TLS; whether the master does, `master` says.
+    pub is_tls: bool,
     /// Who Lockgate is to the master; its address is what the Sentinels say.
     pub master: Endpoint,
 }
@@ -176,7 +191,7 @@ impl fmt::Debug for Secret {
 }
 
 impl Sentinels {
-    fn parse(rest: &str) -> Result<Self, UrlError> {
+    fn parse(rest: &str, is_tls: bool) -> Result<Self, UrlError> {
         let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
         let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
         let (credentials, places) = split_credentials(authority);
@@ -193,12 +208,12 @@ impl Sentinels {
         if name.is_empty() {
             return Err(UrlError::NoName);
         }
-        let mut master = Endpoint::at(Address::Nowhere("no Sentinel was asked yet".into()));
+        let mut master = Endpoint { is_tls, ..Endpoint::at(Address::Nowhere("no Sentinel was asked yet".into())) };
         master.take_credentials(credentials)?;
         if !db.is_empty() {
             master.db = database(db)?;
         }
-        let mut sentinels = Sentinels { addresses, name, user: None, password: None, master };
+        let mut sentinels = Sentinels { addresses, name, user: None, password: None, is_tls, master };
         for pair in query.split('&').filter(|pair| !pair.is_empty()) {
             let decoded = |text, what| decode(text).ok_or(UrlError::Encoding { what });
             match pair.split_once('=') {
@@ -207,6 +222,7 @@ impl Sentinels {
                 Some(("sentinel_password", password)) => {
                     sentinels.password = Some(Secret(decoded(password, "password")?));
                 }
+                Some(("sentinel_tls", answer @ ("true" | "false"))) => sentinels.is_tls = answer == "true",
                 _ => return Err(UrlError::SentinelQuery),
             }
         }
@@ -217,7 +233,7 @@ impl Sentinels {
 impl fmt::Display for Sentinels {
     /// The URL, with `***` in the passwords' places.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("redis-sentinel://")?;
+        f.write_str(if self.master.is_tls { "rediss-sentinel://" } else { "redis-sentinel://" })?;
         self.master.show_credentials(f)?;
         for (number, address) in self.addresses.iter().enumerate() {
             write!(f, "{}{address}", if number > 0 { "," } else { "" })?;
@@ -226,12 +242,11 @@ impl fmt::Display for Sentinels {
         if self.master.db != 0 {
             write!(f, "/{}", self.master.db)?;
         }
-        match (&self.user, &self.password) {
-            (None, None) => Ok(()),
-            (Some(user), None) => write!(f, "?sentinel_user={user}"),
-            (None, Some(_)) => write!(f, "?sentinel_password=***"),
-            (Some(user), Some(_)) => write!(f, "?sentinel_user={user}&sentinel_password=***"),
-        }
+        let user = self.user.as_ref().map(|user| format!("sentinel_user={user}"));
+        let password = self.password.as_ref().map(|_| "sentinel_password=***".to_owned());
+        let tls = (self.is_tls != self.master.is_tls).then(|| format!("sentinel_tls={}", self.is_tls));
+        let options: Vec<String> = [user, password, tls].into_iter().flatten().collect();
+        write!(f, "{}{}", if options.is_empty() { "" } else { "?" }, options.join("&"))
     }
 }
 
@@ -246,12 +261,14 @@ pub struct Endpoint {
     pub password: Option<String>,
     /// The logical database that connections begin with.
     pub db: u32,
+    /// It speaks TLS.
+    pub is_tls: bool,
 }
 
 impl Endpoint {
     /// The server at `address`, with no credentials and database 0.
     pub fn at(address: Address) -> Self {
-        Endpoint { address, user: None, password: None, db: 0 }
+        Endpoint { address, user: None, password: None, db: 0, is_tls: false }
     }
 
     fn parse_tcp(rest: &str) -> Result<Self, UrlError> {
@@ -326,6 +343,7 @@ impl fmt::Display for Endpoint {
     /// The URL, with `***` in the password's place.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (scheme, place) = match &self.address {
+            Address::Tcp { .. } if self.is_tls => ("rediss", self.address.to_string()),
             Address::Tcp { .. } | Address::Nowhere(_) => ("redis", self.address.to_string()),
             Address::Unix(path) => ("unix", path.display().to_string()),
         };
@@ -353,7 +371,9 @@ pub enum UrlError {
     #[error("is no upstream URL; write redis://host:port, unix:///path/to.sock, or embedded")]
     NoScheme,
     /// A scheme that no version knows.
-    #[error("has the unknown scheme '{0}://'; write redis://host:port, unix:///path/to.sock, or embedded")]
+    #[error(
+        "has the unknown scheme '{0}://'; write redis://host:port, rediss://host:port, unix:///path/to.sock, or embedded"
+    )]
     Scheme(String),
     /// A scheme that SPEC knows and this version does not serve.
     #[error("asks for {what}, which comes in a later version; use {instead} until then")]
@@ -382,7 +402,9 @@ pub enum UrlError {
     #[error("does not say what the Sentinels call the master; write redis-sentinel://host:port,host:port/master-name")]
     NoName,
     /// Anything that a Sentinel's URL does not know after the `?`.
-    #[error("has an unknown option after '?'; only db, sentinel_user and sentinel_password are known")]
+    #[error(
+        "has an unknown option after '?'; only db, sentinel_user, sentinel_password and sentinel_tls=true|false are known"
+    )]
     SentinelQuery,
     /// Anything but `db=` after the `?`.
     #[error("has an unknown option after '?'; only db=NUMBER is known")]
@@ -516,6 +538,24 @@ mod tests {
     }
 
     #[test]
+    fn a_scheme_with_two_s_asks_for_tls() {
+        for url in ["rediss://h:1", "valkeys://h:1"] {
+            assert!(standalone(url).is_tls);
+            assert_eq!(standalone(url).to_string(), "rediss://h:1");
+        }
+        assert!(!standalone("redis://h").is_tls);
+        for (url, master, sentinels) in [
+            ("rediss-sentinel://s1:1/m", true, true),
+            ("rediss-sentinel://s1:1/m?sentinel_tls=false", true, false),
+            ("redis-sentinel://s1:1/m?sentinel_tls=true", false, true),
+            ("redis-sentinel://s1:1/m", false, false),
+        ] {
+            let Ok(Upstream::Sentinel(read)) = Upstream::parse(url) else { panic!("{url} is a good URL") };
+            assert_eq!((read.master.is_tls, read.is_tls, read.to_string().as_str()), (master, sentinels, url));
+        }
+    }
+
+    #[test]
     fn a_unix_url_gives_path_credentials_and_database() {
         let plain = standalone("unix:///run/re@dis.sock");
         assert_eq!(plain.address, Address::Unix("/run/re@dis.sock".into()));
@@ -526,7 +566,7 @@ mod tests {
 
     #[test]
     fn what_comes_later_is_refused_and_says_so() {
-        for url in ["rediss://h", "redis-cluster://a,b", "redis-quorum://a,b,c"] {
+        for url in ["redis-cluster://a,b", "redis-quorum://a,b,c"] {
             let error = Upstream::parse(url).expect_err(url).to_string();
             assert!(error.contains("comes in a later version"), "{url}: {error}");
         }

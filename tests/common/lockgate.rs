@@ -92,6 +92,16 @@ impl Lockgate {
         self.addr.port()
     }
 
+    /// Where it takes TLS clients.
+    #[track_caller]
+    pub fn tls_addr(&self) -> SocketAddr {
+        eventually("lockgate says where TLS clients connect", || {
+            let said = self.wrote();
+            let after = said[..said.rfind('\n')?].split("that speak TLS connect to ").nth(1)?.to_owned();
+            after.split_whitespace().next()?.parse().ok()
+        })
+    }
+
     pub fn pid(&self) -> u32 {
         self.child.id()
     }

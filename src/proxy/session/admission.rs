@@ -69,7 +69,7 @@ impl Session {
     /// It is as a client that has just come.
     pub(super) fn begins_anew(&mut self) {
         self.admission = Admission::Unasked;
-        self.set_key(self.worker.initial_key());
+        self.set_key(self.worker.initial_key(self.certified.as_deref()));
     }
 }
 

@@ -205,7 +205,7 @@ impl Session {
         }
         let as_new = LinkKey { identity: Identity::Stranger, db: 0, resp: Resp::V2 };
         let is_bound = |own: &OwnMode| self.card().keeps_link() || own.talk.has_lasting();
-        if self.own.as_deref().is_some_and(is_bound) && self.worker.initial_key() == as_new {
+        if self.own.as_deref().is_some_and(is_bound) && self.worker.initial_key(self.certified.as_deref()) == as_new {
             return self.reset_own().await;
         }
         // Only CLIENT REPLY OFF ends with it.

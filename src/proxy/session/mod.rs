@@ -150,6 +150,8 @@ pub struct Session {
     master: Rc<Links>,
     /// Identity, database and protocol of what it sends.
     key: LinkKey,
+    /// The user that its certificate names: whom it is until it authenticates as another, and again after `RESET`.
+    certified: Option<String>,
     /// How its identity is known while it has not authenticated.
     admission: Admission,
     pool: Rc<Pool>,
@@ -196,11 +198,15 @@ impl Drop for HangsUp {
 
 impl Session {
     /// Serves `socket` until the client or Lockgate closes it.
-    pub async fn serve(worker: Rc<Worker>, socket: Socket, member: Member) {
+    /// `user` is whom its certificate names.
+    pub async fn serve(worker: Rc<Worker>, socket: Socket, member: Member, user: Option<String>) {
         let (reader, writer) = socket.split();
         worker.clients().add(&writer);
         let io = Rc::new(ClientIo::new(writer, worker.outbox(), worker.closes_when_away()));
-        let key = worker.initial_key();
+        let key = worker.initial_key(user.as_deref());
+        if let Some(user) = &user {
+            member.card.profile().user = user.clone().into_bytes();
+        }
         let master = worker.links();
         let pool = master.pool(key.clone());
         let session = Session {
@@ -213,6 +219,7 @@ impl Session {
             pool,
             master,
             key,
+            certified: user,
             admission: Admission::Unasked,
             link: None,
             own: None,

@@ -54,7 +54,7 @@ impl Process {
             links.connector = Connector::new(move |_| net::dial(place));
             let endpoint = Endpoint::at(Address::Tcp { host: "upstream".into(), port: 6379 });
             let live = Arc::new(LiveConfig::new(config.clone()));
-            let worker = Worker::new(prepare(&config, live, Authority::One(endpoint), locks, links));
+            let worker = Worker::new(prepare(&config, live, Authority::One(endpoint), locks, links, None));
             tokio::task::spawn_local(worker.keep_watch());
             *slot.borrow_mut() = Some(worker);
         });

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use self::answer::Answer;
 use self::council::{Council, Seat};
-use super::dial::{DialError, DialTerms, Greet, Identity, LinkKey, dial};
+use super::dial::{Connector, DialError, DialTerms, Greet, Identity, LinkKey, dial};
 use super::links::LinkSettings;
 use super::topology::Master;
 use super::url::{Endpoint, Sentinels};
@@ -55,9 +55,9 @@ pub async fn follow(sentinels: Sentinels, settings: LinkSettings, master: watch:
 }
 
 /// Asks the Sentinels once, within `limit`; the error tells what each of them answered.
-pub async fn find(sentinels: &Sentinels, limit: Duration) -> Result<Endpoint, String> {
+pub async fn find(sentinels: &Sentinels, connector: &Connector, limit: Duration) -> Result<Endpoint, String> {
     let (tell, mut told) = watch::channel(sentinels.nobody_yet());
-    let settings = LinkSettings::for_questions(limit);
+    let settings = LinkSettings { connector: connector.clone(), ..LinkSettings::for_questions(limit) };
     let tasks = tokio::task::LocalSet::new();
     let doubt = Arc::new(Notify::new());
     let found = tasks.run_until(async {
@@ -109,6 +109,7 @@ async fn connect(sentinels: &Sentinels, seat: &Seat, settings: &LinkSettings) ->
         user: sentinels.user.clone(),
         password: sentinels.password.as_ref().map(|secret| secret.0.clone()),
         db: 0,
+        is_tls: sentinels.is_tls,
     };
     let identity = if endpoint.password.is_some() { Identity::Service } else { Identity::Anonymous };
     let key = LinkKey { identity, db: 0, resp: Resp::V3 };
