@@ -66,12 +66,32 @@ pub(super) enum Command {
         /// From SIGTERM to SIGKILL, where the lock is lost
         #[arg(long, value_name = "TIME", default_value = "10s", value_parser = duration_or_none)]
         grace: Duration,
-        /// The Lockgate to ask [env: LOCKGATE_CONNECT] [default: what listen says]
-        #[arg(long, value_name = "URL")]
-        connect: Option<String>,
+        #[command(flatten)]
+        connect: Connect,
         /// The command and its arguments
         #[arg(last = true, required = true, value_name = "COMMAND")]
         command: Vec<std::ffi::OsString>,
+    },
+    /// Test whether the upstream, set up as it is, is good for locks; say what to change, and why
+    Check {
+        /// Print an array of findings instead
+        #[arg(long)]
+        json: bool,
+    },
+    /// The locks that stand upstream, asked of the upstream itself; works without a running Lockgate
+    Locks {
+        #[command(subcommand)]
+        command: LocksCommand,
+    },
+    /// Print completions for a shell
+    Completions {
+        /// Which one
+        shell: clap_complete::Shell,
+    },
+    /// Write the man pages
+    Man {
+        /// The folder to write them to
+        folder: PathBuf,
     },
     /// Become the command; for `exec`
     #[command(name = TRAMPOLINE, hide = true)]
@@ -85,6 +105,60 @@ pub(super) enum Command {
         #[arg(long, value_name = "TIME", default_value = "3s", value_parser = duration)]
         timeout: Duration,
     },
+}
+
+/// Which running Lockgate is asked.
+#[derive(Args)]
+pub(super) struct Connect {
+    /// The Lockgate to ask [env: LOCKGATE_CONNECT] [default: what listen says]
+    #[arg(long, value_name = "URL")]
+    pub connect: Option<String>,
+    /// The authorities that vouch for it, where the URL begins with rediss:// [default: the system's]
+    #[arg(long = "connect-ca", value_name = "FILE")]
+    pub ca: Option<PathBuf>,
+}
+
+#[derive(Subcommand)]
+pub(super) enum LocksCommand {
+    /// A table of them
+    List {
+        #[command(flatten)]
+        wanted: WantedLocks,
+        /// Print a line of JSON for each instead, as export does
+        #[arg(long)]
+        json: bool,
+    },
+    /// Write them to standard output, a line of JSON each
+    Export {
+        #[command(flatten)]
+        wanted: WantedLocks,
+    },
+    /// Write those that standard input tells, as export wrote them, where nothing stands in their keys
+    ///
+    /// A line needs key, owner and ttl_ms. Without a fence the lock gets a new one; with "fence": null it is written as SET NX writes it.
+    Import,
+    /// Free these locks, whoever holds them; the next waiter has them at once
+    Force {
+        /// Their keys
+        #[arg(required = true, value_name = "KEY")]
+        keys: Vec<String>,
+    },
+}
+
+#[derive(Args)]
+pub(super) struct WantedLocks {
+    /// Only keys that match, as in KEYS
+    #[arg(long = "match", value_name = "GLOB")]
+    pattern: Option<String>,
+    /// Only this owner's
+    #[arg(long, value_name = "OWNER")]
+    owner: Option<String>,
+}
+
+impl From<WantedLocks> for super::locks::Wanted {
+    fn from(wanted: WantedLocks) -> Self {
+        Self { pattern: wanted.pattern, owner: wanted.owner }
+    }
 }
 
 impl Default for Command {

@@ -4,18 +4,55 @@ use std::io::{self, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+use rustls::{ClientConnection, StreamOwned};
 
 use crate::protocol::args::encode_command;
 use crate::protocol::reply::ReplyScanner;
+use crate::tls::ClientTls;
 use crate::upstream::url::{Address, Endpoint};
 
 /// What one read takes at most, in bytes.
-const READ: usize = 4096;
+const READ: usize = 16_384;
 
 enum Stream {
     Tcp(TcpStream),
+    Tls(Box<StreamOwned<ClientConnection, TcpStream>>),
     Unix(UnixStream),
+}
+
+impl Stream {
+    /// Reads what has come, and waits for it so long at most.
+    fn read_within(&mut self, left: Duration, chunk: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Stream::Tcp(stream) => stream.set_read_timeout(Some(left)).and_then(|()| stream.read(chunk)),
+            Stream::Tls(stream) => stream.sock.set_read_timeout(Some(left)).and_then(|()| stream.read(chunk)),
+            Stream::Unix(stream) => stream.set_read_timeout(Some(left)).and_then(|()| stream.read(chunk)),
+        }
+    }
+}
+
+/// Where a server is, and how it is spoken to.
+#[derive(Clone, Debug)]
+pub(super) struct Place {
+    pub endpoint: Endpoint,
+    /// Set where the endpoint asks for TLS.
+    pub tls: Option<Arc<ClientTls>>,
+}
+
+impl Place {
+    /// Connects and authenticates within `limit`.
+    pub(super) fn connect(&self, limit: Duration) -> io::Result<Client> {
+        Client::connect(&self.endpoint, self.tls.as_deref(), limit)
+    }
+}
+
+impl std::fmt::Display for Place {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.endpoint.address.fmt(f)
+    }
 }
 
 /// A connection in RESP3.
@@ -28,8 +65,7 @@ pub(super) struct Client {
 }
 
 impl Client {
-    /// Connects and authenticates within `limit`.
-    pub(super) fn connect(endpoint: &Endpoint, limit: Duration) -> io::Result<Client> {
+    fn connect(endpoint: &Endpoint, tls: Option<&ClientTls>, limit: Duration) -> io::Result<Client> {
         let stream = match &endpoint.address {
             Address::Tcp { host, port } => {
                 let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
@@ -45,7 +81,14 @@ impl Client {
                 }
                 let stream = connected.ok_or(last)?;
                 stream.set_nodelay(true)?;
-                Stream::Tcp(stream)
+                match tls.filter(|_| endpoint.is_tls) {
+                    None => Stream::Tcp(stream),
+                    Some(tls) => {
+                        let session = tls.session(host).map_err(io::Error::other)?;
+                        stream.set_read_timeout(Some(limit))?;
+                        Stream::Tls(Box::new(StreamOwned::new(session, stream)))
+                    }
+                }
             }
             Address::Unix(path) => Stream::Unix(UnixStream::connect(path)?),
             Address::Nowhere(why) => return Err(io::Error::other(why.to_string())),
@@ -61,15 +104,28 @@ impl Client {
         if reply.first() == Some(&b'-') {
             return Err(io::Error::other(String::from_utf8_lossy(&reply[1..]).trim_end().to_owned()));
         }
+        if endpoint.db != 0 {
+            client.send(&[b"SELECT", endpoint.db.to_string().as_bytes()])?;
+            let reply = client.reply(Instant::now() + limit)?;
+            if reply.first() == Some(&b'-') {
+                return Err(io::Error::other(String::from_utf8_lossy(&reply[1..]).trim_end().to_owned()));
+            }
+        }
         Ok(client)
     }
 
     pub(super) fn send(&mut self, words: &[&[u8]]) -> io::Result<()> {
         let mut command = Vec::new();
         encode_command(words, &mut command);
+        self.send_raw(&command)
+    }
+
+    /// Sends what is encoded already.
+    pub(super) fn send_raw(&mut self, bytes: &[u8]) -> io::Result<()> {
         match &mut self.stream {
-            Stream::Tcp(stream) => stream.write_all(&command),
-            Stream::Unix(stream) => stream.write_all(&command),
+            Stream::Tcp(stream) => stream.write_all(bytes),
+            Stream::Tls(stream) => stream.write_all(bytes).and_then(|()| stream.flush()),
+            Stream::Unix(stream) => stream.write_all(bytes),
         }
     }
 
@@ -94,10 +150,7 @@ impl Client {
                 return Err(io::ErrorKind::TimedOut.into());
             }
             let mut chunk = [0; READ];
-            let read = match &mut self.stream {
-                Stream::Tcp(stream) => stream.set_read_timeout(Some(left)).and_then(|()| stream.read(&mut chunk)),
-                Stream::Unix(stream) => stream.set_read_timeout(Some(left)).and_then(|()| stream.read(&mut chunk)),
-            };
+            let read = self.stream.read_within(left, &mut chunk);
             match read {
                 Ok(0) => return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "it closed the connection")),
                 Ok(read) => self.input.extend_from_slice(&chunk[..read]),
@@ -126,6 +179,7 @@ impl AsFd for Client {
     fn as_fd(&self) -> BorrowedFd<'_> {
         match &self.stream {
             Stream::Tcp(stream) => stream.as_fd(),
+            Stream::Tls(stream) => stream.sock.as_fd(),
             Stream::Unix(stream) => stream.as_fd(),
         }
     }

@@ -14,10 +14,9 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::{Pid, gethostname};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use super::client::Client;
+use super::client::{Client, Place};
 use super::{FAILURE, USAGE};
 use crate::protocol::frame::{Value, decode};
-use crate::upstream::url::Endpoint;
 
 /// The hidden command that becomes the one to be run: signals are blocked in whatever this process starts, and cannot be unblocked there
 /// from outside.
@@ -34,7 +33,7 @@ const PASSED_ON: [Signal; 6] =
 
 /// What `exec` was asked for.
 pub(super) struct Exec {
-    pub endpoint: Endpoint,
+    pub place: Place,
     pub key: String,
     pub wait: Duration,
     pub ttl: Duration,
@@ -117,8 +116,8 @@ fn owner() -> String {
 }
 
 fn acquire(exec: &Exec) -> Result<Kept, NoLock> {
-    let refused = |error: io::Error| NoLock::Refused(format!("{}: {error}", exec.endpoint.address));
-    let mut client = Client::connect(&exec.endpoint, ANSWER_MAX).map_err(refused)?;
+    let refused = |error: io::Error| NoLock::Refused(format!("{}: {error}", exec.place));
+    let mut client = exec.place.connect(ANSWER_MAX).map_err(refused)?;
     let owner = owner();
     let (ttl, wait) = (exec.ttl.as_millis().to_string(), exec.wait.as_millis().to_string());
     let mut words: Vec<&[u8]> = vec![b"LOCK.ACQUIRE", exec.key.as_bytes(), owner.as_bytes(), b"TTL", ttl.as_bytes()];
@@ -127,7 +126,7 @@ fn acquire(exec: &Exec) -> Result<Kept, NoLock> {
         words.extend([b"PRIORITY", priority.as_bytes()]);
     }
     client.send(&words).map_err(refused)?;
-    let place = io::stderr().is_terminal().then(|| Place::told_of(exec, &owner));
+    let place = io::stderr().is_terminal().then(|| Standing::told_of(exec, &owner));
     let reply = client.reply(Instant::now() + exec.wait + ANSWER_MAX).map_err(refused)?;
     drop(place);
     match decode(&reply) {
@@ -139,15 +138,15 @@ fn acquire(exec: &Exec) -> Result<Kept, NoLock> {
 }
 
 /// Tells the place in line on the terminal, until it is dropped.
-struct Place(Arc<AtomicBool>, Option<std::thread::JoinHandle<()>>);
+struct Standing(Arc<AtomicBool>, Option<std::thread::JoinHandle<()>>);
 
-impl Place {
-    fn told_of(exec: &Exec, owner: &str) -> Place {
+impl Standing {
+    fn told_of(exec: &Exec, owner: &str) -> Standing {
         let is_over = Arc::new(AtomicBool::new(false));
-        let (over, endpoint, key, owner) = (is_over.clone(), exec.endpoint.clone(), exec.key.clone(), owner.to_owned());
+        let (over, server, key, owner) = (is_over.clone(), exec.place.clone(), exec.key.clone(), owner.to_owned());
         let thread = std::thread::spawn(move || {
             let mut told = false;
-            let Ok(mut client) = Client::connect(&endpoint, ANSWER_MAX) else { return };
+            let Ok(mut client) = server.connect(ANSWER_MAX) else { return };
             while !over.load(Ordering::SeqCst) {
                 if client.send(&[b"LOCK.POSITION", key.as_bytes(), owner.as_bytes()]).is_err() {
                     break;
@@ -164,11 +163,11 @@ impl Place {
                 eprint!("\r\x1b[K");
             }
         });
-        Place(is_over, Some(thread))
+        Standing(is_over, Some(thread))
     }
 }
 
-impl Drop for Place {
+impl Drop for Standing {
     fn drop(&mut self) {
         self.0.store(true, Ordering::SeqCst);
         if let Some(thread) = self.1.take() {

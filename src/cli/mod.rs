@@ -1,19 +1,27 @@
 //! Arguments → config → runtime → wiring → exit code.
 
 mod args;
+mod check;
 mod client;
 mod config;
 mod exec;
+mod locks;
 mod ping;
+mod shell;
+mod table;
+mod upstream;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
 
 use crate::app::{self, Serve, ServeError};
-use crate::config::{CONNECT_VARIABLE, Origin, Problem, Sources};
+use crate::config::{CONNECT_VARIABLE, Origin, Problem, Sources, UpstreamTls};
+use crate::tls::ClientTls;
 use crate::upstream::url::{Endpoint, Upstream};
-use args::{Arguments, Command, ConfigCommand};
+use args::{Arguments, Command, ConfigCommand, Connect, LocksCommand};
+use client::Place;
 
 /// A blocker or a failure.
 const FAILURE: u8 = 1;
@@ -34,11 +42,20 @@ pub fn run() -> ExitCode {
         Command::Serve { hint } => serve(&Serve { sources, hint }),
         Command::Config { command: ConfigCommand::Check } => config::check(&sources),
         Command::Config { command: ConfigCommand::Dump { defaults } } => config::dump(&sources, defaults),
+        Command::Check { json } => check::check(&sources, json),
+        Command::Locks { command } => match command {
+            LocksCommand::List { wanted, json } => locks::list(&sources, &wanted.into(), json),
+            LocksCommand::Export { wanted } => locks::export(&sources, &wanted.into()),
+            LocksCommand::Import => locks::import(&sources),
+            LocksCommand::Force { keys } => locks::force(&sources, &keys),
+        },
+        Command::Completions { shell } => shell::completions(shell),
+        Command::Man { folder } => shell::man_pages(&folder),
         Command::Become { command } => exec::become_command(&command),
         Command::Ping { timeout } => ping::ping(&sources, timeout),
         Command::Exec { key, wait, priority, ttl, grace, connect, command } => {
             match running_lockgate(&sources, connect) {
-                Ok(endpoint) => exec::exec(&exec::Exec { endpoint, key, wait, ttl, grace, priority, command }),
+                Ok(place) => exec::exec(&exec::Exec { place, key, wait, ttl, grace, priority, command }),
                 Err(code) => code,
             }
         }
@@ -57,19 +74,13 @@ fn serve(wanted: &Serve) -> ExitCode {
 }
 
 /// Where a running Lockgate is: as `--connect` or LOCKGATE_CONNECT says, else where the configuration lets it listen.
-fn running_lockgate(sources: &Sources, connect: Option<String>) -> Result<Endpoint, ExitCode> {
-    match connect.or_else(|| sources.environment.get(CONNECT_VARIABLE).cloned()) {
+fn running_lockgate(sources: &Sources, connect: Connect) -> Result<Place, ExitCode> {
+    match connect.connect.or_else(|| sources.environment.get(CONNECT_VARIABLE).cloned()) {
         Some(url) => match Upstream::parse(&url) {
-            Ok(Upstream::Standalone(endpoint)) if endpoint.is_tls => {
-                eprintln!(
-                    "lockgate: --connect speaks no TLS yet; write the address of `listen`, redis://host:port or unix:///path"
-                );
-                Err(ExitCode::from(USAGE))
-            }
-            Ok(Upstream::Standalone(endpoint)) => Ok(endpoint),
+            Ok(Upstream::Standalone(endpoint)) => with_tls(endpoint, connect.ca),
             Ok(_) => {
                 eprintln!(
-                    "lockgate: --connect names a Lockgate; write redis://[user:password@]host:port or unix:///path"
+                    "lockgate: --connect names a Lockgate; write redis://[user:password@]host:port, rediss:// or unix:///path"
                 );
                 Err(ExitCode::from(USAGE))
             }
@@ -79,9 +90,21 @@ fn running_lockgate(sources: &Sources, connect: Option<String>) -> Result<Endpoi
             }
         },
         None => match crate::config::load(sources) {
-            Ok(loaded) => Ok(Endpoint::at(ping::reachable(loaded.config.listen))),
+            Ok(loaded) => with_tls(Endpoint::at(ping::reachable(loaded.config.listen)), None),
             Err(problems) => Err(refuse(&problems)),
         },
+    }
+}
+
+/// How that one is spoken to; its certificate is one that the system, or the authorities in the file `ca`, vouch for.
+fn with_tls(endpoint: Endpoint, ca: Option<PathBuf>) -> Result<Place, ExitCode> {
+    let wanted = UpstreamTls { ca, ..UpstreamTls::default() };
+    match endpoint.is_tls.then(|| ClientTls::load(&wanted)).transpose() {
+        Ok(tls) => Ok(Place { endpoint, tls }),
+        Err(error) => {
+            eprintln!("lockgate: {error}");
+            Err(ExitCode::from(FAILURE))
+        }
     }
 }
 

@@ -5,6 +5,7 @@ mod acquire_all;
 pub mod companion;
 #[cfg(test)]
 mod conformance;
+pub mod import;
 pub mod nodes;
 mod reply;
 mod script;

@@ -111,6 +111,7 @@ script!("Takes back what a SET NX has just written.", UNDO, "undo.lua");
 script!("Who holds a lock, and for how long.", LOOK, "look.lua");
 script!("The same, for somebody who may change who waits.", MAY_CHANGE, "may_change.lua");
 script!("Takes, keeps or lays down the lead among nodes.", LEAD, "lead.lua");
+script!("Writes a lock as it stood elsewhere.", IMPORT, "import.lua");
 script!("Removes registrations that nobody is behind.", CLEAN, "clean.lua");
 
 /// Whose hold a RELEASE that was sent with these words is to end, and under which fence; `None` for the owner where it takes the lock from

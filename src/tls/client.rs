@@ -47,11 +47,16 @@ impl ClientTls {
 
     /// The beginning of a connection to `host`, or to what is set as the upstream's name.
     pub fn begin(&self, stream: tokio::net::TcpStream, host: &str) -> Result<Handshake, TlsError> {
+        Ok(Handshake::new(stream, self.session(host)?))
+    }
+
+    /// The same without a socket, for those who block.
+    pub fn session(&self, host: &str) -> Result<ClientConnection, TlsError> {
         let name = match &self.server_name {
             Some(name) => name.clone(),
             None => ServerName::try_from(host.to_owned()).map_err(|_| TlsError::ServerName(host.to_owned()))?,
         };
-        Ok(Handshake::new(stream, ClientConnection::new(self.config(), name)?))
+        Ok(ClientConnection::new(self.config(), name)?)
     }
 
     /// What is in force, read anew where the files have changed: links are dialled seldom.

@@ -63,7 +63,7 @@ impl Misfit {
 }
 
 /// Whether `INFO server` tells of a cluster: `redis_mode` with Redis, `server_mode` with Valkey.
-pub(super) fn is_cluster(info: &[u8]) -> bool {
+pub fn is_cluster(info: &[u8]) -> bool {
     has_line(info, b"redis_mode:cluster") || has_line(info, b"server_mode:cluster")
 }
 

@@ -54,6 +54,12 @@ impl Drop for DataFolder {
     }
 }
 
+/// The socket of the server that a running Lockgate minds in that folder, if there is one.
+pub fn running(wanted: Option<&Path>) -> Option<PathBuf> {
+    let folder = wanted.map(Path::to_owned).or_else(default_folder)?.canonicalize().ok()?;
+    socket_for(&folder).ok().filter(|socket| socket.exists())
+}
+
 /// `$XDG_STATE_HOME/lockgate`, else `~/.local/state/lockgate`.
 fn default_folder() -> Option<PathBuf> {
     let absolute = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());

@@ -17,6 +17,7 @@ use thiserror::Error;
 
 use super::url::{Address, Endpoint};
 use folder::DataFolder;
+pub use folder::running;
 use program::Program;
 use supervisor::Supervisor;
 

@@ -48,13 +48,16 @@ impl Judge {
     }
 
     /// The best place that an earlier call of the same owner may leave to this one, whoever made it: one that has left, or one that still
-    /// waits and gets nil when this one takes over (day 1839).
+    /// waits and gets nil when this one takes over (day 1839). Where several share an owner, one that was refused may have been taken over
+    /// by another's that is over as well, and its place is kept (day 9272).
     fn place_that_is_his(&self, asked: &Asked) -> Option<u64> {
         if asked.value.is_some() {
             return None;
         }
         let is_shared = |keys: &[Key]| keys.iter().any(|key| asked.is_about(key));
-        let is_kept = |ended: &&Ended| ended.keeps_place && self.now_us < ended.at_us + PLACE_KEPT_US;
+        let is_shared_owner = self.plan.owners > 0;
+        let is_kept =
+            |ended: &&Ended| (ended.keeps_place || is_shared_owner) && self.now_us < ended.at_us + PLACE_KEPT_US;
         let ended = self.ended.iter().filter(|((keys, owner), _)| *owner == asked.owner && is_shared(keys));
         let kept = ended.flat_map(|(_, all)| all).filter(is_kept).map(|ended| ended.place_us);
         let is_his =

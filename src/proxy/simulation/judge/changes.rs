@@ -71,7 +71,11 @@ impl Judge {
             return;
         };
         let (until_ms, key) = (change.until_ms, change.key.escape_ascii());
-        if before.fields().is_some_and(|fields| fields.is_claim) && until_ms > before.until_ms {
+        // Whose claim is taken away may be the next all the same, and has it anew.
+        let is_taken = |owner: &[u8]| self.wishes.iter().any(|wish| wish.key == change.key && wish.owner == owner);
+        if before.fields().is_some_and(|fields| fields.is_claim && !is_taken(fields.owner))
+            && until_ms > before.until_ms
+        {
             self.wrong(format!("the claim of {key} is lengthened, to {until_ms:?}"));
         }
         let words: Vec<&[u8]> = args(&change.request).collect();

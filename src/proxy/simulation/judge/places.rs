@@ -105,7 +105,8 @@ impl Judge {
         let his: Vec<&Call> =
             self.calls.values().filter(|call| call.asked.owner == owner && call.asked.is_about(key)).collect();
         let [call] = his[..] else { return 1 };
-        let has_older = self.ended_about(key, sent_us).any(|(of, _)| of == owner);
+        let has_older = self.ended_about(key, sent_us).any(|(of, _)| of == owner)
+            || self.at_some_moment(key, sent_us, |held| held.names(owner));
         if has_older || call.asked.keys.len() > 1 || call.asked.value.is_some() {
             return 1;
         }
