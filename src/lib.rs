@@ -11,6 +11,7 @@ pub mod config;
 pub mod coordinator;
 pub mod domain;
 pub mod events;
+pub mod health;
 pub mod locks;
 pub mod observe;
 pub mod protocol;

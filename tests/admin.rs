@@ -209,6 +209,24 @@ fn metrics_are_as_prometheus_reads_them() {
 }
 
 #[test]
+fn health_is_told_with_its_reasons() {
+    let (mut server, _lockgate, admin) = stage("[links]\nhold = '100ms'\n[nodes]\nid = 'one'\n");
+    let told = eventually("all of it is known", || {
+        Some(admin.get("/api/health/detailed")).filter(|told| told["upstream"]["replication"]["role"] == "master")
+    });
+    assert_eq!((&told["status"], &told["health_score"], &told["mode"]), (&json!("ok"), &json!(100), &json!("on")));
+    assert!(told["upstream"]["round_trip_ms"].is_f64() && told["pool"]["clients"].is_u64(), "{told}");
+    assert_eq!(admin.get("/api/health")["node"], "one");
+    server.kill();
+    let answer =
+        eventually("it is down", || Some(admin.ask("GET", "/api/health")).filter(|answer| answer.status == 503));
+    let told = answer.json();
+    assert_eq!((&told["status"], &told["health_score"]), (&json!("down"), &json!(0)));
+    assert_eq!(told["reasons"][0]["code"], "away", "{told}");
+    assert!(admin.ask("GET", "/metrics").body.contains("lockgate_health_score 0\n"));
+}
+
+#[test]
 fn queues_of_all_nodes_are_told_as_one() {
     let (server, one, admin) = stage("");
     let two = Lockgate::before(&server);

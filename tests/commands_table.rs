@@ -219,7 +219,7 @@ fn lists_and_keys_include_lock_commands() {
         let all = through_lockgate(wire, "COMMAND LIST", resp);
         assert_eq!(all.items().len(), wire.run("COMMAND LIST").items().len() + LOCK_COMMANDS.len());
         let locks = through_lockgate(wire, "COMMAND LIST FILTERBY ACLCAT lock", resp);
-        assert_eq!(locks.items().len(), LOCK_COMMANDS.len() - 8, "three rule, and five tell of everybody");
+        assert_eq!(locks.items().len(), LOCK_COMMANDS.len() - 9, "three rule, and six tell of everybody");
         let mixed = through_lockgate(wire, "COMMAND LIST FILTERBY PATTERN l*.?n*", resp);
         assert_eq!(mixed.items(), [Reply::bulk("lock.info")]);
         let admin = through_lockgate(wire, "COMMAND LIST FILTERBY ACLCAT dangerous", resp);

@@ -345,7 +345,6 @@ fn what_this_version_does_not_do_is_refused_and_not_ignored() {
         "[acl]\nfile = 'users.acl'",
         "[acl.limits.bob]\nmax_locks = 1",
         "[audit]\nfile = 'x'",
-        "[health]\ncheck_interval = '5s'",
         "upstream = 'redis-cluster://a,b'",
     ] {
         let problems = file(text).problems();
@@ -357,6 +356,7 @@ fn what_this_version_does_not_do_is_refused_and_not_ignored() {
     Said::nothing().in_variable("DISABLE_ENHANCED_LOCKING", "true").is_refused("DISABLE_ENHANCED_LOCKING: ");
     // And what asks for nothing more than this version does is fine.
     file("admin = 'off'\nmode = 'on'").loads();
+    file("[health]\ncheck_interval = '5s'\ntimeout_threshold = '1s'\nerror_threshold = 5\nmemory_threshold = '80%'\nwebhook = ''").loads();
     Said::nothing().in_variable("LOCKGATE_ADMIN_TOKEN", "x").in_variable("DISABLE_ENHANCED_LOCKING", "false").loads();
 }
 
@@ -373,6 +373,20 @@ fn half_of_tls_is_refused_and_not_believed_in() {
     }
     file("listen_tls = 'h:1'\n[tls]\ncert = 'a'\nkey = 'b'\nclient_ca = 'c'\nclient_user = 'san'").loads();
     file("upstream = 'rediss://h'\n[upstream_tls]\nca = 'a'").loads();
+}
+
+#[test]
+fn a_share_and_the_address_of_a_webhook_are_checked() {
+    let config = file("[health]\nmemory_threshold = ' 90 %'\nwebhook = 'http://relay:9000/a'").loads().config;
+    assert_eq!(
+        (config.health.memory_threshold.0, config.health.webhook.unwrap().url.as_str()),
+        (90, "http://relay:9000/a")
+    );
+    for share in ["'80'", "80", "'0%'", "'101%'", "'-1%'", "''"] {
+        file(&format!("[health]\nmemory_threshold = {share}")).is_refused("write a share from \"1%\" to \"100%\"");
+    }
+    let refused = file("[health]\nwebhook = 'https://chat.example/s3cret'").problems();
+    assert!(refused[0].contains("write http://host[:port]/path") && !refused[0].contains("s3cret"), "{refused:?}");
 }
 
 #[test]

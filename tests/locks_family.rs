@@ -839,7 +839,7 @@ fn help_names_every_lock_command() {
 // ---- What holds for all of them.
 
 /// A call of each command that would be taken outside of a transaction.
-const ONE_OF_EACH: [&str; 25] = [
+const ONE_OF_EACH: [&str; 26] = [
     "LOCK.ACQUIRE k ann",
     "LOCK.PRIORITY k ann high",
     "LOCK.RELEASE k ann",
@@ -861,6 +861,7 @@ const ONE_OF_EACH: [&str; 25] = [
     "LOCK.GRAPH",
     "LOCK.DEADLOCKS COUNT 1",
     "LOCK.NODES",
+    "LOCK.HEALTH",
     "LOCK.CLEANUP",
     "LOCK.CONFIG GET x",
     "LOCK.HELP",

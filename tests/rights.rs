@@ -362,9 +362,10 @@ fn clients_are_listed_with_the_fields_that_the_upstream_has() {
 
 #[test]
 fn what_tells_of_all_locks_needs_the_like_on_the_upstream() {
-    const NEEDED: [(&str, &str); 12] = [
+    const NEEDED: [(&str, &str); 13] = [
         ("LOCK.STATS", "info"),
         ("LOCK.NODES", "info"),
+        ("LOCK.HEALTH", "info"),
         ("LOCK.GRAPH", "slowlog|get"),
         ("LOCK.DEADLOCKS", "slowlog|get"),
         ("LOCK.SLOWLOG GET", "slowlog|get"),

@@ -59,6 +59,7 @@ impl Collector for Scrape {
             ),
             ("locks_bound", "Locks that are renewed for a connection", figures.bound_locks),
             ("nodes", "Nodes that are there, with this one", figures.nodes),
+            ("health_score", "How the upstream is, from 0 to 100", figures.health_score),
             ("clients_connected", "Client connections", self.clients),
             ("redis_connections_active", "Upstream links that serve one client alone", self.own_links),
             ("backend_health_status", "1 while the upstream answers, else 0", u64::from(self.is_ready)),

@@ -5,6 +5,7 @@ mod desk;
 mod door;
 mod events;
 mod figures;
+mod health;
 mod json;
 mod locks;
 mod metrics;
@@ -99,8 +100,10 @@ fn run(listener: std::net::TcpListener, door: Door, handle: Handle, stopped: one
 fn routes(shared: Shared) -> Routes {
     Routes::new()
         .route("/healthz", get(async || "ok\n"))
-        .route("/readyz", get(readyz))
+        .route("/readyz", get(health::readyz))
         .route("/metrics", get(figures::scrape))
+        .route("/api/health", get(health::health))
+        .route("/api/health/detailed", get(health::detailed))
         .route("/api/latency", get(figures::latency))
         .route("/api/stats", get(async |shared: State<Shared>| ask(&shared, 0, &[b"LOCK.STATS"]).await))
         .route("/api/graph", get(async |shared: State<Shared>| ask(&shared, 0, &[b"LOCK.GRAPH"]).await))
@@ -151,18 +154,6 @@ fn reply(reply: &LockReply) -> Response {
 
 async fn ask(shared: &Shared, db: Db, words: &[&[u8]]) -> Response {
     reply(&shared.0.ask(db, words.iter().map(|word| word.to_vec()).collect()).await)
-}
-
-async fn readyz(State(shared): State<Shared>) -> Response {
-    let desk = &shared.0;
-    let not_ready = |says: &str| (StatusCode::SERVICE_UNAVAILABLE, format!("{says}\n")).into_response();
-    if desk.handle.is_draining() {
-        return not_ready("shutting down");
-    }
-    if let Some(misfit) = desk.handle.coordinator().misfit() {
-        return not_ready(&misfit);
-    }
-    if desk.is_ready().await { "ready\n".into_response() } else { not_ready("the upstream does not answer") }
 }
 
 /// What `/api/locks` may be asked for.

@@ -36,7 +36,7 @@ pub fn needed_for(request: &LockRequest) -> Option<Needed> {
     };
     match command {
         LockCommand::Force { .. } | LockCommand::Cleanup => Some(CONFIG_SET),
-        LockCommand::Stats | LockCommand::Nodes => Some(INFO),
+        LockCommand::Stats | LockCommand::Health | LockCommand::Nodes => Some(INFO),
         LockCommand::Graph | LockCommand::Deadlocks { .. } => Some(SLOWLOG_GET),
         LockCommand::SlowLog(SlowLogArgs::Get(_)) => Some(SLOWLOG_GET),
         LockCommand::SlowLog(SlowLogArgs::Len) => Some(SLOWLOG_LEN),

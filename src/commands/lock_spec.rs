@@ -402,6 +402,18 @@ pub const LOCK_COMMANDS: &[LockSpec] = &[
         returns: "A map.",
     },
     LockSpec {
+        name: "lock.health",
+        arity: 1,
+        flags: LOOKING,
+        categories: LIKE_INFO,
+        keys: Keys::None,
+        summary: "Tells how the upstream is: a score from 0 to 100, and what it is short of.",
+        since: "0.1.0",
+        complexity: "O(1)",
+        arguments: &[],
+        returns: "A map.",
+    },
+    LockSpec {
         name: "lock.nodes",
         arity: 1,
         flags: LOOKING,
@@ -550,7 +562,7 @@ mod tests {
                 continue;
             }
             assert!(!has("admin"), "{}", spec.name);
-            if ["lock.stats", "lock.nodes"].contains(&spec.name) {
+            if ["lock.stats", "lock.health", "lock.nodes"].contains(&spec.name) {
                 assert_eq!(spec.categories, ["@slow", "@dangerous"], "{}", spec.name);
                 continue;
             }

@@ -180,6 +180,31 @@ pub const KEYS: &[Key<Config>] = &[
     key!("limits.output_buffer", limits.output_buffer, ByteSize(1 << 20) => ByteSize(1 << 40), "Replies kept for one client that does not read; beyond it the client is closed."),
     key!("limits.handshake_timeout", limits.handshake_timeout, "How long a TLS handshake may take; 0s is no limit."),
     key!(later "limits.idle_timeout", limits.idle_timeout, "When a client that sends nothing is disconnected; 0s is never."),
+    key!(
+        "health.check_interval",
+        health.check_interval,
+        Duration::from_millis(100) => DAY,
+        "How often the upstream is asked what it tells of itself, while somebody wants to know."
+    ),
+    key!("health.timeout_threshold", health.timeout_threshold, MS => DAY, "Round trips that are longer cost points of the score."),
+    key!(
+        "health.error_threshold",
+        health.error_threshold,
+        1 => 1000,
+        "So many looks in a row that are worse than what was told last send an alert to health.webhook."
+    ),
+    key!("health.recovery_threshold", health.recovery_threshold, 1 => 1000, "And so many that are better send the all-clear."),
+    key!(
+        "health.memory_threshold",
+        health.memory_threshold,
+        "From how much of the upstream's maxmemory on the score falls."
+    ),
+    key!(
+        "health.max_slow_queries",
+        health.max_slow_queries,
+        "More slow commands from one look to the next cost points of the score."
+    ),
+    key!("health.webhook", health.webhook, "Where alerts go: http://host[:port]/path; empty is nowhere."),
     key!("events.buffer", events.buffer, 1 => 1_000_000, "Events that wait to be sent; when there are more, the oldest are dropped and counted."),
     key!(
         "tls.cert",

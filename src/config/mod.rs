@@ -20,6 +20,7 @@ use std::time::Duration;
 
 use crate::commands::lock_scripts::ScriptSays;
 use crate::domain::{Level, Replicas};
+use crate::health::webhook::Webhook;
 pub use crate::upstream::url::Secret;
 use crate::upstream::url::{Address, Upstream};
 
@@ -77,6 +78,8 @@ pub struct Config {
     pub lock_scripts: Vec<Script>,
     /// What happens to locks, for those who listen.
     pub events: Events,
+    /// The look at the upstream's health.
+    pub health: Health,
     /// Links to the upstream.
     pub links: Links,
     /// This node among others.
@@ -221,6 +224,29 @@ pub struct Saying(pub ScriptSays);
 pub struct Events {
     /// Most events that wait to be sent.
     pub buffer: usize,
+}
+
+/// A share of something, from 1 to 100.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Percent(pub u8);
+
+/// The look at the upstream's health.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Health {
+    /// How often the upstream is asked what it tells of itself.
+    pub check_interval: Duration,
+    /// Longer round trips cost points.
+    pub timeout_threshold: Duration,
+    /// So many looks in a row that are worse send an alert …
+    pub error_threshold: u32,
+    /// … and so many that are better the all-clear.
+    pub recovery_threshold: u32,
+    /// So much of `maxmemory` costs points.
+    pub memory_threshold: Percent,
+    /// More slow commands between two looks cost points.
+    pub max_slow_queries: usize,
+    /// Where alerts go.
+    pub webhook: Option<Webhook>,
 }
 
 /// Links to the upstream.
@@ -410,6 +436,15 @@ impl Default for Config {
             lock_scripts: Vec::new(),
             lock_keys: ["lock:*", "locks:*", "redlock:*", "*:lock"].map(Rule::matching).into(),
             events: Events { buffer: 1000 },
+            health: Health {
+                check_interval: Duration::from_secs(5),
+                timeout_threshold: Duration::from_secs(1),
+                error_threshold: 5,
+                recovery_threshold: 3,
+                memory_threshold: Percent(80),
+                max_slow_queries: 10,
+                webhook: None,
+            },
             links: Links {
                 shared: 2,
                 own_max: 1000,

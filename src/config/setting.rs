@@ -6,11 +6,12 @@ use std::time::Duration;
 use super::tree::Value;
 use super::units::{parse_duration, parse_size, show_duration, show_size};
 use super::{
-    ByteSize, ClientAuth, ClientUser, DeadlockMode, Digest, LogFormat, LogLevel, Mode, Saying, Secret, VictimPolicy,
-    WhenAway,
+    ByteSize, ClientAuth, ClientUser, DeadlockMode, Digest, LogFormat, LogLevel, Mode, Percent, Saying, Secret,
+    VictimPolicy, WhenAway,
 };
 use crate::commands::lock_scripts::{ScriptSays, digest_of};
 use crate::domain::{Level, Replicas};
+use crate::health::webhook::Webhook;
 use crate::upstream::url::{Address, Upstream};
 
 /// A kind of value that a key can have.
@@ -150,6 +151,37 @@ impl Setting for bool {
     }
     fn show(&self) -> String {
         self.to_string()
+    }
+}
+
+impl Setting for Percent {
+    fn read(value: &Value) -> Result<Self, String> {
+        let number = match value {
+            Value::Text(text) => text.trim().strip_suffix('%').and_then(|number| number.trim_end().parse().ok()),
+            _ => None,
+        };
+        let percent = number.filter(|number| (1..=100).contains(number)).map(Percent);
+        percent.ok_or_else(|| not_a(value, "a share from \"1%\" to \"100%\""))
+    }
+    fn show(&self) -> String {
+        quoted(&format!("{}%", self.0))
+    }
+}
+
+/// An empty text is none. The address is not shown: it may hold what lets people write there.
+impl Setting for Option<Webhook> {
+    fn read(value: &Value) -> Result<Self, String> {
+        match value {
+            Value::Text(text) if text.is_empty() => Ok(None),
+            Value::Text(text) => {
+                let read = Webhook::parse(text).map(Some);
+                read.map_err(|write| format!("is no address that alerts can go to; write {write}"))
+            }
+            _ => Err(not_a(value, "an address such as \"http://127.0.0.1:9000/alerts\"")),
+        }
+    }
+    fn show(&self) -> String {
+        quoted(if self.is_some() { "***" } else { "" })
     }
 }
 

@@ -48,6 +48,8 @@ pub struct Figures {
     pub nodes: u64,
     /// Events that came faster than they could be told.
     pub events_dropped: u64,
+    /// How the upstream is, from 0 to 100.
+    pub health_score: u64,
     /// From a call's arrival to its grant.
     pub acquisition: Buckets,
     /// Waits of calls that may wait, granted or not.
@@ -398,6 +400,7 @@ impl Coordinator {
             bound_locks: self.tied.count() as u64,
             nodes: self.nodes.names().len() as u64 + 1,
             events_dropped: self.events.dropped(),
+            health_score: u64::from(self.health_report().score),
             acquisition: buckets(Span::Acquisition),
             wait: buckets(Span::Wait),
             hold: buckets(Span::Hold),
@@ -432,6 +435,7 @@ impl Coordinator {
             ("released", integer(counts.released)),
             ("fallbacks", integer(self.fallback.count())),
             ("deadlocks", integer(self.deadlocks.count())),
+            ("health_score", integer(u64::from(self.health_report().score))),
             ("queue_depth", integer(self.shards.waiting())),
             ("bound_locks", integer(self.tied.count() as u64)),
             ("wait_ms", wait),

@@ -14,6 +14,7 @@ mod desk;
 mod fallback;
 mod fit;
 mod hand_over;
+mod health;
 mod holds;
 mod house;
 mod hurry;
@@ -64,6 +65,7 @@ pub use watch::Observed;
 use crate::commands::lock_args::{LockCommand, NameLimits};
 use crate::domain::{CallId, Db, Fence, LockKey, Moment, OwnerId};
 use crate::events::{Events, What};
+use crate::health::Health;
 use crate::locks::{Event, Released, Seen, Turn};
 use crate::store::value::Fields;
 use crate::store::{Freed, Held, Outcome, Store, StoreError, Times, companion};
@@ -114,6 +116,7 @@ pub struct Coordinator {
     last_call: AtomicU64,
     origin: Instant,
     desk: Desk,
+    health: Health,
     nodes: Nodes,
     /// The same, Unix time in µs.
     origin_us: u64,
@@ -153,6 +156,7 @@ impl Coordinator {
             last_call: AtomicU64::new(now_us),
             origin: Instant::now(),
             desk: Desk::new(),
+            health: Health::new(settings.health.clone()),
             nodes: Nodes::new(
                 Me {
                     id: node.as_str().into(),
@@ -241,6 +245,7 @@ impl Coordinator {
             LockCommand::SlowLog(args) => self.slow_log(args),
             LockCommand::Stats => self.stats(),
             LockCommand::Nodes => self.nodes(),
+            LockCommand::Health => Box::pin(self.tell_health()).await,
             LockCommand::Cleanup => Box::pin(self.cleanup(asker)).await,
             LockCommand::Graph => Box::pin(self.graph()).await,
             LockCommand::Deadlocks { count } => Box::pin(self.deadlocks(count)).await,
@@ -264,6 +269,11 @@ impl Coordinator {
     /// What happens to locks, and who listens.
     pub fn events(&self) -> &Arc<Events> {
         &self.events
+    }
+
+    /// This node's name.
+    pub fn node(&self) -> &str {
+        self.store.node()
     }
 
     /// Which keys are lock keys, and what holds for them.

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use super::rules::{LockKeys, Rule};
 use super::seal::Seal;
 use crate::domain::{LockKey, Replicas, WallClock};
+use crate::health::{self, webhook::Webhook};
 use crate::locks::LineRules;
 use crate::locks::victim::VictimPolicy;
 
@@ -66,6 +67,10 @@ pub struct LockSettings {
     pub events_buffer: usize,
     /// How many replicas have to have a grant before its client is told.
     pub replicas: Replicas,
+    /// From when on something about the upstream is worth a reason.
+    pub health: health::Limits,
+    /// Who is told of its health, if anybody.
+    pub webhook: Option<Webhook>,
     /// A `SET NX` whose queue cannot be kept passes as the plain command.
     pub fallback: bool,
     /// What is done about deadlocks.
@@ -100,6 +105,8 @@ impl Default for LockSettings {
             address: String::new(),
             seal: Seal::default(),
             events_buffer: 1000,
+            health: health::Limits::default(),
+            webhook: None,
             replicas: Replicas::NotAsked,
             fallback: true,
             deadlock_mode: DeadlockMode::Detect,

@@ -78,6 +78,11 @@ enum About {
     Event,
     /// A script that does not exist.
     Trial,
+    Ping {
+        asked: Moment,
+    },
+    Info,
+    SlowLog,
 }
 
 /// A look whose first reply has come.
@@ -142,6 +147,12 @@ impl Coordinator {
         beside.spawn_local(kept_up("telling of leases that end", async move || {
             coordinator.clone().tell_of_expiry(with.clone()).await;
         }));
+        if let Some(webhook) = self.settings.webhook.clone() {
+            let coordinator = self.clone();
+            beside.spawn_local(kept_up("telling of the upstream's health", async move || {
+                coordinator.clone().tell_of_health(webhook.clone()).await;
+            }));
+        }
         let mut memory = Memory::default();
         kept_up("the watch over the upstream", async || self.watch_upstream(&router, &mut memory).await).await;
         drop(beside);
@@ -158,6 +169,7 @@ impl Coordinator {
             match links.dial_watch().await {
                 Ok(dialled) => {
                     self.fit.found(Part::Handshake, dialled.is_cluster.then_some(Misfit::Cluster));
+                    self.health.is_there();
                     let watch = Watch::new(self, router, links, WatchLink::new(dialled), memory);
                     let begun = self.now();
                     // However the link ends, a panic or the end of this worker's runtime included.
@@ -168,6 +180,9 @@ impl Coordinator {
                         End::Left => break,
                         End::Lost(why) => {
                             tracing::debug!(%why, "the watch link was lost");
+                            if !links.is_former() {
+                                self.health.failed(&why, self.now());
+                            }
                             if self.now().since_us(begun) > 1_000_000 {
                                 pause = Duration::ZERO;
                             }
@@ -175,15 +190,22 @@ impl Coordinator {
                     }
                 }
                 // The links have said so, and try again as well.
-                Err(why @ DialError::Unreachable(_)) => tracing::debug!(%why, "no watch link"),
-                Err(DialError::Refused(line)) => match Misfit::of_refusal(links.endpoint(), &line) {
-                    Some(misfit) => self.fit.found(Part::Handshake, Some(misfit)),
-                    None if std::mem::replace(&mut memory.complaints.away, true) => {}
-                    None => {
-                        let why = DialError::Refused(line);
-                        tracing::warn!(%why, "nobody tells of changes to lock keys: waiting ones are looked at twice a second");
+                Err(why @ DialError::Unreachable(_)) => {
+                    self.health.failed(&why.to_string(), self.now());
+                    tracing::debug!(%why, "no watch link");
+                }
+                Err(DialError::Refused(line)) => {
+                    let misfit = Misfit::of_refusal(links.endpoint(), &line);
+                    let why = DialError::Refused(line);
+                    self.health.failed(&why.to_string(), self.now());
+                    match misfit {
+                        Some(misfit) => self.fit.found(Part::Handshake, Some(misfit)),
+                        None if std::mem::replace(&mut memory.complaints.away, true) => {}
+                        None => {
+                            tracing::warn!(%why, "nobody tells of changes to lock keys: waiting ones are looked at twice a second");
+                        }
                     }
-                },
+                }
             }
             // Between half and the whole pause, so that the nodes do not come back as one.
             let sleep = tokio::time::sleep(pause.mul_f64(0.5 + fastrand::f64() / 2.0));
@@ -263,6 +285,15 @@ impl Coordinator {
         let (ahead_us, fence) = (self.store.ahead_us(), self.store.fence_max());
         let (waiters, locks) = (self.shards.waiting(), self.tied.count() as u64);
         Load { waiters, locks, ahead_us, fence, listens: self.events.mask_here() }
+    }
+}
+
+/// The number of the newest entry of the slow log, -1 where there is none; `None` where it is not told.
+fn newest_slow(reply: Option<&Value<'_>>) -> Option<i64> {
+    let entries = reply?.as_array()?;
+    match entries.first() {
+        Some(newest) => newest.as_array()?.first()?.as_integer(),
+        None => Some(-1),
     }
 }
 
@@ -355,6 +386,7 @@ impl<'a> Watch<'a> {
             }
             self.send_events();
             let now = coordinator.now();
+            self.ask_how_it_is(now);
             if self.retry_at.is_some_and(|at| at <= now) {
                 self.retry_at = None;
                 self.ask_for_news();
@@ -391,6 +423,7 @@ impl<'a> Watch<'a> {
                 () = coordinator.events.has_changed.notified() => nodes.speaks_up(),
                 () = nodes.leaves.notified() => {}
                 () = coordinator.store.ahead_grew.notified() => nodes.speaks_up(),
+                () = coordinator.health.wanted() => {}
                 () = coordinator.store.master_doubted.notified() => {
                     self.has_met_master = false;
                     self.ask_for_master();
@@ -448,7 +481,11 @@ impl<'a> Watch<'a> {
             self.try_scripts();
         }
         match is_quiet {
-            true => self.link.send(&[b"PING"], About::Nothing),
+            true => {
+                let asked = self.last_beat;
+                self.coordinator.health.asks(asked);
+                self.link.send(&[b"PING"], About::Ping { asked });
+            }
             false => self.ask_for_master(),
         }
         self.coordinator.desk.beat();
@@ -457,6 +494,17 @@ impl<'a> Watch<'a> {
     /// Whether the upstream lets this user run scripts.
     fn try_scripts(&mut self) {
         self.link.send(&misfit::trial(), About::Trial);
+    }
+
+    /// What the upstream tells of itself, where somebody wants to know and has not asked just now.
+    fn ask_how_it_is(&mut self, now: Moment) {
+        let Some(questions) = self.coordinator.health.questions(now) else { return };
+        if questions.info {
+            self.link.send(&[b"INFO"], About::Info);
+        }
+        if questions.slow {
+            self.link.send(&[b"SLOWLOG", b"GET", b"1"], About::SlowLog);
+        }
     }
 
     fn say(&mut self, word: &str) {
@@ -514,6 +562,7 @@ impl<'a> Watch<'a> {
 
     fn ask_for_master(&mut self) {
         self.asked_master = self.coordinator.now();
+        self.coordinator.health.asks(self.asked_master);
         self.link.send(&[b"INFO", b"replication"], About::Replication { asked: self.asked_master });
     }
 
@@ -738,6 +787,12 @@ impl<'a> Watch<'a> {
             About::Value(key) => self.value_came(key, reply),
             About::Lease => self.lease_came(reply),
             About::Registration => self.registration_came(reply),
+            About::Ping { asked } => self.coordinator.health.answered(asked, now),
+            About::Info => {
+                let told = reply.and_then(Value::as_bytes).map(String::from_utf8_lossy);
+                self.coordinator.health.told(told.as_deref(), now);
+            }
+            About::SlowLog => self.coordinator.health.told_slow(newest_slow(reply), now),
             About::Counter => {
                 let fence =
                     reply.and_then(Value::as_bytes).and_then(|text| std::str::from_utf8(text).ok()?.parse().ok());
@@ -780,6 +835,7 @@ impl<'a> Watch<'a> {
 
     /// Doubles as the answer to the ping: all that was published before has been heard by now.
     fn replication_came(&mut self, reply: Option<&Value<'_>>, asked: Moment) {
+        self.coordinator.health.answered(asked, self.coordinator.now());
         if self.coordinator.nodes.judge(asked) && self.coordinator.nodes.is_alone() {
             // Once more before it falls silent: who only stood still, and takes this node for dead as well, will answer.
             self.say("alive");

@@ -29,6 +29,7 @@ use crate::commands::lock_scripts::{LockScript, LockScripts, ScriptAnswers};
 use crate::config::{self, Config, LiveConfig, WhenAway};
 use crate::coordinator::seal::Seal;
 use crate::coordinator::{Coordinator, DeadlockMode, LockKeys, LockLimits, LockSettings, Rules};
+use crate::health;
 use crate::locks::victim::VictimPolicy;
 use crate::tls::{self, ClientTls, ServerTls, TlsError};
 use crate::upstream::dial::Connector;
@@ -162,6 +163,8 @@ fn prepare(
     tls: Option<Arc<ServerTls>>,
 ) -> Arc<Shared> {
     let coordinator = Coordinator::new(locks);
+    let own_in_use = Arc::new(AtomicUsize::new(0));
+    coordinator.health().knows_pool(own_in_use.clone(), config.links.own_max);
     let heeding = coordinator.clone();
     let rules = Mutex::new(config.lock_keys.clone());
     live.on_change(move |config| {
@@ -180,7 +183,7 @@ fn prepare(
         lock_scripts: LockScripts::with(config.lock_scripts.iter().map(lock_script)),
         registry: Registry::new(config.limits.connections),
         coordinator,
-        own_in_use: Arc::new(AtomicUsize::new(0)),
+        own_in_use,
         reached: Reached::default(),
         trust_clients: config.trust_clients,
         closes_when_away: config.when_away == WhenAway::Close,
@@ -314,6 +317,15 @@ fn lock_settings(config: &Config, address: &str) -> LockSettings {
         heartbeat_ms: ms(config.nodes.heartbeat),
         node_timeout_ms: ms(config.nodes.timeout),
         events_buffer: config.events.buffer,
+        health: health::Limits {
+            check_interval_ms: ms(config.health.check_interval),
+            timeout_threshold_ms: ms(config.health.timeout_threshold),
+            memory_threshold: config.health.memory_threshold.0,
+            max_slow_queries: config.health.max_slow_queries as u64,
+            error_threshold: config.health.error_threshold,
+            recovery_threshold: config.health.recovery_threshold,
+        },
+        webhook: config.health.webhook.clone(),
         address: config.nodes.announce.clone().unwrap_or_else(|| address.to_owned()),
         seal: node_secret(config).map_or_else(Seal::default, |secret| Seal::of(secret.as_bytes())),
         node: config.nodes.id.clone().unwrap_or_else(random_node_id),

@@ -110,13 +110,12 @@ export function health(told) {
 }
 
 function healthFigures({ upstream = {}, pool = {} }) {
-  const { round_trip_ms: trip, memory, replication, persistence, breaker } = upstream;
+  const { round_trip_ms: trip, memory, replication, persistence } = upstream;
   return [
     ['Round trip', trip !== undefined && trip !== null ? time(trip) : null],
-    ['Breaker', breaker],
     ['Memory', memory ? `${bytes(memory.used)}${memory.max ? ` of ${bytes(memory.max)} (${Math.round(memory.share * 100)} %)` : ', no limit'}` : null],
     ['Replication', replication ? `${replication.role}, ${plural(replication.replicas, 'replica')}` : null],
-    ['Persistence', persistence ? (persistence.says ?? 'fine') : null],
+    ['Persistence', persistence ? `append-only file ${persistence.append_only_file}, snapshot ${persistence.snapshot}` : null],
     ['Slow commands', upstream.slow_commands !== undefined && upstream.slow_commands !== null ? `${upstream.slow_commands} since the look before` : null],
     ['Server', upstream.server ?? null],
     ['Clients', pool.clients !== undefined ? `${pool.clients.toLocaleString('en')}, ${plural(pool.own_links, 'link')} of their own` : null],

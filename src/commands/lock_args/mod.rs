@@ -19,7 +19,7 @@
 //! LOCK.SLOWLOG    GET [count] | RESET | LEN
 //! LOCK.CONFIG     GET glob… | SET name value…
 //! LOCK.DEADLOCKS  [COUNT n]
-//! LOCK.GRAPH, LOCK.STATS, LOCK.NODES, LOCK.CLEANUP, LOCK.HELP
+//! LOCK.GRAPH, LOCK.STATS, LOCK.HEALTH, LOCK.NODES, LOCK.CLEANUP, LOCK.HELP
 //! ```
 
 mod acquire;
@@ -175,6 +175,8 @@ pub enum LockCommand {
     Stats,
     /// `LOCK.NODES`
     Nodes,
+    /// `LOCK.HEALTH`
+    Health,
     /// `LOCK.CLEANUP`
     Cleanup,
     /// `LOCK.GRAPH`
@@ -224,6 +226,7 @@ impl LockCommand {
             "lock.slowlog" => LockCommand::SlowLog(SlowLogArgs::parse(args_of)?),
             "lock.stats" => LockCommand::Stats,
             "lock.nodes" => LockCommand::Nodes,
+            "lock.health" => LockCommand::Health,
             "lock.cleanup" => LockCommand::Cleanup,
             "lock.graph" => LockCommand::Graph,
             "lock.deadlocks" => {
@@ -266,6 +269,7 @@ impl LockCommand {
             | LockCommand::SlowLog(_)
             | LockCommand::Stats
             | LockCommand::Nodes
+            | LockCommand::Health
             | LockCommand::Cleanup
             | LockCommand::Graph
             | LockCommand::Deadlocks { .. } => &[],
@@ -320,6 +324,7 @@ impl LockCommand {
             | LockCommand::SlowLog(_)
             | LockCommand::Stats
             | LockCommand::Nodes
+            | LockCommand::Health
             | LockCommand::Cleanup
             | LockCommand::Graph
             | LockCommand::Deadlocks { .. } => [None, None],
