@@ -341,7 +341,6 @@ fn strangers_with_our_prefix_are_noted_and_those_of_kubernetes_left_alone() {
 fn what_this_version_does_not_do_is_refused_and_not_ignored() {
     for text in [
         "mode = 'shadow'",
-        "[limits]\nproxy_protocol = true",
         "[acl]\nfile = 'users.acl'",
         "[acl.limits.bob]\nmax_locks = 1",
         "[audit]\nfile = 'x'",
@@ -367,6 +366,8 @@ fn half_of_tls_is_refused_and_not_believed_in() {
         ("[tls]\ncert = 'a'\nkey = 'b'", "tls.cert: is set, and nobody listens for TLS; set listen_tls"),
         ("listen_tls = 'unix:///run/x'\n[tls]\ncert = 'a'\nkey = 'b'", "listen_tls: is a unix socket"),
         ("listen_tls = 'h:1'\n[tls]\ncert = 'a'\nkey = 'b'\nclient_user = 'cn'", "tls.client_user: needs certificates"),
+        ("[limits]\nproxy_protocol = true", "name the load balancers in limits.proxy_trusted"),
+        ("[limits]\nproxy_trusted = ['10.0.0']", "'10.0.0' is no address"),
         ("upstream = 'redis://h'\n[upstream_tls]\nca = 'a'", "upstream: is reached in the clear"),
     ] {
         file(text).is_refused(says);
@@ -442,6 +443,7 @@ fn an_open_door_is_noted() {
     let notes = |text: &str| file(text).loads().notes.join("\n");
     assert!(notes("listen = '0.0.0.0:7379'").contains("whoever reaches this port can read and change everything"));
     assert!(notes("listen = '[::]:1'\nupstream = 'redis://h'\ntrust_clients = true").contains("trust_clients is true"));
+    assert!(notes("listen = '0.0.0.0:7379'\nupstream = 'redis://h'").contains("in the clear"));
     assert_eq!(notes("listen = '[::1]:7379'"), "");
     assert_eq!(notes("listen = 'localhost:7379'"), "");
     assert!(notes("[links]\nretries = 1").contains("without effect in this version: links.retries"));

@@ -164,7 +164,7 @@ pub const KEYS: &[Key<Config>] = &[
     ),
     key!("limits.connections", limits.connections, 1 => 10_000_000, "Client connections at a time."),
     key!(
-        later "limits.connections_per_address",
+        "limits.connections_per_address",
         limits.connections_per_address,
         "Client connections from one address; 0 is no limit."
     ),
@@ -178,8 +178,27 @@ pub const KEYS: &[Key<Config>] = &[
     key!(at run time "limits.owner", limits.owner, ByteSize(1) => ByteSize(1 << 20), "The longest owner."),
     key!(at run time "limits.meta", limits.meta, ByteSize(0) => ByteSize(1 << 20), "The longest META."),
     key!("limits.output_buffer", limits.output_buffer, ByteSize(1 << 20) => ByteSize(1 << 40), "Replies kept for one client that does not read; beyond it the client is closed."),
-    key!("limits.handshake_timeout", limits.handshake_timeout, "How long a TLS handshake may take; 0s is no limit."),
-    key!(later "limits.idle_timeout", limits.idle_timeout, "When a client that sends nothing is disconnected; 0s is never."),
+    key!(
+        "limits.handshake_timeout",
+        limits.handshake_timeout,
+        "How long a TLS handshake and a PROXY header may take; 0s is no limit."
+    ),
+    key!("limits.idle_timeout", limits.idle_timeout, "When a client that sends nothing is disconnected; 0s is never."),
+    key!(
+        "limits.auth_delay",
+        limits.auth_delay,
+        "Up to which wrong passwords of an address slow down its next tries; 0s is not at all."
+    ),
+    key!(
+        "limits.proxy_protocol",
+        limits.proxy_protocol,
+        "Connections from limits.proxy_trusted begin with a PROXY header (version 1 or 2), which says whose they are."
+    ),
+    key!(
+        "limits.proxy_trusted",
+        limits.proxy_trusted,
+        "The load balancers that send one: addresses and networks such as \"10.0.0.0/8\", and \"unix\"."
+    ),
     key!(
         "health.check_interval",
         health.check_interval,

@@ -20,11 +20,6 @@ pub(super) const LATER: &[Later] = &[
         says: "shadow and off come in a later version; write \"on\" or leave it out",
     },
     Later {
-        name: "limits.proxy_protocol",
-        fits: |value| matches!(value, Value::Bool(false)) || is_word(value, "false"),
-        says: "the PROXY protocol comes in a later version; write false or leave it out",
-    },
-    Later {
         name: "acl",
         fits: |_| false,
         says: "Lockgate's own ACL comes in a later version, and this one would enforce none of it; take the table out \

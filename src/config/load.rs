@@ -370,6 +370,12 @@ impl Reader {
                 "is reached in the clear, and [upstream_tls] is set; write rediss://, or take the table out",
             ));
         }
+        if self.config.limits.proxy_protocol && self.config.limits.proxy_trusted.is_empty() {
+            wrong.push((
+                "limits.proxy_protocol",
+                "is true, and nobody is trusted to say whose a connection is; name the load balancers in limits.proxy_trusted",
+            ));
+        }
         for (key, says) in wrong {
             self.problem(&self.origin(key), key, says.to_owned());
         }
@@ -432,6 +438,15 @@ impl Reader {
             self.notes.push(format!(
                 "listen is {listen} and trust_clients is true: whoever reaches this port acts with the upstream URL's \
                  credentials"
+            ));
+        }
+        if is_open {
+            let says = match self.config.listen_tls {
+                None => "set listen_tls and [tls], and keep listen on this machine",
+                Some(_) => "keep listen on this machine, since listen_tls serves the others",
+            };
+            self.notes.push(format!(
+                "listen is {listen}, in the clear: whoever sees the network reads passwords and data; {says}"
             ));
         }
         let early: Vec<&str> = KEYS

@@ -8,6 +8,7 @@ mod keys;
 mod later;
 mod live;
 mod load;
+mod networks;
 mod reload;
 mod setting;
 mod suggest;
@@ -28,6 +29,7 @@ pub use dump::{dump, dump_defaults};
 pub use keys::{Applies, KEYS, Key, RULE_KEYS};
 pub use live::LiveConfig;
 pub use load::{CONNECT_VARIABLE, Flags, Loaded, Sources, load};
+pub use networks::Networks;
 pub use reload::{Changes, changes};
 pub use tree::{Origin, Problem};
 
@@ -343,6 +345,12 @@ pub struct Limits {
     pub handshake_timeout: Option<Duration>,
     /// When a client that sends nothing is disconnected.
     pub idle_timeout: Option<Duration>,
+    /// The longest that a try waits because of wrong passwords of its address.
+    pub auth_delay: Option<Duration>,
+    /// Connections from `proxy_trusted` begin with a PROXY header.
+    pub proxy_protocol: bool,
+    /// Where the load balancers are.
+    pub proxy_trusted: Networks,
 }
 
 /// Logs.
@@ -475,6 +483,9 @@ impl Default for Config {
                 output_buffer: ByteSize(256 << 20),
                 handshake_timeout: Some(Duration::from_secs(10)),
                 idle_timeout: None,
+                auth_delay: Some(Duration::from_secs(2)),
+                proxy_protocol: false,
+                proxy_trusted: Networks::default(),
             },
             tls: Tls::default(),
             upstream_tls: UpstreamTls::default(),

@@ -6,8 +6,8 @@ use std::time::Duration;
 use super::tree::Value;
 use super::units::{parse_duration, parse_size, show_duration, show_size};
 use super::{
-    ByteSize, ClientAuth, ClientUser, DeadlockMode, Digest, LogFormat, LogLevel, Mode, Percent, Saying, Secret,
-    VictimPolicy, WhenAway,
+    ByteSize, ClientAuth, ClientUser, DeadlockMode, Digest, LogFormat, LogLevel, Mode, Networks, Percent, Saying,
+    Secret, VictimPolicy, WhenAway,
 };
 use crate::commands::lock_scripts::{ScriptSays, digest_of};
 use crate::domain::{Level, Replicas};
@@ -321,6 +321,15 @@ impl Setting for Vec<String> {
     fn show(&self) -> String {
         let items: Vec<String> = self.iter().map(|item| quoted(item)).collect();
         format!("[{}]", items.join(", "))
+    }
+}
+
+impl Setting for Networks {
+    fn read(value: &Value) -> Result<Self, String> {
+        Networks::parse(&Vec::<String>::read(value)?)
+    }
+    fn show(&self) -> String {
+        self.words().show()
     }
 }
 

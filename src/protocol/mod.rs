@@ -6,5 +6,6 @@ pub mod error;
 pub mod frame;
 pub mod inline;
 mod number;
+pub mod proxy_header;
 pub mod reply;
 pub mod request;

@@ -442,11 +442,12 @@ fn ip(card: &Card) -> &[u8] {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::proxy::registry::{Member, Profile, Registry};
+    use crate::proxy::registry::{Member, Origin, Profile, Registry};
 
     fn client() -> Member {
         let profile = Profile { name: b"bob".to_vec(), user: b"ann".to_vec(), db: 3, ..Profile::default() };
-        Registry::new(1).admit("127.0.0.1:5".into(), "127.0.0.1:6".into(), 9, false, profile).expect("there is room")
+        let origin = Origin { peer: "127.0.0.1:5".into(), local: "127.0.0.1:6".into(), address: None };
+        Registry::new(1, 0).admit(origin, 9, false, profile).expect("there is room")
     }
 
     fn means(words: &str) -> bool {

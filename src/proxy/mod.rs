@@ -1,6 +1,8 @@
 //! Clients: the door, the workers behind it, and a session for each connection.
 
+mod arrival;
 mod client_list;
+mod knocks;
 mod listener;
 mod registry;
 mod session;
@@ -21,6 +23,8 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
+use self::arrival::DoorRules;
+use self::knocks::Knocks;
 use self::listener::{Bound, Door, ListenError, bind};
 use self::registry::Registry;
 use self::session::AllOutboxes;
@@ -181,7 +185,7 @@ fn prepare(
         live,
         links,
         lock_scripts: LockScripts::with(config.lock_scripts.iter().map(lock_script)),
-        registry: Registry::new(config.limits.connections),
+        registry: Registry::new(config.limits.connections, config.limits.connections_per_address),
         coordinator,
         own_in_use,
         reached: Reached::default(),
@@ -191,8 +195,13 @@ fn prepare(
         output_max: config.limits.output_buffer.0,
         outboxes: Arc::new(AllOutboxes::new(config.limits.output_buffer.0.saturating_mul(OUTPUT_OF_ALL))),
         client_timeout: config.client_timeout.unwrap_or_default(),
-        tls,
-        handshake_timeout: config.limits.handshake_timeout.unwrap_or_default(),
+        door: DoorRules {
+            tls,
+            handshake_timeout: config.limits.handshake_timeout.unwrap_or_default(),
+            behind_proxies: config.limits.proxy_protocol.then(|| config.limits.proxy_trusted.clone()),
+        },
+        idle_timeout: config.limits.idle_timeout.unwrap_or_default(),
+        knocks: Knocks::new(config.limits.auth_delay.unwrap_or_default()),
         is_draining: AtomicBool::new(false),
     })
 }

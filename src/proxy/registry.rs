@@ -1,10 +1,11 @@
 //! Every client of the process, whichever worker serves it: what `CLIENT LIST` shows, and how one client reaches
 //! another (`CLIENT KILL`, `CLIENT UNBLOCK`).
 
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicI64, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use dashmap::DashMap;
 use tokio::sync::Notify;
@@ -64,6 +65,8 @@ pub struct Card {
     pub peer: String,
     /// Its address on our side.
     pub local: String,
+    /// Its address without the port; `None` on a unix socket.
+    pub address: Option<IpAddr>,
     /// Number of the file.
     pub fd: i32,
     /// When it connected.
@@ -73,6 +76,10 @@ pub struct Card {
     profile: Mutex<Profile>,
     /// Milliseconds after `since` at which it last sent something.
     last_ms: AtomicU64,
+    /// Milliseconds after `since` at which it was last seen doing something that may take its time.
+    busy_ms: AtomicU64,
+    /// It seems to have sent nothing for too long; its session knows more.
+    is_idle: AtomicBool,
     last_command: [AtomicU64; 2],
     wish: AtomicU8,
     waker: Mutex<Option<Waker>>,
@@ -143,6 +150,31 @@ impl Card {
     pub fn idle_s(&self) -> u64 {
         let age = u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX);
         age.saturating_sub(self.last_ms.load(Ordering::Relaxed)) / 1000
+    }
+
+    /// It waits, listens or watches, and may be silent meanwhile.
+    fn may_be_silent(&self) -> bool {
+        let listens = [&self.subscriptions, &self.patterns, &self.shard_subscriptions];
+        self.waits_for_lock.load(Ordering::Relaxed)
+            || self.is_blocked.load(Ordering::Relaxed)
+            || self.is_monitor.load(Ordering::Relaxed)
+            || listens.iter().any(|count| count.load(Ordering::Relaxed) > 0)
+    }
+
+    /// It has sent nothing for `limit`, and was not seen doing anything that may take its time.
+    pub fn is_idle(&self, limit: Duration) -> bool {
+        let age = u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let last = self.last_ms.load(Ordering::Relaxed).max(self.busy_ms.load(Ordering::Relaxed));
+        self.is_idle.load(Ordering::Relaxed)
+            && !self.may_be_silent()
+            && u128::from(age.saturating_sub(last)) >= limit.as_millis()
+    }
+
+    /// It is busy though it sends nothing.
+    pub fn is_busy(&self) {
+        let age = u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.busy_ms.store(age, Ordering::Relaxed);
+        self.is_idle.store(false, Ordering::Relaxed);
     }
 
     /// Tells the session's task what somebody wants of it. Nothing overrides [`Wish::Kill`].
@@ -272,12 +304,37 @@ impl Pauses {
     }
 }
 
+/// Where a client comes from.
+#[derive(Clone, Debug, Default)]
+pub struct Origin {
+    /// `ip:port`, or the path of a unix socket with `:0`.
+    pub peer: String,
+    /// Its address on our side.
+    pub local: String,
+    /// Its address without the port; `None` on a unix socket.
+    pub address: Option<IpAddr>,
+}
+
+/// Why there is no room for a client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TurnedAway {
+    /// As many are connected as may be.
+    #[error("max number of clients reached")]
+    OfAll,
+    /// As many are connected from its address as may be.
+    #[error("max number of clients reached for your address")]
+    OfAddress,
+}
+
 /// All clients, and how many there may be.
 pub struct Registry {
     clients: DashMap<u64, Arc<Card>>,
     next_id: AtomicU64,
     count: AtomicUsize,
     most: usize,
+    /// How many there are from each address, where that is limited.
+    of_address: DashMap<IpAddr, usize>,
+    most_of_address: usize,
     own_links: [AtomicU64; Why::ALL.len()],
     since: Instant,
     /// Milliseconds after `since` until which `CLIENT PAUSE` holds writers back; 0 when nobody paused.
@@ -287,13 +344,15 @@ pub struct Registry {
 }
 
 impl Registry {
-    /// Takes at most `most` clients at a time.
-    pub fn new(most: usize) -> Arc<Registry> {
+    /// Takes at most `most` clients at a time, and `most_of_address` from one address; 0 is any number of these.
+    pub fn new(most: usize, most_of_address: usize) -> Arc<Registry> {
         Arc::new(Registry {
             clients: DashMap::new(),
             next_id: AtomicU64::new(1),
             count: AtomicUsize::new(0),
             most,
+            of_address: DashMap::new(),
+            most_of_address,
             own_links: Default::default(),
             since: Instant::now(),
             paused_until_ms: AtomicU64::new(0),
@@ -302,26 +361,39 @@ impl Registry {
         })
     }
 
-    /// A card for a new client; `None` when there are too many.
+    /// A card for a new client, where there is room for it.
     pub fn admit(
         self: &Arc<Self>,
-        peer: String,
-        local: String,
+        origin: Origin,
         fd: i32,
         is_unix: bool,
         profile: Profile,
-    ) -> Option<Member> {
+    ) -> Result<Member, TurnedAway> {
+        let Origin { peer, local, address } = origin;
+        if let Some(address) = address.filter(|_| self.most_of_address > 0) {
+            let mut count = self.of_address.entry(address).or_insert(0);
+            if *count >= self.most_of_address {
+                return Err(TurnedAway::OfAddress);
+            }
+            *count += 1;
+        }
         let taken = self.count.fetch_update(Ordering::AcqRel, Ordering::Acquire, |n| (n < self.most).then_some(n + 1));
-        taken.ok()?;
+        if taken.is_err() {
+            self.leaves(address);
+            return Err(TurnedAway::OfAll);
+        }
         let card = Arc::new(Card {
             id: self.next_id.fetch_add(1, Ordering::Relaxed),
             peer,
             local,
+            address,
             fd,
             since: Instant::now(),
             is_unix,
             profile: Mutex::new(profile),
             last_ms: AtomicU64::new(0),
+            busy_ms: AtomicU64::new(0),
+            is_idle: AtomicBool::new(false),
             last_command: Default::default(),
             wish: AtomicU8::new(0),
             waker: Mutex::new(None),
@@ -344,7 +416,29 @@ impl Registry {
             redirect: AtomicI64::new(-1),
         });
         self.clients.insert(card.id, card.clone());
-        Some(Member { registry: self.clone(), card })
+        Ok(Member { registry: self.clone(), card })
+    }
+
+    /// One less from there.
+    fn leaves(&self, address: Option<IpAddr>) {
+        if let Some(address) = address.filter(|_| self.most_of_address > 0) {
+            self.of_address.alter(&address, |_, count| count - 1);
+            self.of_address.remove_if(&address, |_, count| *count == 0);
+        }
+    }
+
+    /// Tells the sessions of clients that have sent nothing for `limit`.
+    pub fn look_for_idle(&self, limit: Duration) {
+        for card in self.all() {
+            if card.may_be_silent() {
+                card.is_busy();
+            } else {
+                card.is_idle.store(true, Ordering::Relaxed);
+                if card.is_idle(limit) {
+                    card.wake();
+                }
+            }
+        }
     }
 
     /// The client of that number.
@@ -462,6 +556,7 @@ pub struct Member {
 impl Drop for Member {
     fn drop(&mut self) {
         self.registry.clients.remove(&self.card.id);
+        self.registry.leaves(self.card.address);
         self.registry.count.fetch_sub(1, Ordering::AcqRel);
     }
 }
@@ -471,7 +566,7 @@ mod tests {
     use super::*;
 
     fn member() -> Member {
-        Registry::new(1).admit("peer".into(), "local".into(), 0, false, Profile::default()).expect("there is room")
+        Registry::new(1, 0).admit(Origin::default(), 0, false, Profile::default()).expect("there is room")
     }
 
     #[test]
@@ -483,7 +578,7 @@ mod tests {
 
     #[test]
     fn no_pause_shortens_another_one() {
-        let registry = Registry::new(0);
+        let registry = Registry::new(0, 0);
         registry.pause(60_000, true);
         registry.pause(0, false);
         assert!(registry.is_paused());
@@ -493,7 +588,7 @@ mod tests {
 
     #[test]
     fn what_got_through_before_another_pause_does_not_end_that() {
-        let registry = Registry::new(0);
+        let registry = Registry::new(0, 0);
         registry.pause(60_000, false);
         let first = registry.looks_at_pauses().expect("nobody has looked yet");
         assert_eq!(registry.looks_at_pauses(), None, "somebody does");

@@ -5,28 +5,26 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::task::Poll;
 use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::task::LocalSet;
 
-use super::listener::{Arrival, Door};
-use super::registry::{Member, Profile, Registry, Wish};
-use super::session::{AllOutboxes, Outbox, Session};
+use super::arrival::{DoorRules, welcome};
+use super::knocks::Knocks;
+use super::listener::Door;
+use super::registry::Registry;
+use super::session::{AllOutboxes, Outbox};
 use crate::commands::lock_scripts::LockScripts;
 use crate::config::LiveConfig;
 use crate::coordinator::{Coordinator, Rules};
 use crate::domain::Resp;
 use crate::observe::fault::kept_up;
 use crate::observe::memory;
-use crate::observe::seldom::Seldom;
-use crate::tls::ServerTls;
 use crate::upstream::dial::{Credentials, Identity, LinkKey};
 use crate::upstream::links::{LinkSettings, Links};
 use crate::upstream::peers::Peers;
 use crate::upstream::router::{Common, Reached, Router, SCRATCH};
-use crate::upstream::socket::Socket;
 use crate::upstream::topology::Topology;
 
 /// After so many tasks the runtime looks for news from the sockets: high, so that one look finds much and one write
@@ -35,6 +33,10 @@ const TASKS_PER_LOOK: u32 = 256;
 
 /// How often a worker gives back memory that it has freed.
 const GIVE_BACK_EVERY: Duration = Duration::from_secs(3);
+
+/// How often clients that send nothing are looked for: four times in what they have, within these bounds.
+const IDLE_LOOK_MIN: Duration = Duration::from_millis(50);
+const IDLE_LOOK_MAX: Duration = Duration::from_secs(1);
 
 /// Longest wait at the end for locks that are being given back.
 const SETTLE_MAX: Duration = Duration::from_millis(500);
@@ -69,10 +71,12 @@ pub struct Shared {
     pub outboxes: Arc<AllOutboxes>,
     /// A client that is silent on the network for so long is gone.
     pub client_timeout: Duration,
-    /// TLS for clients, where it is spoken.
-    pub tls: Option<Arc<ServerTls>>,
-    /// A client may take so long to shake hands; zero is for ever.
-    pub handshake_timeout: Duration,
+    /// What is asked of those who come.
+    pub door: DoorRules,
+    /// A client that has sent nothing for so long is closed; zero is never.
+    pub idle_timeout: Duration,
+    /// Wrong passwords.
+    pub knocks: Knocks,
     /// No new clients; idle ones close.
     pub is_draining: AtomicBool,
 }
@@ -177,6 +181,26 @@ impl Worker {
         Outbox::new(self.shared.output_max, &self.shared.outboxes)
     }
 
+    /// What is asked of those who come.
+    pub fn door(&self) -> &DoorRules {
+        &self.shared.door
+    }
+
+    /// Wrong passwords.
+    pub fn knocks(&self) -> &Knocks {
+        &self.shared.knocks
+    }
+
+    /// A client that is silent on the network for so long is gone.
+    pub fn client_timeout(&self) -> Duration {
+        self.shared.client_timeout
+    }
+
+    /// A client that has sent nothing for so long is closed; zero is never.
+    pub fn idle_timeout(&self) -> Duration {
+        self.shared.idle_timeout
+    }
+
     /// The process is about to end.
     pub fn is_draining(&self) -> bool {
         self.shared.is_draining.load(Ordering::Relaxed)
@@ -207,6 +231,16 @@ pub fn run(shared: Arc<Shared>, door: Door, mut stop: watch::Receiver<Stop>, kee
             }
         }));
         let watch = keeps_watch.then(|| tokio::task::spawn_local(worker.keep_watch()));
+        let idle_timeout = worker.idle_timeout();
+        if keeps_watch && !idle_timeout.is_zero() {
+            let registry = worker.registry().clone();
+            tokio::task::spawn_local(kept_up("closing idle clients", async move || {
+                loop {
+                    tokio::time::sleep((idle_timeout / 4).clamp(IDLE_LOOK_MIN, IDLE_LOOK_MAX)).await;
+                    registry.look_for_idle(idle_timeout);
+                }
+            }));
+        }
         let following = worker.shared.clone();
         if keeps_watch {
             tokio::task::spawn_local(kept_up("following the topology", async move || {
@@ -223,10 +257,7 @@ pub fn run(shared: Arc<Shared>, door: Door, mut stop: watch::Receiver<Stop>, kee
         kept_up("taking new clients", async || {
             loop {
                 tokio::select! {
-                    arrival = door.accept() => match arrival {
-                        Arrival::Plain(socket) => admit(&worker, socket),
-                        Arrival::Tls(socket) => admit_by_tls(&worker, socket),
-                    },
+                    arrival = door.accept() => welcome(&worker, arrival),
                     _ = stop.wait_for(|stop| *stop != Stop::No) => break,
                 }
             }
@@ -253,77 +284,4 @@ pub enum Stop {
     Drain,
     /// End the thread.
     Now,
-}
-
-/// A client has connected.
-pub fn admit(worker: &Rc<Worker>, socket: Socket) {
-    if let Some((socket, member)) = registered(worker, socket) {
-        tokio::task::spawn_local(Session::serve(worker.clone(), socket, member, None));
-    }
-}
-
-/// A client has connected that has to shake hands first. It counts from here on.
-fn admit_by_tls(worker: &Rc<Worker>, socket: Socket) {
-    if let Some((socket, member)) = registered(worker, socket) {
-        let worker = worker.clone();
-        tokio::task::spawn_local(async move {
-            if let Some((socket, user)) = secured(&worker, socket, &member).await {
-                Session::serve(worker, socket, member, user).await;
-            }
-        });
-    }
-}
-
-/// Shakes hands: the encrypted connection, and the user that its client's certificate names.
-async fn secured(worker: &Worker, socket: Socket, member: &Member) -> Option<(Socket, Option<String>)> {
-    let (Socket::Tcp(stream), Some(tls)) = (socket, &worker.shared.tls) else { return None };
-    let mut handshake = std::pin::pin!(tls.begin(stream).ok()?.done());
-    let limit = worker.shared.handshake_timeout;
-    let in_time =
-        async { if limit.is_zero() { std::future::pending().await } else { tokio::time::sleep(limit).await } };
-    // It may be killed, and the drain does not wait for it.
-    let is_unwanted = std::future::poll_fn(|cx| {
-        member.card.set_waker(cx.waker());
-        if worker.is_draining() || member.card.wished() == Wish::Kill { Poll::Ready(()) } else { Poll::Pending }
-    });
-    let why = tokio::select! {
-        outcome = &mut handshake => match outcome {
-            Ok((stream, secured)) => {
-                let user = secured.peer_certificate().and_then(|certificate| tls.user_is().of(&certificate));
-                return Some((Socket::Tls(stream, Box::new(secured)), user));
-            }
-            Err(why) => why.to_string(),
-        },
-        () = in_time => format!("it was not through within {limit:?}"),
-        () = is_unwanted => return None,
-    };
-    static TOLD: Seldom = Seldom::new();
-    if let Some(times) = TOLD.happened() {
-        tracing::warn!(peer = member.card.peer, %why, times, "a TLS handshake with a client failed");
-    }
-    None
-}
-
-/// A card for the client; without one it is turned away.
-fn registered(worker: &Rc<Worker>, socket: Socket) -> Option<(Socket, Member)> {
-    if let Err(error) = socket.tune(worker.shared.client_timeout) {
-        tracing::debug!(%error, "a client left at once");
-        return None;
-    }
-    let (peer, local) = socket.peer_and_local();
-    let profile = Profile { user: b"default".to_vec(), db: worker.router.default_db(), ..Profile::default() };
-    let is_unix = matches!(socket, Socket::Unix(_));
-    match worker.registry().admit(peer, local, socket.fd(), is_unix, profile) {
-        Some(member) => Some((socket, member)),
-        None => {
-            static TOLD: Seldom = Seldom::new();
-            if let Some(clients) = TOLD.happened() {
-                tracing::warn!(clients, "clients were turned away; raise limits.connections");
-            }
-            let (_, writer) = socket.split();
-            // A fresh socket takes a line this short, or its peer is gone.
-            let _ = writer.try_write(b"-ERR max number of clients reached\r\n");
-            None
-        }
-    }
 }

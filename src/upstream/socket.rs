@@ -3,6 +3,7 @@
 
 use std::cell::Cell;
 use std::io;
+use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::pin::Pin;
 use std::rc::Rc;
@@ -176,6 +177,38 @@ impl Socket {
             }
             #[cfg(test)]
             Socket::Pipe(_) => ("127.0.0.1:1".into(), "127.0.0.1:2".into()),
+        }
+    }
+
+    /// The address of the other end; `None` where it has none, as on a unix socket.
+    pub fn peer_address(&self) -> Option<IpAddr> {
+        match self {
+            Socket::Tcp(stream) | Socket::Tls(stream, _) => stream.peer_addr().ok().map(|address| address.ip()),
+            Socket::Unix(_) => None,
+            #[cfg(test)]
+            Socket::Pipe(_) => None,
+        }
+    }
+
+    /// Reads what has come, at least a byte; 0 at the end. Only while nobody shakes hands on it.
+    pub async fn read_some(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        loop {
+            let outcome = match self {
+                Socket::Tcp(stream) | Socket::Tls(stream, _) => {
+                    stream.readable().await?;
+                    stream.try_read(buffer)
+                }
+                Socket::Unix(stream) => {
+                    stream.readable().await?;
+                    stream.try_read(buffer)
+                }
+                #[cfg(test)]
+                Socket::Pipe(end) => std::future::poll_fn(|cx| end.incoming.poll_read(cx, buffer)).await,
+            };
+            match outcome {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                outcome => return outcome,
+            }
         }
     }
 

@@ -85,10 +85,16 @@ pub struct TlsWire {
 impl TlsWire {
     /// Shakes hands at once.
     pub fn connect(addr: SocketAddr, config: &Arc<ClientConfig>) -> io::Result<TlsWire> {
-        let socket = TcpStream::connect_timeout(&addr, PATIENCE)?;
+        Self::connect_behind(addr, config, b"")
+    }
+
+    /// The same behind `first`, which goes in the clear.
+    pub fn connect_behind(addr: SocketAddr, config: &Arc<ClientConfig>, first: &[u8]) -> io::Result<TlsWire> {
+        let mut socket = TcpStream::connect_timeout(&addr, PATIENCE)?;
         socket.set_nodelay(true)?;
         socket.set_read_timeout(Some(PATIENCE))?;
         socket.set_write_timeout(Some(PATIENCE))?;
+        socket.write_all(first)?;
         let name = ServerName::try_from("localhost").unwrap();
         let connection = ClientConnection::new(config.clone(), name).map_err(io::Error::other)?;
         let mut stream = StreamOwned::new(connection, socket);

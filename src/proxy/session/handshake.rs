@@ -2,6 +2,7 @@
 //! no link where links of the new kind stand already; otherwise a fresh link tries them out and stays for later use.
 
 use std::rc::Rc;
+use std::time::{Duration, Instant};
 
 use super::own::OwnMode;
 use super::transaction::{Change, Entry, SessionChange};
@@ -11,6 +12,7 @@ use crate::commands::client::kept_name;
 use crate::domain::{Db, Resp};
 use crate::protocol::args::encode_command;
 use crate::protocol::request::RequestFrame;
+use crate::proxy::knocks::TooMany;
 use crate::upstream::dial::{Credentials, Identity, LinkKey};
 
 /// `HELLO`, taken apart as far as the upstream would accept it.
@@ -138,7 +140,8 @@ impl Session {
             if hello.options.is_empty() {
                 return self.relay_alone(command).await;
             }
-            return self.hello_in_doubt(command, frame).await;
+            let credentials = hello.auth().cloned();
+            return self.hello_in_doubt(command, frame, credentials).await;
         }
         let mut key = self.key.clone();
         if let Some(credentials) = hello.auth() {
@@ -158,14 +161,51 @@ impl Session {
     }
 
     /// A refusal of this `HELLO` does not tell what it has done: it runs on a link of the client's own, which is asked afterwards.
-    async fn hello_in_doubt(&mut self, command: &[u8], frame: &RequestFrame) -> Result<(), Gone> {
+    async fn hello_in_doubt(
+        &mut self,
+        command: &[u8],
+        frame: &RequestFrame,
+        credentials: Option<Credentials>,
+    ) -> Result<(), Gone> {
         self.is_admitted().await?;
         if let Err(error) = self.take_own(Why::Unknown).await? {
             return self.has_no_own(&error).await;
         }
+        let claimed = credentials.map(|credentials| Identity::Named(Rc::new(credentials)));
+        if let Some(claimed) = &claimed
+            && !self.has_its_turn(claimed).await?
+        {
+            return Ok(());
+        }
         self.queue_own(command, frame);
         self.drain().await?;
-        self.dispel_doubt().await
+        self.dispel_doubt().await?;
+        if claimed.is_some() && self.must_authenticate() {
+            self.worker.knocks().was_wrong(self.card().address, Instant::now());
+        }
+        Ok(())
+    }
+
+    /// Waits until a password of this client may be judged: at once, unless wrong ones came from its address. `false`: too many wait there,
+    /// and the client was told so.
+    async fn has_its_turn(&mut self, claimed: &Identity) -> Result<bool, Gone> {
+        if self.worker.knocks().were_right(claimed) {
+            return Ok(true);
+        }
+        match self.worker.knocks().wait(self.card().address, Instant::now()) {
+            Ok(Duration::ZERO) => Ok(true),
+            Ok(wait) => {
+                self.guard(tokio::time::sleep(wait)).await?;
+                Ok(true)
+            }
+            Err(TooMany { wait }) => {
+                let seconds = wait.as_secs();
+                self.answer_line(&format!(
+                    "-ERR too many wrong passwords came from your address; try again in {seconds} seconds"
+                ));
+                Ok(false)
+            }
+        }
     }
 
     pub(super) async fn auth(&mut self, command: &[u8], args: &[&[u8]]) -> Result<(), Gone> {
@@ -233,6 +273,7 @@ impl Session {
     /// of its own; gives its reply, or `None` when the upstream is away and the client has been told.
     async fn try_out(&mut self, request: Vec<u8>, key: &LinkKey) -> Result<Option<Vec<u8>>, Gone> {
         let links = self.worker.links();
+        let is_try = key.identity != self.key.identity;
         // On a link of that kind the command changes nothing, so that any such link can judge it; with the rights of this client, for
         // AUTH and HELLO need none, and SELECT is judged on one of its own user.
         if links.standing_pool(key).is_some() {
@@ -244,6 +285,9 @@ impl Session {
                     Ok(None)
                 }
             };
+        }
+        if is_try && !self.has_its_turn(&key.identity).await? {
+            return Ok(None);
         }
         // A password is judged the same over every connection, of whomever. The one of before may be taken no longer.
         let anybody = LinkKey { identity: Identity::Anonymous, db: 0, resp: Resp::V2 };
@@ -259,8 +303,13 @@ impl Session {
         match self.guard(link.ask(&request)).await? {
             Ok(reply) => {
                 if !is_error(&reply) {
+                    if is_try {
+                        self.worker.knocks().was_right(&key.identity);
+                    }
                     link.rekey(key.clone());
                     links.wash(link);
+                } else if is_try && is_wrong_password(&reply) {
+                    self.worker.knocks().was_wrong(self.card().address, Instant::now());
                 }
                 Ok(Some(reply))
             }
@@ -307,6 +356,11 @@ impl Session {
         }
         Ok(())
     }
+}
+
+/// Redis 6 and later, and what came before users.
+fn is_wrong_password(reply: &[u8]) -> bool {
+    reply.starts_with(b"-WRONGPASS ") || reply.starts_with(b"-ERR invalid password")
 }
 
 fn is_error(reply: &[u8]) -> bool {

@@ -329,7 +329,21 @@ impl Session {
                 && self.input.is_empty()
                 && self.own.as_ref().is_none_or(|own| own.talk.is_settled())
         };
-        self.io.is_broken() || self.card().wished() == Wish::Kill || is_drained()
+        self.io.is_broken() || self.card().wished() == Wish::Kill || is_drained() || self.is_idle_for_too_long()
+    }
+
+    /// It has sent nothing for `limits.idle_timeout`, and nothing is under way for it: neither replies nor locks that are renewed.
+    fn is_idle_for_too_long(&self) -> bool {
+        let limit = self.worker.idle_timeout();
+        if limit.is_zero() || !self.card().is_idle(limit) {
+            return false;
+        }
+        let is_settled = self.own.as_ref().is_none_or(|own| own.talk.is_settled());
+        if self.bound.is_empty() && self.io.is_idle() && is_settled {
+            return true;
+        }
+        self.card().is_busy();
+        false
     }
 
     /// The connection is over, whatever is under way; what waits for the client is brought to it first, as far as it takes that.
