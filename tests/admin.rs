@@ -4,73 +4,10 @@
 
 mod common;
 
-use common::{Lockgate, RedisServer, Reply, Wire, eventually};
+use common::{Admin, Lockgate, RedisServer, Reply, Wire, eventually};
 use serde_json::{Value, json};
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpStream};
-use std::time::Duration;
-
-/// An answer: its status, its headers in lower case, and its body.
-struct Answer {
-    status: u16,
-    head: String,
-    body: String,
-}
-
-impl Answer {
-    #[track_caller]
-    fn json(&self) -> Value {
-        serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {}", self.body))
-    }
-}
-
-/// The admin server of a Lockgate.
-struct Admin(SocketAddr);
-
-impl Admin {
-    fn of(lockgate: &Lockgate) -> Self {
-        let address = eventually("the admin server listens", || {
-            let wrote = lockgate.wrote();
-            let line = wrote.lines().find(|line| line.contains("the admin server is listening"))?;
-            line.rsplit("address=").next()?.trim().parse().ok()
-        });
-        Admin(address)
-    }
-
-    fn open(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> BufReader<TcpStream> {
-        let mut stream = TcpStream::connect(self.0).unwrap();
-        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-        let mut request = format!("{method} {path} HTTP/1.1\r\nconnection: close\r\n");
-        if !headers.iter().any(|(name, _)| *name == "host") {
-            request += &format!("host: {}\r\n", self.0);
-        }
-        for (name, value) in headers {
-            request += &format!("{name}: {value}\r\n");
-        }
-        request += &format!("content-length: {}\r\n\r\n{body}", body.len());
-        stream.write_all(request.as_bytes()).unwrap();
-        BufReader::new(stream)
-    }
-
-    fn ask_with(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> Answer {
-        let mut text = String::new();
-        self.open(method, path, headers, body).read_to_string(&mut text).unwrap();
-        let (head, body) = text.split_once("\r\n\r\n").unwrap();
-        let status = head.split(' ').nth(1).unwrap().parse().unwrap();
-        Answer { status, head: head.to_ascii_lowercase(), body: body.to_owned() }
-    }
-
-    fn ask(&self, method: &str, path: &str) -> Answer {
-        self.ask_with(method, path, &[], "")
-    }
-
-    #[track_caller]
-    fn get(&self, path: &str) -> Value {
-        let answer = self.ask("GET", path);
-        assert_eq!(answer.status, 200, "{path}: {}", answer.body);
-        answer.json()
-    }
-}
+use std::io::BufRead;
+use std::net::SocketAddr;
 
 fn stage(config: &str) -> (RedisServer, Lockgate, Admin) {
     let server = RedisServer::start();
@@ -186,7 +123,11 @@ fn metrics_are_as_prometheus_reads_them() {
     let _bob = queue_up(&lockgate, "orders:1", "bob");
     ann.run("LOCK.ACQUIRE secret:key ann");
     ann.run("LOCK.RELEASE secret:key ann");
-    let answer = admin.ask("GET", "/metrics");
+    let plain = admin.ask("GET", "/metrics");
+    assert!(plain.head.contains("content-type: text/plain; version=0.0.4"), "{}", plain.head);
+    assert!(plain.body.contains("# TYPE lockgate_lock_requests_total counter\n") && !plain.body.contains("EOF"));
+    let wanted = ("accept", "application/openmetrics-text;version=1.0.0;q=0.5,text/plain;q=0.2");
+    let answer = admin.ask_with("GET", "/metrics", &[wanted], "");
     assert!(answer.head.contains("content-type: application/openmetrics-text"), "{}", answer.head);
     for line in [
         "lockgate_lock_requests_total 3",
@@ -236,6 +177,65 @@ fn queues_of_all_nodes_are_told_as_one() {
     let _waiting = [queue_up(&one, "orders:1", "bob"), queue_up(&two, "orders:1", "cat")];
     let told = admin.get("/api/queue-status");
     assert_eq!((&told["queue_depth"], &told["queues"][0]["waiters"]), (&json!(2), &json!(2)), "{told}");
+}
+
+#[test]
+fn another_node_leads_after_an_election() {
+    let (server, one, admin) = stage("[nodes]\nid = 'one'\n");
+    eventually("who is alone leads", || {
+        let told = admin.ask("POST", "/api/cluster/leader/election").json();
+        (told == json!({"before": "one", "leader": "one"})).then_some(())
+    });
+    let two = Lockgate::serve(
+        &["--upstream", &server.url(), "--admin", "127.0.0.1:0"],
+        Some("[nodes]\nid = 'two'\nheartbeat = '200ms'\n"),
+    );
+    for lockgate in [&one, &two] {
+        lockgate.wire().run("LOCK.ACQUIRE orders:1 ann");
+    }
+    let leader = || admin.get("/api/cluster/status")["leader"].as_str().map(str::to_owned);
+    let mut before = eventually("one of both leads", || {
+        (admin.get("/api/cluster/status")["nodes"] == 2).then_some(())?;
+        leader()
+    });
+    // Asked on the leader's own node, and on the other one.
+    for _ in 0..2 {
+        let told = admin.ask("POST", "/api/cluster/leader/election").json();
+        assert_eq!(told["before"], before.as_str(), "{told}");
+        assert_ne!(told["leader"], before.as_str(), "{told}");
+        let now = told["leader"].as_str().unwrap().to_owned();
+        eventually("the other node says so as well", || {
+            let nodes = Admin::of(&two).get("/api/cluster/nodes");
+            let leads = |node: &Value| node["id"] == now.as_str() && node["is_leader"] == 1;
+            nodes.as_array().unwrap().iter().any(leads).then_some(())
+        });
+        before = now;
+    }
+}
+
+#[test]
+fn links_are_dialled_before_clients_need_them() {
+    let (server, _lockgate, admin) = stage("workers = 2\n[links]\nshared = 3\n");
+    let links =
+        || server.wire().run("CLIENT LIST").text().lines().filter(|line| !line.contains("cmd=client|list")).count();
+    eventually("it has settled", || (links() > 0).then_some(()));
+    let dialled = admin.ask("POST", "/api/connections/warmup").json()["dialled"].as_u64().unwrap();
+    // Two workers, three links each, for plain commands and for locks; some may stand already.
+    assert!((8..=12).contains(&dialled), "{dialled}");
+    eventually("they stand", || (links() >= 12).then_some(()));
+    assert_eq!(admin.ask("POST", "/api/connections/warmup").json(), json!({"dialled": 0}));
+}
+
+#[test]
+fn measuring_is_allowed_by_the_configuration_only() {
+    let (_server, _lockgate, admin) = stage("");
+    let refused = admin.ask("POST", "/api/benchmark");
+    assert_eq!(refused.status, 403);
+    assert!(refused.body.contains("admin_benchmark"), "{}", refused.body);
+    let (_server, lockgate, admin) = stage("admin_benchmark = true\n");
+    let told = admin.ask("POST", "/api/benchmark?duration=200ms").json();
+    assert!(told["pairs"].as_u64().unwrap() > 0 && told["acquire_ms"]["p50"].as_f64().unwrap() > 0.0, "{told}");
+    assert_eq!(lockgate.wire().run("LOCK.POSITION lockgate-benchmark x"), Reply::Nil, "nothing is left");
 }
 
 #[test]
@@ -354,9 +354,10 @@ fn terraform_runs_queue_in_order() {
     assert_eq!((refused.status, &refused.json()["ID"], &refused.json()["Who"]), (423, &json!("one"), &json!("one@ci")));
     assert_eq!(admin.ask_with("UNLOCK", path, &[], &info("two")).status, 409);
     let waits = format!("{path}?wait=60s&ttl=10m");
+    let contenders: Vec<String> = (1..=20).map(|number| format!("run-{number}")).collect();
     std::thread::scope(|scope| {
         let mut look = lockgate.wire();
-        let waiting: Vec<_> = ["two", "three", "four"]
+        let waiting: Vec<_> = contenders
             .iter()
             .map(|id| {
                 let (admin, waits) = (&admin, &waits);
@@ -365,11 +366,12 @@ fn terraform_runs_queue_in_order() {
                     Reply::Int(place) if place > 0 => Some(()),
                     _ => None,
                 });
-                (*id, handle)
+                (id.as_str(), handle)
             })
             .collect();
         let mut holder = "one";
         for (id, handle) in waiting {
+            assert!(!handle.is_finished(), "{id} is not granted before its turn");
             assert_eq!(admin.ask_with("UNLOCK", path, &[], &info(holder)).status, 200);
             assert_eq!(handle.join().unwrap(), 200, "{id}");
             assert_eq!(look.run(&format!("LOCK.POSITION prod/network {id}")), Reply::Int(0));

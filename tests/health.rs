@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::{Lockgate, RedisServer, Reply, ServerKind, Wire, eventually};
+use common::{Admin, Lockgate, RedisServer, Reply, ServerKind, Wire, eventually};
 use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::sync::mpsc;
@@ -74,17 +74,7 @@ fn a_lost_replica_costs_points() {
 
 /// `/api/health/detailed`, which answers also while the upstream, whose rights decide about `LOCK.HEALTH`, does not.
 fn told(lockgate: &Lockgate) -> serde_json::Value {
-    let admin = eventually("the admin server listens", || {
-        let wrote = lockgate.wrote();
-        let line = wrote.lines().find(|line| line.contains("the admin server is listening"))?;
-        Some(line.rsplit("address=").next()?.trim().to_owned())
-    });
-    let mut stream = std::net::TcpStream::connect(&admin).unwrap();
-    let request = format!("GET /api/health/detailed HTTP/1.1\r\nhost: {admin}\r\nconnection: close\r\n\r\n");
-    stream.write_all(request.as_bytes()).unwrap();
-    let mut text = String::new();
-    stream.read_to_string(&mut text).unwrap();
-    serde_json::from_str(text.split_once("\r\n\r\n").unwrap().1).unwrap()
+    Admin::of(lockgate).ask("GET", "/api/health/detailed").json()
 }
 
 fn with_admin(url: &str, config: &str) -> Lockgate {

@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::{Lockgate, RedisServer, eventually, tools};
+use common::{Admin, Lockgate, RedisServer, tools};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -20,11 +20,7 @@ fn plays(story: &str) {
     let server = RedisServer::start();
     let lockgate =
         Lockgate::serve(&["--upstream", &server.url(), "--admin", "127.0.0.1:0"], Some("admin_token = 's3cret'\n"));
-    let admin = eventually("the admin server listens", || {
-        let wrote = lockgate.wrote();
-        let line = wrote.lines().find(|line| line.contains("the admin server is listening"))?;
-        Some(line.rsplit("address=").next()?.trim().to_owned())
-    });
+    let admin = Admin::of(&lockgate).0.to_string();
     let mut child = Command::new("node")
         .arg(folder.join("page.mjs"))
         .args([&lockgate.port().to_string(), story, &admin, "s3cret"])

@@ -26,6 +26,8 @@ pub(super) type Job = Box<dyn FnOnce(Rc<Router>) -> Pin<Box<dyn Future<Output = 
 pub(super) struct Desk {
     pub handle: Handle,
     pub jobs: mpsc::UnboundedSender<Job>,
+    /// Measuring is allowed.
+    pub may_benchmark: bool,
 }
 
 impl Desk {

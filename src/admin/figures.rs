@@ -1,13 +1,14 @@
 //! What is counted and measured: `/metrics`, `/api/latency`, `/api/queue-status`, `/api/pool-stats`.
 
 use axum::Json;
-use axum::extract::{Query, State};
-use axum::http::{StatusCode, header};
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::desk::Shared;
+use super::query::Query;
 use super::{json as as_json, metrics, problem};
 use crate::coordinator::{Buckets, LockReply};
 use crate::events::shown;
@@ -19,20 +20,29 @@ const SHOWN_MAX: usize = 20;
 const NEXT_MAX: &[u8] = b"6";
 
 /// Everything for Prometheus.
-pub(super) async fn scrape(State(shared): State<Shared>) -> Response {
-    const KIND: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+pub(super) async fn scrape(State(shared): State<Shared>, headers: HeaderMap) -> Response {
+    const OPEN: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    const PLAIN: &str = "text/plain; version=0.0.4; charset=utf-8";
     let handle = &shared.0.handle;
     let scrape = metrics::Scrape {
         figures: handle.coordinator().figures(),
         clients: handle.clients() as u64,
         own_links: handle.own_links() as u64,
         own_links_taken: handle.own_links_taken(),
+        commands: handle.commands(),
         is_ready: shared.0.is_ready().await,
     };
     match scrape.text() {
-        Ok(text) => ([(header::CONTENT_TYPE, KIND)], text).into_response(),
+        Ok(text) if wants_open(&headers) => ([(header::CONTENT_TYPE, OPEN)], text).into_response(),
+        Ok(text) => ([(header::CONTENT_TYPE, PLAIN)], metrics::plain(&text)).into_response(),
         Err(_) => problem(StatusCode::INTERNAL_SERVER_ERROR, "the metrics could not be written"),
     }
+}
+
+/// As Prometheus does.
+fn wants_open(headers: &HeaderMap) -> bool {
+    let wanted = headers.get(header::ACCEPT).and_then(|wanted| wanted.to_str().ok());
+    wanted.is_some_and(|wanted| wanted.contains("application/openmetrics-text"))
 }
 
 /// The measured times of this node in buckets.

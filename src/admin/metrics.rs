@@ -1,5 +1,6 @@
 //! `/metrics` in Prometheus' text form. No label has a key, an owner or anything else that a client chooses.
 
+use std::collections::HashSet;
 use std::fmt;
 
 use prometheus_client::collector::Collector;
@@ -18,6 +19,7 @@ pub(super) struct Scrape {
     pub clients: u64,
     pub own_links: u64,
     pub own_links_taken: Vec<(&'static str, u64)>,
+    pub commands: [(&'static str, u64); 3],
     pub is_ready: bool,
 }
 
@@ -30,6 +32,27 @@ impl Scrape {
         prometheus_client::encoding::text::encode(&mut out, &registry)?;
         Ok(out)
     }
+}
+
+/// OpenMetrics' text as the older text form has it: a counter is described by the name that its samples have, and there is no end mark.
+pub(super) fn plain(open: &str) -> String {
+    let of_counter = |line: &str| line.strip_prefix("# TYPE ")?.strip_suffix(" counter").map(str::to_owned);
+    let counters: HashSet<String> = open.lines().filter_map(of_counter).collect();
+    let mut plain = String::with_capacity(open.len());
+    for line in open.lines().filter(|line| *line != "# EOF") {
+        let described = line.strip_prefix("# HELP ").or_else(|| line.strip_prefix("# TYPE "));
+        let name = described.and_then(|rest| rest.split(' ').next()).filter(|name| counters.contains(*name));
+        match name {
+            // "# HELP " and "# TYPE " are as long as each other.
+            Some(name) => {
+                let (kind, rest) = line.split_at("# HELP ".len());
+                plain.extend([kind, name, "_total", &rest[name.len()..]]);
+            }
+            None => plain.push_str(line),
+        }
+        plain.push('\n');
+    }
+    plain
 }
 
 impl Collector for Scrape {
@@ -69,6 +92,8 @@ impl Collector for Scrape {
         }
         let ends = figures.ends.iter().map(|(end, count)| (*end, *count));
         family(&mut to, "lock_results", "How calls for a lock ended", "result", ends)?;
+        let commands = self.commands.iter().copied();
+        family(&mut to, "commands", "Commands of clients, by the way that they went", "path", commands)?;
         let taken = self.own_links_taken.iter().copied();
         family(&mut to, "sessions_own_link", "Why clients needed an upstream link of their own", "reason", taken)?;
         for (name, help, buckets) in [
@@ -100,4 +125,18 @@ fn family(
 fn histogram(mut to: MetricEncoder<'_>, buckets: &Buckets) -> fmt::Result {
     let Buckets { sum_seconds, count, buckets } = buckets;
     to.encode_histogram::<NoLabelSet>(*sum_seconds, *count, buckets, None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counters_are_described_by_the_names_of_their_samples() {
+        let open = "# HELP a_waits Waits.\n# TYPE a_waits counter\na_waits_total 3\n# HELP a_depth Depth.\n# TYPE a_depth gauge\na_depth 1\n# EOF\n";
+        assert_eq!(
+            plain(open),
+            "# HELP a_waits_total Waits.\n# TYPE a_waits_total counter\na_waits_total 3\n# HELP a_depth Depth.\n# TYPE a_depth gauge\na_depth 1\n"
+        );
+    }
 }

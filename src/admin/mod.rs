@@ -1,6 +1,7 @@
 //! The admin HTTP server: health for probes, metrics for Prometheus, locks and queues as JSON, events as they happen, and Terraform's
 //! locking. On a thread of its own, with links of its own, so that nothing here holds up a client.
 
+mod acts;
 mod desk;
 mod door;
 mod events;
@@ -10,13 +11,14 @@ mod json;
 mod locks;
 mod metrics;
 mod page;
+mod query;
 
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-use axum::extract::{Query, Request, State};
+use axum::extract::{Request, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
@@ -29,6 +31,7 @@ use tokio::task::LocalSet;
 
 use self::desk::{Desk, Job, Shared};
 use self::door::Door;
+use self::query::Query;
 use crate::coordinator::LockReply;
 use crate::domain::Db;
 use crate::proxy::Handle;
@@ -57,7 +60,12 @@ impl Admin {
 }
 
 /// Listens on `address`, and serves what `handle` shows.
-pub fn start(address: &Address, token: Option<String>, handle: Handle) -> Result<Admin, AdminError> {
+pub fn start(
+    address: &Address,
+    token: Option<String>,
+    may_benchmark: bool,
+    handle: Handle,
+) -> Result<Admin, AdminError> {
     let failed = |error: io::Error| AdminError { address: address.to_string(), error };
     let Address::Tcp { host, port } = address else {
         return Err(failed(io::Error::other("it takes host:port only")));
@@ -70,18 +78,24 @@ pub fn start(address: &Address, token: Option<String>, handle: Handle) -> Result
     let door = Door { is_loopback: address.ip().is_loopback(), token };
     let (stop, stopped) = oneshot::channel();
     let thread = std::thread::Builder::new().name("admin".to_owned()).spawn(move || {
-        if let Err(error) = run(listener, door, handle, stopped) {
+        if let Err(error) = run(listener, door, may_benchmark, handle, stopped) {
             tracing::error!(%error, "the admin server ended");
         }
     });
     Ok(Admin { address, _stop: stop, _thread: thread.map_err(failed)? })
 }
 
-fn run(listener: std::net::TcpListener, door: Door, handle: Handle, stopped: oneshot::Receiver<()>) -> io::Result<()> {
+fn run(
+    listener: std::net::TcpListener,
+    door: Door,
+    may_benchmark: bool,
+    handle: Handle,
+    stopped: oneshot::Receiver<()>,
+) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let (jobs, mut todo) = mpsc::unbounded_channel::<Job>();
     let router_of = handle.clone();
-    let routes = routes(Arc::new((Desk { handle, jobs }, door)));
+    let routes = routes(Arc::new((Desk { handle, jobs, may_benchmark }, door)));
     LocalSet::new().block_on(&runtime, async move {
         let listener = tokio::net::TcpListener::from_std(listener)?;
         let router = router_of.router();
@@ -109,6 +123,10 @@ fn routes(shared: Shared) -> Routes {
         .route("/api/graph", get(async |shared: State<Shared>| ask(&shared, 0, &[b"LOCK.GRAPH"]).await))
         .route("/api/deadlocks", get(async |shared: State<Shared>| ask(&shared, 0, &[b"LOCK.DEADLOCKS"]).await))
         .route("/api/cluster/nodes", get(async |shared: State<Shared>| ask(&shared, 0, &[b"LOCK.NODES"]).await))
+        .route("/api/cluster/status", get(acts::cluster))
+        .route("/api/cluster/leader/election", post(acts::election))
+        .route("/api/connections/warmup", post(acts::warmup))
+        .route("/api/benchmark", post(acts::benchmark))
         .route("/api/cleanup", post(async |shared: State<Shared>| ask(&shared, 0, &[b"LOCK.CLEANUP"]).await))
         .route("/api/locks", get(list))
         .route("/api/locks/{*key}", get(locks::one).delete(locks::one).post(locks::one))

@@ -102,7 +102,12 @@ fn reach_upstream(config: &Config) -> Result<(Option<Embedded>, Authority), Embe
 /// The admin server, if there is to be one. Where its default place is taken, by another Lockgate say, there is none: nobody asked for it.
 fn start_admin(config: &Config, is_wished: bool, handle: Handle) -> Result<Option<Admin>, AdminError> {
     let Some(address) = &config.admin else { return Ok(None) };
-    match admin::start(address, config.admin_token.as_ref().map(|token| token.0.clone()), handle) {
+    match admin::start(
+        address,
+        config.admin_token.as_ref().map(|token| token.0.clone()),
+        config.admin_benchmark,
+        handle,
+    ) {
         Ok(admin) => {
             tracing::info!(address = %admin.address(), "the admin server is listening");
             Ok(Some(admin))

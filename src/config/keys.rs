@@ -89,6 +89,7 @@ pub const KEYS: &[Key<Config>] = &[
         admin_token,
         "What requests to it have to bring that change something, and off the loopback all of them."
     ),
+    key!("admin_benchmark", admin_benchmark, "Lets POST /api/benchmark measure with a lock of its own."),
     key!(
         "upstream",
         upstream,

@@ -44,6 +44,8 @@ pub struct Config {
     pub admin: Option<Address>,
     /// What the admin server asks of those who change something, and, off the loopback, of everybody.
     pub admin_token: Option<Secret>,
+    /// The admin server may measure.
+    pub admin_benchmark: bool,
     /// What stands behind; carries the password, also where that came from `upstream_password_file`.
     pub upstream: Upstream,
     /// A file that holds nothing but the upstream's password.
@@ -426,6 +428,7 @@ impl Default for Config {
             listen_tls: None,
             admin: Some(Address::Tcp { host: "127.0.0.1".to_owned(), port: 7380 }),
             admin_token: None,
+            admin_benchmark: false,
             upstream: Upstream::Embedded,
             upstream_password_file: None,
             data_dir: None,

@@ -5,9 +5,10 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::peers::Question;
 use super::presence::{FORMAT, Load, Peer};
 use super::{Asker, Coordinator, LockReply, integer};
-use crate::domain::{Db, LockKey};
+use crate::domain::{Db, LockKey, Moment};
 use crate::observe::fault::{Fault, caught};
 use crate::observe::seldom::Seldom;
 use crate::store::{StoreError, companion};
@@ -16,15 +17,20 @@ use crate::upstream::router::Router;
 
 /// A pause after each step of a scan for leftovers: nobody waits for it, and large data is not gone through in a rush.
 const SCAN_PAUSE: Duration = Duration::from_millis(2);
+/// How often is looked whether another node leads by now.
+const ELECTION_LOOK: Duration = Duration::from_millis(20);
 
 impl Coordinator {
     /// Leads and cleans up when it is this node's turn, for as long as the node is there.
     pub(super) async fn keep_house(self: Arc<Self>, router: Rc<Router>) {
         let nodes = &self.nodes;
+        // Whoever has ceded the lead leaves it to the others for a while.
+        let mut abstains_until = self.now();
         loop {
             let next_beat = self.now().plus_ms(nodes.me.heartbeat_ms);
             // A first look around is due as soon as it is known who is there.
-            let wake_at = nodes.knows_all_at().filter(|at| *at > self.now()).map_or(next_beat, |at| at.min(next_beat));
+            let dues = [nodes.knows_all_at(), Some(abstains_until)].into_iter().flatten().filter(|at| *at > self.now());
+            let wake_at = dues.fold(next_beat, Moment::min);
             tokio::select! {
                 biased;
                 () = nodes.duty.notified() => {}
@@ -32,7 +38,14 @@ impl Coordinator {
             }
             #[cfg(test)]
             crate::observe::fault::failpoint::pass("housekeeping among the nodes");
-            self.lead_if_need_be(&router).await;
+            if nodes.take_election() {
+                self.lays_down_lead(&router).await;
+                abstains_until = self.now().plus_ms(nodes.me.timeout_ms);
+                nodes.speaks_up();
+            }
+            if abstains_until <= self.now() {
+                self.lead_if_need_be(&router).await;
+            }
             let duty = nodes.duties(self.now());
             let is_my_turn = duty.leads || !duty.has_peers;
             let asked_for = nodes.take_clean_ups();
@@ -89,6 +102,26 @@ impl Coordinator {
             }
         } else if duty.leads && !duty.has_peers {
             self.lays_down_lead(router).await;
+        }
+    }
+
+    /// The node that leads is to let another one do so. Resolves to who led and who leads, when another one does, or when there was time
+    /// enough for it.
+    pub async fn elects(&self) -> (Option<Arc<str>>, Option<Arc<str>>) {
+        let before = self.nodes.leader(self.now());
+        if self.nodes.is_alone() {
+            return (before.clone(), before);
+        }
+        if !self.nodes.is_to_cede(self.now()) {
+            self.ask_others(&LockKey::new(0, b""), &Question::Cede, &[]).await;
+        }
+        let until = self.now().plus_ms(self.nodes.me.timeout_ms.saturating_mul(2));
+        loop {
+            let leader = self.nodes.leader(self.now());
+            if (leader.is_some() && leader != before) || self.now() >= until {
+                return (before, leader);
+            }
+            tokio::time::sleep(ELECTION_LOOK).await;
         }
     }
 

@@ -73,6 +73,8 @@ pub struct Nodes {
     pub leaves: Notify,
     must_speak: AtomicBool,
     is_in_use: AtomicBool,
+    /// Another node is to lead.
+    must_elect: AtomicBool,
     /// The namesake that was last complained about.
     namesake: AtomicU64,
 }
@@ -158,6 +160,7 @@ impl Nodes {
             leaves: Notify::new(),
             must_speak: AtomicBool::new(false),
             is_in_use: AtomicBool::new(false),
+            must_elect: AtomicBool::new(false),
             namesake: AtomicU64::new(0),
         }
     }
@@ -489,6 +492,21 @@ impl Nodes {
     /// Those who have asked for that.
     pub fn take_clean_ups(&self) -> Vec<oneshot::Sender<Result<u64, String>>> {
         std::mem::take(&mut self.lock().clean_ups)
+    }
+
+    /// If this node leads, it is to let another one do so; `false` where it does not.
+    pub fn is_to_cede(&self, now: Moment) -> bool {
+        let leads = self.lock().leads(now);
+        if leads {
+            self.must_elect.store(true, Ordering::SeqCst);
+            self.duty.notify_one();
+        }
+        leads
+    }
+
+    /// Whether that was asked for, since this was asked last.
+    pub fn take_election(&self) -> bool {
+        self.must_elect.swap(false, Ordering::SeqCst)
     }
 
     /// Somebody uses locks through this node. Until then it has no reason to look for what others have left.

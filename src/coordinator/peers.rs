@@ -59,6 +59,8 @@ pub enum Question {
     Deadlocks(usize),
     /// Which keys somebody waits for, at most so many. Answer: see `queues.rs`.
     Queues(usize),
+    /// Whoever leads is to let another one do so. Answer: 1, or 0 where this node does not lead.
+    Cede,
 }
 
 /// A question that another node asks.
@@ -264,6 +266,7 @@ impl Question {
             Question::Waits => ("waits", vec![]),
             Question::Deadlocks(count) => ("deadlocks", vec![count.to_string().into_bytes()]),
             Question::Queues(count) => ("queues", vec![count.to_string().into_bytes()]),
+            Question::Cede => ("cede", vec![]),
         };
         let mut all: Vec<&[u8]> = vec![b"ask", number.as_bytes(), word.as_bytes(), db.as_bytes(), &key.name];
         all.extend(words.iter().map(Vec::as_slice));
@@ -297,6 +300,7 @@ impl Message {
                     b"suspect" => Question::Suspect(Suspect(CallId(self::number(words.next()?)?))),
                     b"waits" => Question::Waits,
                     b"deadlocks" => Question::Deadlocks(usize::try_from(self::number(words.next()?)?).ok()?),
+                    b"cede" => Question::Cede,
                     b"queues" => Question::Queues(usize::try_from(self::number(words.next()?)?).ok()?),
                     _ => return None,
                 };
@@ -370,6 +374,7 @@ mod tests {
             Question::Waits,
             Question::Deadlocks(3),
             Question::Queues(8),
+            Question::Cede,
         ] {
             let parcel = Parcel { to: "b".into(), body: question.encode(9, &key) };
             assert_eq!(read_ask(&parcel), Asked { from: "a".into(), number: 9, key: key.clone(), question });

@@ -166,6 +166,7 @@ impl Coordinator {
             Question::Suspect(Suspect(call)) => number(u64::from(self.is_suspected(*call))),
             Question::Waits => self.edges_here().words(),
             Question::Deadlocks(count) => self.deadlocks.tell_found(*count),
+            Question::Cede => number(u64::from(self.nodes.is_to_cede(self.now()))),
             Question::Queues(count) => self.tell_queues((*count).min(LISTED_MAX)),
         })
     }

@@ -8,6 +8,7 @@ mod registry;
 mod session;
 #[cfg(test)]
 mod simulation;
+mod warmup;
 mod worker;
 
 use std::collections::hash_map::RandomState;
@@ -28,6 +29,7 @@ use self::knocks::Knocks;
 use self::listener::{Bound, Door, ListenError, bind};
 use self::registry::Registry;
 use self::session::AllOutboxes;
+use self::warmup::Warmups;
 use self::worker::{Shared, Stop};
 use crate::commands::lock_scripts::{LockScript, LockScripts, ScriptAnswers};
 use crate::config::{self, Config, LiveConfig, WhenAway};
@@ -86,6 +88,16 @@ impl Handle {
     /// Why clients have needed a link of their own, and how often each.
     pub fn own_links_taken(&self) -> Vec<(&'static str, u64)> {
         self.0.registry.own_links_taken().map(|(why, count)| (why.name(), count)).collect()
+    }
+
+    /// How many commands clients have sent, by the way that they went.
+    pub fn commands(&self) -> [(&'static str, u64); 3] {
+        self.0.registry.commands()
+    }
+
+    /// All workers dial their shared links; how many they have begun to dial.
+    pub async fn warm_up(&self) -> usize {
+        self.0.warmups.all().await
     }
 
     /// The process is about to end.
@@ -189,6 +201,7 @@ fn prepare(
         coordinator,
         own_in_use,
         reached: Reached::default(),
+        warmups: Warmups::default(),
         trust_clients: config.trust_clients,
         closes_when_away: config.when_away == WhenAway::Close,
         is_relay: config.links.shared == 0,

@@ -81,6 +81,8 @@ pub struct Card {
     /// It seems to have sent nothing for too long; its session knows more.
     is_idle: AtomicBool,
     last_command: [AtomicU64; 2],
+    /// How many commands it has sent, by [`Path`].
+    commands: [AtomicU64; Path::NAMES.len()],
     wish: AtomicU8,
     waker: Mutex<Option<Waker>>,
     /// What the upstream calls its own link; 0 while it has none.
@@ -137,6 +139,12 @@ impl Card {
         self.last_command[1].store(number(second), Ordering::Relaxed);
         let ms = u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.last_ms.store(ms, Ordering::Relaxed);
+    }
+
+    /// So many commands of it went that way. One session alone counts on a card.
+    pub fn counts(&self, path: Path, count: u64) {
+        let commands = &self.commands[path as usize];
+        commands.store(commands.load(Ordering::Relaxed).wrapping_add(count), Ordering::Relaxed);
     }
 
     /// The name of its last command, lower case, its first 16 bytes. What no command is called must not break a line of the list.
@@ -270,6 +278,22 @@ impl Card {
     }
 }
 
+/// Which way a command goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Path {
+    /// With others over a shared link.
+    Shared,
+    /// Over the client's own link, behind others.
+    Own,
+    /// By itself: what Lockgate answers, and what has to be looked at.
+    Single,
+}
+
+impl Path {
+    /// As metrics name them.
+    const NAMES: [&str; 3] = ["shared", "own", "single"];
+}
+
 /// An own link that is lent to nobody else; see [`Card::pin`].
 pub struct Pin {
     card: Arc<Card>,
@@ -336,6 +360,8 @@ pub struct Registry {
     of_address: DashMap<IpAddr, usize>,
     most_of_address: usize,
     own_links: [AtomicU64; Why::ALL.len()],
+    /// What clients that have gone had sent.
+    commands_before: Mutex<[u64; Path::NAMES.len()]>,
     since: Instant,
     /// Milliseconds after `since` until which `CLIENT PAUSE` holds writers back; 0 when nobody paused.
     paused_until_ms: AtomicU64,
@@ -354,6 +380,7 @@ impl Registry {
             of_address: DashMap::new(),
             most_of_address,
             own_links: Default::default(),
+            commands_before: Mutex::default(),
             since: Instant::now(),
             paused_until_ms: AtomicU64::new(0),
             pauses: Mutex::default(),
@@ -395,6 +422,7 @@ impl Registry {
             busy_ms: AtomicU64::new(0),
             is_idle: AtomicBool::new(false),
             last_command: Default::default(),
+            commands: Default::default(),
             wish: AtomicU8::new(0),
             waker: Mutex::new(None),
             upstream_id: AtomicU64::new(0),
@@ -540,6 +568,16 @@ impl Registry {
         self.own_links[why.index()].fetch_add(1, Ordering::Relaxed);
     }
 
+    /// Commands of all clients so far, by the way that they went.
+    pub fn commands(&self) -> [(&'static str, u64); Path::NAMES.len()] {
+        let before = self.commands_before.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut sums = *before;
+        for card in &self.clients {
+            sums.iter_mut().zip(&card.commands).for_each(|(sum, count)| *sum += count.load(Ordering::Relaxed));
+        }
+        std::array::from_fn(|path| (Path::NAMES[path], sums[path]))
+    }
+
     /// Sessions that took an own link so far, by reason.
     pub fn own_links_taken(&self) -> impl Iterator<Item = (Why, u64)> + '_ {
         Why::ALL.iter().zip(&self.own_links).map(|(why, count)| (*why, count.load(Ordering::Relaxed)))
@@ -555,7 +593,11 @@ pub struct Member {
 
 impl Drop for Member {
     fn drop(&mut self) {
+        // At no moment is one counted twice, or not at all.
+        let mut before = self.registry.commands_before.lock().unwrap_or_else(PoisonError::into_inner);
+        before.iter_mut().zip(&self.card.commands).for_each(|(sum, count)| *sum += count.load(Ordering::Relaxed));
         self.registry.clients.remove(&self.card.id);
+        drop(before);
         self.registry.leaves(self.card.address);
         self.registry.count.fetch_sub(1, Ordering::AcqRel);
     }

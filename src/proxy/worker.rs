@@ -15,6 +15,7 @@ use super::knocks::Knocks;
 use super::listener::Door;
 use super::registry::Registry;
 use super::session::{AllOutboxes, Outbox};
+use super::warmup::Warmups;
 use crate::commands::lock_scripts::LockScripts;
 use crate::config::LiveConfig;
 use crate::coordinator::{Coordinator, Rules};
@@ -59,6 +60,8 @@ pub struct Shared {
     pub own_in_use: Arc<AtomicUsize>,
     /// Dials that reached the upstream.
     pub reached: Reached,
+    /// The way to all workers, for those who want links dialled.
+    pub warmups: Warmups,
     /// While the upstream is away clients see their connection end, and no error.
     pub closes_when_away: bool,
     /// Every client has a link of its own for as long as it is there.
@@ -228,6 +231,14 @@ pub fn run(shared: Arc<Shared>, door: Door, mut stop: watch::Receiver<Stop>, kee
             loop {
                 tokio::time::sleep(GIVE_BACK_EVERY).await;
                 memory::give_back();
+            }
+        }));
+        let (warming, mut warmups) = (worker.clone(), worker.shared.warmups.of_worker());
+        tokio::task::spawn_local(kept_up("dialling links before they are needed", async move || {
+            while let Some(asked) = warmups.recv().await {
+                let links = warming.links();
+                // Whoever asked may have left.
+                let _ = asked.send(links.warm_up());
             }
         }));
         let watch = keeps_watch.then(|| tokio::task::spawn_local(worker.keep_watch()));

@@ -29,4 +29,5 @@ pub mod socket;
 pub mod stuck;
 pub mod topology;
 pub mod url;
+mod warm;
 pub mod watch;

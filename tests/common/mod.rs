@@ -4,6 +4,7 @@
 // Every test file compiles this folder for itself and uses a part of it.
 #![allow(dead_code, unused_imports, missing_docs, clippy::unwrap_used)]
 
+pub mod admin;
 pub mod certificates;
 pub mod circle;
 pub mod holder;
@@ -22,6 +23,7 @@ pub mod wait;
 pub mod wire;
 pub mod words;
 
+pub use admin::Admin;
 pub use certificates::{Certificates, TlsWire};
 pub use circle::Circle;
 pub use lockgate::Lockgate;

@@ -23,6 +23,7 @@ use crate::domain::{FastSet, LockKey, Resp};
 use crate::protocol::args::args;
 use crate::protocol::frame;
 use crate::protocol::request::RequestFrame;
+use crate::proxy::registry::Path;
 use crate::upstream::caller::LinkCaller;
 use crate::upstream::dial::LinkKey;
 use crate::upstream::pools::Lane;
@@ -126,6 +127,7 @@ impl Session {
         let (caller, is_sent) = asker.caller.in_place(&link);
         let asker = Asker { caller, ..asker };
         self.card().touch(&command[frame.name.clone()]);
+        self.card().counts(Path::Single, 1);
         let place = self.io.owe_answer();
         let work = self.work(brief, asker, place, keys.clone());
         let in_line = self.in_line.get_or_insert_default();

@@ -43,7 +43,7 @@ pub use self::outbox::{AllOutboxes, Outbox};
 use self::own::{BIG_REPLIES_KEEP, OwnMode};
 use self::set_nx::{Gate, Verdict};
 use self::window::Window;
-use super::registry::{Card, Member, Wish};
+use super::registry::{Card, Member, Path, Wish};
 use super::worker::Worker;
 use crate::commands::lock_scripts::is_script;
 use crate::commands::{self, CommandTable, Treatment, Why, resolve};
@@ -470,6 +470,7 @@ impl Session {
             if let Some(look) = self.hold_back(cx, &run.bytes[run.start..run.at], run.count) {
                 return Some(look);
             }
+            self.card().counts(Path::Shared, u64::from(run.count));
         }
         (run.start, run.count) = (run.at, 0);
         None

@@ -13,6 +13,7 @@ use crate::commands::{Channel, CommandTable, Effect, Treatment, Why, resolve};
 use crate::events::Ears;
 use crate::protocol::args::{args, encode_command};
 use crate::protocol::request::RequestFrame;
+use crate::proxy::registry::Path;
 use crate::upstream::dial::LinkKey;
 use crate::upstream::link::BACKLOG_MAX;
 use crate::upstream::links::OwnError;
@@ -253,6 +254,7 @@ impl Session {
                     match own.forward(&facts.table, command, &frame, is_paused) {
                         Onward::Sent => {
                             self.member.card.touch(&command[frame.name.clone()]);
+                            self.member.card.counts(Path::Own, 1);
                             at += frame.len;
                         }
                         Onward::Wait | Onward::Step | Onward::Hang => break Look::Pause(Pause::Step(frame)),

@@ -14,7 +14,7 @@ use crate::protocol::error::ProtocolError;
 use crate::protocol::frame;
 use crate::protocol::inline;
 use crate::protocol::request::{RequestFrame, RequestScanner};
-use crate::proxy::registry::Wish;
+use crate::proxy::registry::{Path, Wish};
 use crate::upstream::call::CallError;
 use crate::upstream::dial::LinkKey;
 use crate::upstream::link::Sink;
@@ -44,6 +44,7 @@ impl Session {
             }
         };
         self.card().touch(&command[frame.name.clone()]);
+        self.card().counts(Path::Single, 1);
         self.dispel_doubt().await?;
         #[cfg(test)]
         assert!(command[frame.name.clone()] != *super::FAULT_FOR_A_TEST, "a test wants a fault");
