@@ -160,11 +160,8 @@ mod tests {
         let v4 = block(1, 0x11, &[192, 0, 2, 1, 10, 0, 0, 1, 0, 1, 0, 2]);
         for whole in [&b"PROXY TCP4 192.0.2.1 10.0.0.1 56324 7379\r\n"[..], b"PROXY UNKNOWN\r\n", &v4] {
             let mut came = 0;
-            loop {
-                match read(&whole[..came]).expect("a header") {
-                    Header::Wants(more) => came += more,
-                    Header::Whole(_) => break,
-                }
+            while let Header::Wants(more) = read(&whole[..came]).expect("a header") {
+                came += more;
                 assert!(came <= whole.len(), "{came} bytes of {} were wanted", whole.len());
             }
             assert_eq!(came, whole.len());
