@@ -343,15 +343,14 @@ fn what_this_version_does_not_do_is_refused_and_not_ignored() {
         "mode = 'shadow'",
         "[acl]\nfile = 'users.acl'",
         "[acl.limits.bob]\nmax_locks = 1",
-        "[audit]\nfile = 'x'",
         "upstream = 'redis-cluster://a,b'",
     ] {
         let problems = file(text).problems();
         assert!(problems.iter().all(|problem| problem.contains("version")), "{text}: {problems:#?}");
     }
     Said::nothing()
-        .in_variable("LOCKGATE_AUDIT__FILE", "x")
-        .is_refused("LOCKGATE_AUDIT__FILE: audit.file: the audit log comes");
+        .in_variable("LOCKGATE_ACL__FILE", "x")
+        .is_refused("LOCKGATE_ACL__FILE: acl.file: Lockgate's own ACL comes");
     Said::nothing().in_variable("DISABLE_ENHANCED_LOCKING", "true").is_refused("DISABLE_ENHANCED_LOCKING: ");
     // And what asks for nothing more than this version does is fine.
     file("admin = 'off'\nmode = 'on'").loads();

@@ -99,6 +99,11 @@ pub(super) enum Command {
         #[arg(last = true, required = true)]
         command: Vec<std::ffi::OsString>,
     },
+    /// Look at an audit
+    Audit {
+        #[command(subcommand)]
+        command: AuditCommand,
+    },
     /// Ask a running Lockgate for a PONG; for health checks
     Ping {
         /// How long the answer may take
@@ -165,6 +170,16 @@ impl Default for Command {
     fn default() -> Self {
         Command::Serve { hint: false }
     }
+}
+
+#[derive(Subcommand)]
+pub(super) enum AuditCommand {
+    /// Say whether nothing was changed or taken out between the first line and the last
+    Verify {
+        /// The files of one audit, in any order
+        #[arg(required = true, value_name = "FILE")]
+        files: Vec<PathBuf>,
+    },
 }
 
 #[derive(Subcommand)]

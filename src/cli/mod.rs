@@ -1,6 +1,7 @@
 //! Arguments → config → runtime → wiring → exit code.
 
 mod args;
+mod audit;
 mod check;
 mod client;
 mod config;
@@ -20,7 +21,7 @@ use crate::app::{self, Serve, ServeError};
 use crate::config::{CONNECT_VARIABLE, Origin, Problem, Sources, UpstreamTls};
 use crate::tls::ClientTls;
 use crate::upstream::url::{Endpoint, Upstream};
-use args::{Arguments, Command, ConfigCommand, Connect, LocksCommand};
+use args::{Arguments, AuditCommand, Command, ConfigCommand, Connect, LocksCommand};
 use client::Place;
 
 /// A blocker or a failure.
@@ -51,6 +52,7 @@ pub fn run() -> ExitCode {
         },
         Command::Completions { shell } => shell::completions(shell),
         Command::Man { folder } => shell::man_pages(&folder),
+        Command::Audit { command: AuditCommand::Verify { files } } => audit::verify(&files),
         Command::Become { command } => exec::become_command(&command),
         Command::Ping { timeout } => ping::ping(&sources, timeout),
         Command::Exec { key, wait, priority, ttl, grace, connect, command } => {

@@ -259,6 +259,19 @@ pub const KEYS: &[Key<Config>] = &[
         upstream_tls.server_name,
         "What the upstream is called in its certificate; empty is the host of its URL."
     ),
+    key!("audit.file", audit.file, "Where it is written down who did what to which lock; empty is nowhere."),
+    key!(
+        "audit.max_size",
+        audit.max_size,
+        ByteSize(4 << 10) => ByteSize(1 << 40),
+        "A file that would grow beyond it gets a number, and another one begins."
+    ),
+    key!("audit.keep", audit.keep, 0 => 10_000, "So many files with a number are kept."),
+    key!(
+        "audit.on_failure",
+        audit.on_failure,
+        "While it cannot be written: nobody gets a lock (refuse), or all goes on and it says what it lacks (drop)."
+    ),
     key!(at run time "log.level", log.level, "The least important line written: error, warn, info, debug, trace, or off."),
     key!("log.format", log.format, "Log lines for people (text) or for machines (json)."),
 ];

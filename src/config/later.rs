@@ -1,5 +1,5 @@
-//! Keys of the contract that this version does not serve. What would change how Lockgate behaves is refused: an `[acl]` or
-//! an `[audit]` that is silently ignored would make its operator believe in a protection that is not there.
+//! Keys of the contract that this version does not serve. What would change how Lockgate behaves is refused: an `[acl]`
+//! that is silently ignored would make its operator believe in a protection that is not there.
 
 use super::tree::Value;
 
@@ -24,11 +24,6 @@ pub(super) const LATER: &[Later] = &[
         fits: |_| false,
         says: "Lockgate's own ACL comes in a later version, and this one would enforce none of it; take the table out \
                and use the upstream's ACL, which clients authenticate against through Lockgate",
-    },
-    Later {
-        name: "audit",
-        fits: |_| false,
-        says: "the audit log comes in a later version, and this one would write none; take the table out",
     },
 ];
 

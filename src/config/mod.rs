@@ -96,8 +96,42 @@ pub struct Config {
     pub tls: Tls,
     /// TLS to the upstream, where its URL asks for it.
     pub upstream_tls: UpstreamTls,
+    /// Who did what to which lock.
+    pub audit: Audit,
     /// Logs.
     pub log: Log,
+}
+
+/// Who did what to which lock, written down.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Audit {
+    /// The file; `None` is no audit.
+    pub file: Option<PathBuf>,
+    /// A longer one gets a number, and another one begins.
+    pub max_size: ByteSize,
+    /// So many with a number are kept.
+    pub keep: usize,
+    /// What happens to locks while it cannot be written.
+    pub on_failure: OnFailure,
+}
+
+/// What happens to locks while the audit cannot be written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnFailure {
+    /// Nobody gets one.
+    Refuse,
+    /// All goes on, and the audit says how much it does not hold.
+    Drop,
+}
+
+impl OnFailure {
+    /// As the configuration has it.
+    pub fn name(self) -> &'static str {
+        match self {
+            OnFailure::Refuse => "refuse",
+            OnFailure::Drop => "drop",
+        }
+    }
 }
 
 /// TLS for clients.
@@ -492,6 +526,7 @@ impl Default for Config {
             },
             tls: Tls::default(),
             upstream_tls: UpstreamTls::default(),
+            audit: Audit { file: None, max_size: ByteSize(100 << 20), keep: 10, on_failure: OnFailure::Refuse },
             log: Log { level: LogLevel::Info, format: LogFormat::Text },
         }
     }

@@ -6,8 +6,8 @@ use std::time::Duration;
 use super::tree::Value;
 use super::units::{parse_duration, parse_size, show_duration, show_size};
 use super::{
-    ByteSize, ClientAuth, ClientUser, DeadlockMode, Digest, LogFormat, LogLevel, Mode, Networks, Percent, Saying,
-    Secret, VictimPolicy, WhenAway,
+    ByteSize, ClientAuth, ClientUser, DeadlockMode, Digest, LogFormat, LogLevel, Mode, Networks, OnFailure, Percent,
+    Saying, Secret, VictimPolicy, WhenAway,
 };
 use crate::commands::lock_scripts::{ScriptSays, digest_of};
 use crate::domain::{Level, Replicas};
@@ -65,6 +65,7 @@ words!(ClientAuth, "\"required\" or \"optional\"",
     "required" => ClientAuth::Required, "optional" => ClientAuth::Optional);
 words!(ClientUser, "\"none\", \"cn\" or \"san\"",
     "none" => ClientUser::None, "cn" => ClientUser::Cn, "san" => ClientUser::San);
+words!(OnFailure, "\"refuse\" or \"drop\"", "refuse" => OnFailure::Refuse, "drop" => OnFailure::Drop);
 words!(LogFormat, "\"text\" or \"json\"", "text" => LogFormat::Text, "json" => LogFormat::Json);
 words!(LogLevel, "\"error\", \"warn\", \"info\", \"debug\", \"trace\" or \"off\"",
     "off" => LogLevel::Off, "error" => LogLevel::Error, "warn" => LogLevel::Warn, "info" => LogLevel::Info,

@@ -9,7 +9,7 @@ use super::tally::{Buckets, End, Share, Span, Spread, Sum, Tally};
 use super::{Asker, Coordinator, LockReply, SetNxAnswer, integer};
 use crate::commands::lock_args::{AcquireArgs, SlowLogArgs};
 use crate::domain::{Fence, LockKey, Moment, OwnerId, PlainLease};
-use crate::events::{Happened, What, Without};
+use crate::events::{By, Happened, What, Without};
 use crate::locks::Handed;
 use crate::upstream::call::Caller;
 
@@ -104,7 +104,7 @@ pub struct Asking<'a> {
     coordinator: &'a Coordinator,
     keys: &'a [LockKey],
     owner: &'a [u8],
-    user: &'a [u8],
+    by: &'a By,
     wait_ms: u64,
     since: Moment,
     has_ended: bool,
@@ -115,7 +115,7 @@ impl Asking<'_> {
     pub fn ends(mut self, reply: &LockReply, lease_ms: u64) {
         let now = self.coordinator.now();
         let is_granted = matches!(reply, LockReply::Integer(_) | LockReply::Array(_));
-        self.coordinator.books.tally.by_role(self.user, is_granted);
+        self.coordinator.books.tally.by_role(&self.by.user, is_granted);
         match reply {
             LockReply::Integer(fence) => self.is_granted(&[*fence], lease_ms, now),
             LockReply::Array(fences) => {
@@ -132,7 +132,7 @@ impl Asking<'_> {
     pub fn ends_plainly(mut self, answer: &SetNxAnswer, lease: PlainLease) {
         let now = self.coordinator.now();
         let is_granted = *answer == SetNxAnswer::Set;
-        self.coordinator.books.tally.by_role(self.user, is_granted);
+        self.coordinator.books.tally.by_role(&self.by.user, is_granted);
         match answer {
             SetNxAnswer::Set => {
                 let lease_ms = match lease {
@@ -146,7 +146,7 @@ impl Asking<'_> {
                     // It has no fence; each of them begins a hold.
                     self.coordinator.hold_begins(key, Fence(now.0), lease_ms, now);
                     let what = What::Acquired { waited_us, lease_ms };
-                    self.coordinator.happens(what, key, self.owner, None, now);
+                    self.coordinator.happens_by(Some(self.by), what, key, self.owner, None, now);
                 }
                 self.end(End::Granted, now);
             }
@@ -175,7 +175,7 @@ impl Asking<'_> {
             let fence = Fence(u64::try_from(*fence).unwrap_or_default());
             self.coordinator.hold_begins(key, fence, Some(lease_ms), now);
             let what = What::Acquired { waited_us: self.waited_us(now), lease_ms: Some(lease_ms) };
-            self.coordinator.happens(what, key, self.owner, Some(fence), now);
+            self.coordinator.happens_by(Some(self.by), what, key, self.owner, Some(fence), now);
         }
         self.end(End::Granted, now);
     }
@@ -202,7 +202,7 @@ impl Asking<'_> {
             let what = What::Ended { why, waited_us: self.waited_us(now) };
             self.coordinator.happens(what, key, self.owner, None, now);
         }
-        books.tally.ended(self.coordinator.settings.lock_keys.rule_for(&key.name, self.user).as_deref(), end);
+        books.tally.ended(self.coordinator.settings.lock_keys.rule_for(&key.name, &self.by.user).as_deref(), end);
         if self.wait_ms > 0 {
             let us = now.since_us(self.since);
             books.tally.took(Span::Wait, us);
@@ -221,11 +221,11 @@ impl Drop for Asking<'_> {
 
 impl Coordinator {
     /// Somebody asks for locks. With several keys, the first stands for all of them.
-    pub fn asks<'a>(&'a self, keys: &'a [LockKey], owner: &'a [u8], user: &'a [u8], wait_ms: u64) -> Asking<'a> {
-        let rule = keys.first().and_then(|key| self.settings.lock_keys.rule_for(&key.name, user));
+    pub fn asks<'a>(&'a self, keys: &'a [LockKey], owner: &'a [u8], by: &'a By, wait_ms: u64) -> Asking<'a> {
+        let rule = keys.first().and_then(|key| self.settings.lock_keys.rule_for(&key.name, &by.user));
         self.books.tally.asked(rule.as_deref());
         let wait_ms = wait_ms.min(self.settings.max_wait_ms.get());
-        Asking { coordinator: self, keys, owner, user, wait_ms, since: self.now(), has_ended: false }
+        Asking { coordinator: self, keys, owner, by, wait_ms, since: self.now(), has_ended: false }
     }
 
     /// `LOCK.ACQUIRE`, written down.
@@ -237,7 +237,8 @@ impl Coordinator {
         is_there: impl Fn() -> bool,
     ) -> LockReply {
         let (keys, owner) = ([key.clone()], args.owner.clone());
-        let asking = self.asks(&keys, owner.as_bytes(), &asker.user, args.wait_ms);
+        let by = asker.by();
+        let asking = self.asks(&keys, owner.as_bytes(), &by, args.wait_ms);
         let lease_ms = self.settings.lease_ms_at(&key, &asker.user, args.ttl_ms);
         let reply = self.acquire(asker, key, args, is_there).await;
         asking.ends(&reply, lease_ms);
@@ -261,7 +262,20 @@ impl Coordinator {
 
     /// Something has happened to a lock: those who listen are told.
     pub(super) fn happens(&self, what: What<'_>, key: &LockKey, owner: &[u8], fence: Option<Fence>, now: Moment) {
-        if !self.events.is_heard() {
+        self.happens_by(None, what, key, owner, fence, now);
+    }
+
+    /// The same where it is known who brought it about.
+    pub(super) fn happens_by(
+        &self,
+        by: Option<&By>,
+        what: What<'_>,
+        key: &LockKey,
+        owner: &[u8],
+        fence: Option<Fence>,
+        now: Moment,
+    ) {
+        if !self.events.is_wanted() {
             return;
         }
         match what {
@@ -272,7 +286,7 @@ impl Coordinator {
                 };
                 // Nobody has let go of it: the lease of the one before was over.
                 if let Some(before) = before.filter(|before| before.until <= now && before.fence != fence) {
-                    self.tell(What::Expired, key, &before.owner, before.fence, now);
+                    self.tell(None, What::Expired, key, &before.owner, before.fence, now);
                 }
             }
             What::Released { .. }
@@ -282,21 +296,21 @@ impl Coordinator {
             | What::Lost { .. } => {
                 self.leases.ends(key);
             }
-            What::Queued { .. } | What::Ended { .. } | What::Deadlock { .. } => {}
+            What::Queued { .. } | What::Ended { .. } | What::Denied { .. } | What::Deadlock { .. } => {}
         }
-        self.tell(what, key, owner, fence, now);
+        self.tell(by, what, key, owner, fence, now);
     }
 
-    fn tell(&self, what: What<'_>, key: &LockKey, owner: &[u8], fence: Option<Fence>, now: Moment) {
+    fn tell(&self, by: Option<&By>, what: What<'_>, key: &LockKey, owner: &[u8], fence: Option<Fence>, now: Moment) {
         let at_ms = self.unix_us_at(now) / 1000;
-        self.events.happens(&Happened { what, key, owner, fence, at_ms });
+        self.events.happens(&Happened { what, key, owner, fence, at_ms, by });
     }
 
     /// Nobody holds the lock any more, and nobody has told of its end.
     pub(super) fn is_found_free(&self, key: &LockKey) {
         self.books.holds.ended(key, self.now());
         if let Some(lease) = self.leases.ends(key).filter(|lease| lease.until <= self.now()) {
-            self.tell(What::Expired, key, &lease.owner, lease.fence, self.now());
+            self.tell(None, What::Expired, key, &lease.owner, lease.fence, self.now());
         }
     }
 

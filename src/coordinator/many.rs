@@ -125,7 +125,8 @@ impl Coordinator {
         // One lease for all of them: what the strictest of their rules allows.
         let leases = keys.iter().map(|key| self.settings.lease_ms_at(key, &asker.user, args.ttl_ms));
         let lease_ms = leases.min().unwrap_or_else(|| self.settings.lease_ms(args.ttl_ms));
-        let asking = self.asks(&keys, args.owner.as_bytes(), &asker.user, args.wait_ms);
+        let by = asker.by();
+        let asking = self.asks(&keys, args.owner.as_bytes(), &by, args.wait_ms);
         let reply = self.take_all(asker, &keys, &args, lease_ms, is_there).await;
         asking.ends(&reply, lease_ms);
         reply

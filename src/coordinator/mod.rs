@@ -62,9 +62,10 @@ pub use shards::failpoint;
 pub use tally::Buckets;
 pub use watch::Observed;
 
+use self::set_nx::is_about_rights;
 use crate::commands::lock_args::{LockCommand, NameLimits};
 use crate::domain::{CallId, Db, Fence, LockKey, Moment, OwnerId};
-use crate::events::{Events, What};
+use crate::events::{By, Events, What};
 use crate::health::Health;
 use crate::locks::{Event, Released, Seen, Turn};
 use crate::store::value::Fields;
@@ -99,6 +100,13 @@ pub struct Asker<C> {
     pub bound: BoundLocks,
 }
 
+impl<C> Asker<C> {
+    /// Who asks, for what is told of it afterwards.
+    pub fn by(&self) -> By {
+        By { session: self.session, user: self.user.clone() }
+    }
+}
+
 /// The lock engine of one process. `Send + Sync`; its futures run in the `LocalSet` of a worker.
 pub struct Coordinator {
     settings: LockSettings,
@@ -121,6 +129,9 @@ pub struct Coordinator {
     /// The same, Unix time in µs.
     origin_us: u64,
 }
+
+/// What is answered while nothing is to be done that the audit cannot hold.
+const UNAUDITED: &str = "UNAVAILABLE the audit cannot be written, and audit.on_failure is refuse; see Lockgate's log";
 
 /// What is said of a key that cannot be a lock.
 pub const OWN_KEYS: &str = "ERR keys that begin with 'lockgate:' are Lockgate's own and cannot be locks";
@@ -196,6 +207,31 @@ impl Coordinator {
             return LockReply::Error(line);
         }
         self.nodes.is_used();
+        if command.gives_or_takes() && self.cannot_be_audited() {
+            return LockReply::Error(UNAUDITED.into());
+        }
+        let audited = self.events.audit().and_then(|_| command.keys().first().cloned());
+        let reply = self.serve_while_fit(asker, command, is_there).await;
+        if let (LockReply::Error(line), Some(key)) = (&reply, audited)
+            && is_about_rights(line)
+        {
+            let (key, what) = (LockKey { db: asker.db, name: key }, What::Denied { why: line });
+            self.happens_by(Some(&asker.by()), what, &key, b"", None, self.now());
+        }
+        reply
+    }
+
+    /// The audit is full, or broken, and nothing is to be done without it.
+    fn cannot_be_audited(&self) -> bool {
+        self.events.audit().is_some_and(|audit| audit.refuses())
+    }
+
+    async fn serve_while_fit<C: Caller>(
+        self: &Arc<Self>,
+        asker: &Asker<C>,
+        command: LockCommand,
+        is_there: impl Fn() -> bool,
+    ) -> LockReply {
         if !command.needs_service() {
             return self.serve(asker, command, is_there).await;
         }
@@ -396,7 +432,7 @@ impl Coordinator {
             turn
         });
         let (coordinator, caller, service) = (self.clone(), asker.caller.clone(), asker.service.clone());
-        let (key, since) = (key.clone(), self.now());
+        let (key, since, by) = (key.clone(), self.now(), asker.by());
         let work = async move {
             let store = &coordinator.store;
             let turn = turn.unwrap_or_else(|| {
@@ -412,7 +448,7 @@ impl Coordinator {
                 coordinator.handed_over(&key, handed, since);
             }
             // Written down before the next one is told: what begins then is his hold.
-            coordinator.note_release(&key, owner.as_ref(), fence, &freed);
+            coordinator.note_release(&by, &key, owner.as_ref(), fence, &freed);
             let outcome = match &freed {
                 Ok(freed) if freed.outcome == Outcome::HeldByAnother => Released::Kept,
                 Ok(freed) => Released::Freed { handed: freed.handed.clone(), registered: freed.registered },
@@ -444,6 +480,7 @@ impl Coordinator {
     /// What a release brought, for the statistics.
     fn note_release(
         &self,
+        by: &By,
         key: &LockKey,
         owner: Option<&OwnerId>,
         fence: Option<Fence>,
@@ -457,7 +494,7 @@ impl Coordinator {
                 let held_us = self.hold_ends(key, owner, Ended::Upstream { since_ms: *since_ms });
                 let fence = fence.or(taken.as_deref().and_then(Fields::read).map(|fields| fields.fence));
                 let what = if by_force { What::Forced { held_us } } else { What::Released { held_us } };
-                self.happens(what, key, owner, fence, self.now());
+                self.happens_by(Some(by), what, key, owner, fence, self.now());
             }
             Outcome::HeldByNobody => {
                 self.is_found_free(key);
@@ -529,6 +566,11 @@ impl Coordinator {
     }
 
     /// The time of day as Unix time in µs.
+    /// Unix time in ms, as the lock engine has it.
+    pub fn unix_ms(&self) -> u64 {
+        self.unix_us() / 1000
+    }
+
     fn unix_us(&self) -> u64 {
         self.settings.clock.unix_us()
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::rules::Rule;
 use super::set_nx::{SetNx, SetNxAnswer, Terms};
-use super::{Asker, Coordinator};
+use super::{Asker, Coordinator, UNAUDITED};
 use crate::commands::set_nx::PlainForm;
 use crate::domain::{Fence, LockKey, PlainLease};
 use crate::locks::{Form, Grant};
@@ -77,6 +77,9 @@ impl Coordinator {
 
     /// Sends the plain command for the client; never answers [`SetNxAnswer::PassOn`].
     pub async fn plain<C: Caller>(self: &Arc<Self>, asker: &Asker<C>, ask: &SetNx, form: PlainForm) -> SetNxAnswer {
+        if self.cannot_be_audited() {
+            return SetNxAnswer::Error(UNAUDITED.into());
+        }
         let answer = self.as_written(asker, ask, form).await;
         if let (SetNxAnswer::Set, PlainForm::SetNx, PlainLease::Ms(ms)) = (&answer, form, ask.lease) {
             self.add_lease(asker, &ask.key, ms).await;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::hurry::Hurry;
-use super::{Asker, Coordinator};
+use super::{Asker, Coordinator, UNAUDITED};
 use crate::domain::{Level, LockKey, PlainLease};
 use crate::locks::{Actor, Answer, AskedFor, Form};
 use crate::upstream::call::Caller;
@@ -63,6 +63,9 @@ impl Coordinator {
         is_there: impl Fn() -> bool,
     ) -> SetNxAnswer {
         self.nodes.is_used();
+        if self.cannot_be_audited() {
+            return SetNxAnswer::Error(UNAUDITED.into());
+        }
         let SetNx { key, value, lease, terms } = ask;
         let written = value.clone();
         let key = LockKey { db: asker.db, name: key };
@@ -128,7 +131,7 @@ impl Coordinator {
 }
 
 /// An error about what the client's user may do in a script, in the words of Redis up to 7.0, of Redis 7.2 and later, and of Valkey.
-fn is_about_rights(line: &str) -> bool {
+pub(super) fn is_about_rights(line: &str) -> bool {
     line.starts_with("NOPERM")
         || line.contains("ACL failure in script")
         || line.contains("The user executing the script can't ")

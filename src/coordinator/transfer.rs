@@ -53,7 +53,7 @@ impl Coordinator {
                 self.tied.lets_go(&key, &from);
                 let held_us = self.hold_ends(&key, from.as_bytes(), Ended::Upstream { since_ms });
                 let what = What::Transferred { to: to.as_bytes(), held_us };
-                self.happens(what, &key, from.as_bytes(), Some(grant.fence), self.now());
+                self.happens_by(Some(&asker.by()), what, &key, from.as_bytes(), Some(grant.fence), self.now());
                 self.deadlocks.let_go(&key, &from);
                 if let Some(left_ms) = left_ms {
                     self.deadlocks.granted(&key, &to, left_ms, self.now());

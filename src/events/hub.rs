@@ -2,11 +2,12 @@
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use tokio::sync::Notify;
 
 use super::{Happened, text};
+use crate::audit::Audit;
 use crate::domain::LockKey;
 
 /// The channel of all events.
@@ -54,6 +55,18 @@ impl Outgoing {
     }
 }
 
+/// What is written down, and what says where a client comes from.
+struct Audited {
+    audit: Arc<Audit>,
+    addresses: Box<dyn Fn(u64) -> Option<String> + Send + Sync>,
+}
+
+impl std::fmt::Debug for Audited {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:?}", self.audit)
+    }
+}
+
 /// All that listens, and what was not sent yet.
 #[derive(Debug)]
 pub struct Events {
@@ -67,6 +80,7 @@ pub struct Events {
     waiting: Mutex<VecDeque<Outgoing>>,
     waiting_max: AtomicUsize,
     dropped: AtomicU64,
+    audit: OnceLock<Audited>,
     /// Rings when there is something to send.
     pub has_more: Notify,
     /// Rings when who listens here has changed.
@@ -84,6 +98,7 @@ impl Events {
             waiting: Mutex::default(),
             waiting_max: AtomicUsize::new(waiting_max),
             dropped: AtomicU64::new(0),
+            audit: OnceLock::new(),
             has_more: Notify::new(),
             has_changed: Notify::new(),
         })
@@ -117,8 +132,29 @@ impl Events {
         self.is_heard.store(is_heard, Ordering::SeqCst);
     }
 
-    /// Something has happened. Told to those who listen.
+    /// What happens is written down from here on; `addresses` says where a client comes from.
+    pub fn are_audited(&self, audit: Arc<Audit>, addresses: impl Fn(u64) -> Option<String> + Send + Sync + 'static) {
+        let _ = self.audit.set(Audited { audit, addresses: Box::new(addresses) });
+    }
+
+    /// Where it is written down, if it is.
+    pub fn audit(&self) -> Option<&Arc<Audit>> {
+        self.audit.get().map(|audited| &audited.audit)
+    }
+
+    /// Whether anything is to be told, or written down.
+    pub fn is_wanted(&self) -> bool {
+        self.is_heard() || self.audit.get().is_some()
+    }
+
+    /// Something has happened. Told to those who listen, and written down.
     pub fn happens(&self, happened: &Happened<'_>) {
+        if let Some(Audited { audit, addresses }) = self.audit.get() {
+            let address = happened.by.and_then(|by| addresses(by.session));
+            if let Some(text) = text::audited(happened, &self.node, address.as_deref()) {
+                audit.note(text);
+            }
+        }
         if self.is_heard()
             && let Some(text) = text::of(happened, &self.node)
         {
@@ -219,7 +255,7 @@ mod tests {
     use crate::events::What;
 
     fn happened(key: &LockKey) -> Happened<'_> {
-        Happened { what: What::Expired, key, owner: b"ann", fence: None, at_ms: 1 }
+        Happened { what: What::Expired, key, owner: b"ann", fence: None, at_ms: 1, by: None }
     }
 
     #[test]

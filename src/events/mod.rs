@@ -7,6 +7,8 @@ mod text;
 pub use hub::{Ears, Events, Feed, Outgoing};
 pub use text::shown;
 
+use std::sync::Arc;
+
 use crate::domain::{Fence, Level, LockKey};
 
 /// Without a lock: why a call ended.
@@ -68,6 +70,11 @@ pub enum What<'a> {
         /// `expired`, `taken` or `freed`.
         reason: &'a str,
     },
+    /// A call was refused because its user may not make it.
+    Denied {
+        /// What the client was told.
+        why: &'a str,
+    },
     /// A cycle of waits was broken by ending the call of this owner.
     Deadlock {
         /// Owners and keys in turn.
@@ -78,6 +85,15 @@ pub enum What<'a> {
 }
 
 impl What<'_> {
+    /// As the audit names it; `None` for what it does not hold: who waits has changed nothing.
+    fn audited_name(&self) -> Option<&'static str> {
+        match self {
+            What::Denied { .. } => Some("denied"),
+            What::Queued { .. } | What::Ended { .. } => None,
+            what => what.name(),
+        }
+    }
+
     /// As events name it; `None` for what is counted only.
     pub fn name(&self) -> Option<&'static str> {
         Some(match self {
@@ -85,7 +101,7 @@ impl What<'_> {
             What::Acquired { .. } => "acquired",
             What::Ended { why: Without::TimedOut, .. } => "timeout",
             What::Ended { why: Without::Cancelled, waited_us: Some(_) } => "cancelled",
-            What::Ended { .. } => return None,
+            What::Ended { .. } | What::Denied { .. } => return None,
             What::Released { .. } => "released",
             What::Forced { .. } => "forced",
             What::Transferred { .. } => "transferred",
@@ -94,6 +110,15 @@ impl What<'_> {
             What::Deadlock { .. } => "deadlock",
         })
     }
+}
+
+/// Who brought it about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct By {
+    /// Lockgate's number of the client.
+    pub session: u64,
+    /// The user that it is.
+    pub user: Arc<[u8]>,
 }
 
 /// Something that has happened to a lock.
@@ -109,4 +134,6 @@ pub struct Happened<'a> {
     pub fence: Option<Fence>,
     /// When, Unix time in ms.
     pub at_ms: u64,
+    /// Who brought it about, where a client did and that is known.
+    pub by: Option<&'a By>,
 }

@@ -15,9 +15,22 @@ pub fn shown(bytes: &[u8]) -> Value {
 
 /// What happened on `node`, in one line; `None` for what is no event.
 pub(super) fn of(happened: &Happened<'_>, node: &str) -> Option<String> {
-    let Happened { what, key, owner, fence, at_ms } = happened;
+    Some(Value::Object(object_of(happened, happened.what.name()?, node)).to_string())
+}
+
+/// The same for the audit, with who brought it about; `None` for what it does not hold.
+pub(super) fn audited(happened: &Happened<'_>, node: &str, address: Option<&str>) -> Option<String> {
+    let mut object = object_of(happened, happened.what.audited_name()?, node);
+    object.insert("user".into(), happened.by.map_or(Value::Null, |by| shown(&by.user)));
+    object.insert("client".into(), json!(happened.by.map(|by| by.session)));
+    object.insert("addr".into(), json!(address));
+    Some(Value::Object(object).to_string())
+}
+
+fn object_of(happened: &Happened<'_>, name: &str, node: &str) -> Map<String, Value> {
+    let Happened { what, key, owner, fence, at_ms, .. } = happened;
     let mut object = Map::new();
-    object.insert("event".into(), json!(what.name()?));
+    object.insert("event".into(), json!(name));
     object.insert("db".into(), json!(key.db));
     object.insert("key".into(), shown(&key.name));
     object.insert("owner".into(), if owner.is_empty() { Value::Null } else { shown(owner) });
@@ -39,13 +52,14 @@ pub(super) fn of(happened: &Happened<'_>, node: &str) -> Option<String> {
             more("held_ms", ms(held_us));
         }
         What::Expired => {}
+        What::Denied { why } => drop(more("why", json!(why))),
         What::Lost { reason } => drop(more("reason", json!(reason))),
         What::Deadlock { cycle, policy } => {
             more("cycle", json!(cycle));
             more("policy", json!(policy));
         }
     }
-    Some(Value::Object(object).to_string())
+    object
 }
 
 /// A node that came or went, as this one sees it.
@@ -65,7 +79,7 @@ mod tests {
     fn an_event_tells_what_when_to_which_lock_and_where() {
         let key = LockKey::new(3, b"orders:1");
         let what = What::Acquired { waited_us: Some(1500), lease_ms: Some(30_000) };
-        let happened = Happened { what, key: &key, owner: b"ann", fence: Some(Fence(7)), at_ms: 5 };
+        let happened = Happened { what, key: &key, owner: b"ann", fence: Some(Fence(7)), at_ms: 5, by: None };
         let told: Value = serde_json::from_str(&of(&happened, "n1").expect("an event")).expect("JSON");
         assert_eq!(
             told,
@@ -74,7 +88,7 @@ mod tests {
         );
         let odd = LockKey::new(0, b"\xff\n");
         let what = What::Released { held_us: None };
-        let happened = Happened { what, key: &odd, owner: b"\"", fence: None, at_ms: 5 };
+        let happened = Happened { what, key: &odd, owner: b"\"", fence: None, at_ms: 5, by: None };
         let line = of(&happened, "n1").expect("an event");
         assert!(!line.contains('\n'), "one line: {line}");
         let told: Value = serde_json::from_str(&line).expect("JSON");
@@ -87,7 +101,7 @@ mod tests {
         let key = LockKey::new(0, b"k");
         let ended = |why, waited_us| {
             let what = What::Ended { why, waited_us };
-            of(&Happened { what, key: &key, owner: b"o", fence: None, at_ms: 0 }, "n").is_some()
+            of(&Happened { what, key: &key, owner: b"o", fence: None, at_ms: 0, by: None }, "n").is_some()
         };
         use super::super::Without::{Cancelled, Failed, Refused, TimedOut};
         assert!(ended(TimedOut, Some(1)) && ended(Cancelled, Some(1)));

@@ -31,6 +31,7 @@ use self::registry::Registry;
 use self::session::AllOutboxes;
 use self::warmup::Warmups;
 use self::worker::{Shared, Stop};
+use crate::audit::{AuditError, Auditor};
 use crate::commands::lock_scripts::{LockScript, LockScripts, ScriptAnswers};
 use crate::config::{self, Config, LiveConfig, WhenAway};
 use crate::coordinator::seal::Seal;
@@ -60,6 +61,9 @@ pub enum StartError {
     /// TLS was asked for, and cannot be spoken.
     #[error(transparent)]
     Tls(#[from] TlsError),
+    /// What happens was to be written down, and cannot be.
+    #[error(transparent)]
+    Audit(#[from] AuditError),
     /// A thread could not be started.
     #[error("cannot start a worker thread: {0}; is the limit of processes too low?")]
     Thread(#[from] io::Error),
@@ -124,6 +128,8 @@ pub struct Running {
     stop: watch::Sender<Stop>,
     workers: Vec<JoinHandle<()>>,
     path: Option<PathBuf>,
+    /// Ends last, so that it holds what the end brings about.
+    auditor: Option<Auditor>,
 }
 
 /// Binds the listener and starts the workers. Returns at once, whether or not the upstream is there.
@@ -135,6 +141,7 @@ pub fn start(config: Arc<Config>, live: Arc<LiveConfig>, authority: Authority) -
     };
     let tls = config.listen_tls.as_ref().map(|_| ServerTls::load(&config.tls)).transpose()?;
     let connector = Connector::with_tls(ClientTls::for_upstream(&config)?);
+    let auditor = config.audit.file.as_deref().map(|file| Auditor::start(&config.audit, file)).transpose()?;
     let Bound { address, listeners, path } = bind(&config.listen, count)?;
     let encrypted = config.listen_tls.as_ref().map(|address| bind(address, count)).transpose()?;
     if let (Some(tls), Some(bound)) = (&tls, &encrypted) {
@@ -147,6 +154,11 @@ pub fn start(config: Arc<Config>, live: Arc<LiveConfig>, authority: Authority) -
     let doors = listeners.into_iter().map(|plain| Door { plain, tls: encrypted.next() });
     let links = LinkSettings { connector, ..link_settings(&config) };
     let shared = prepare(&config, live, authority, lock_settings(&config, &address), links, tls);
+    if let Some(auditor) = &auditor {
+        let registry = shared.registry.clone();
+        let audit = auditor.audit().clone();
+        shared.coordinator.events().are_audited(audit, move |id| Some(registry.find(id)?.peer.clone()));
+    }
     let (stop, stopped) = watch::channel(Stop::No);
     let workers = doors.enumerate().map(|(number, door)| {
         let (shared, stopped) = (shared.clone(), stopped.clone());
@@ -166,7 +178,7 @@ pub fn start(config: Arc<Config>, live: Arc<LiveConfig>, authority: Authority) -
         })
     });
     let workers = workers.collect::<io::Result<_>>()?;
-    Ok(Running { address, shared, stop, workers, path })
+    Ok(Running { address, shared, stop, workers, path, auditor })
 }
 
 /// What the workers of a process share, before there are any.
@@ -263,6 +275,7 @@ impl Running {
         if let Some(path) = self.path {
             let _ = std::fs::remove_file(path);
         }
+        drop(self.auditor);
     }
 }
 

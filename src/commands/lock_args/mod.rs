@@ -245,6 +245,18 @@ impl LockCommand {
         }
     }
 
+    /// `true` where somebody may hold a lock, or hold it for longer, that did not before, or loses it to another.
+    pub fn gives_or_takes(&self) -> bool {
+        matches!(
+            self,
+            LockCommand::Acquire(_)
+                | LockCommand::AcquireAll(_)
+                | LockCommand::Extend { .. }
+                | LockCommand::Transfer(_)
+                | LockCommand::Force { .. }
+        )
+    }
+
     /// `true` where Lockgate's own links to the upstream carry out a part of it later: it waits, or its lease is renewed.
     pub fn needs_service(&self) -> bool {
         self.may_wait() || matches!(self, LockCommand::Acquire(args) if args.bond != Bond::None)

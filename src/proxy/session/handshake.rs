@@ -9,11 +9,14 @@ use super::transaction::{Change, Entry, SessionChange};
 use super::{Gone, Session};
 use crate::commands::Why;
 use crate::commands::client::kept_name;
+use crate::coordinator::Coordinator;
 use crate::domain::{Db, Resp};
+use crate::events::shown;
 use crate::protocol::args::encode_command;
 use crate::protocol::request::RequestFrame;
 use crate::proxy::knocks::TooMany;
 use crate::upstream::dial::{Credentials, Identity, LinkKey};
+use serde_json::json;
 
 /// `HELLO`, taken apart as far as the upstream would accept it.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -180,10 +183,20 @@ impl Session {
         self.queue_own(command, frame);
         self.drain().await?;
         self.dispel_doubt().await?;
-        if claimed.is_some() && self.must_authenticate() {
-            self.worker.knocks().was_wrong(self.card().address, Instant::now());
+        if let Some(claimed) = claimed.filter(|_| self.must_authenticate()) {
+            self.was_wrong(&claimed);
         }
         Ok(())
+    }
+
+    /// A password was wrong: the next one waits longer, and it is written down.
+    fn was_wrong(&self, claimed: &Identity) {
+        let card = self.card();
+        self.worker.knocks().was_wrong(card.address, Instant::now());
+        if let (Some(audit), Identity::Named(credentials)) = (self.worker.coordinator().events().audit(), claimed) {
+            let user = credentials.user.as_deref().unwrap_or(b"default");
+            audit.note(auth_failed(user, card.id, &card.peer, self.worker.coordinator()));
+        }
     }
 
     /// Waits until a password of this client may be judged: at once, unless wrong ones came from its address. `false`: too many wait there,
@@ -309,7 +322,7 @@ impl Session {
                     link.rekey(key.clone());
                     links.wash(link);
                 } else if is_try && is_wrong_password(&reply) {
-                    self.worker.knocks().was_wrong(self.card().address, Instant::now());
+                    self.was_wrong(&key.identity);
                 }
                 Ok(Some(reply))
             }
@@ -356,6 +369,12 @@ impl Session {
         }
         Ok(())
     }
+}
+
+/// The audit's line of it, without the password.
+fn auth_failed(user: &[u8], client: u64, address: &str, coordinator: &Coordinator) -> String {
+    let (node, at_ms) = (coordinator.node(), coordinator.unix_ms());
+    json!({ "event": "auth_failed", "user": shown(user), "client": client, "addr": address, "node": node, "at_ms": at_ms }).to_string()
 }
 
 /// Redis 6 and later, and what came before users.

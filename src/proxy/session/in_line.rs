@@ -182,7 +182,8 @@ impl Session {
                 let links = self.worker.links();
                 let keeps_grants = self.worker.rules().have_waits();
                 Box::pin(async move {
-                    let asking = coordinator.asks(&keys, &ask.value, &asker.user, 0);
+                    let by = asker.by();
+                    let asking = coordinator.asks(&keys, &ask.value, &by, 0);
                     let hold = pin!(links.hold());
                     let first = coordinator.set_nx(&asker, ask.clone(), None, || true).await;
                     let again = || coordinator.set_nx(&asker, ask.clone(), None, || true);

@@ -282,7 +282,8 @@ impl Session {
         let io = self.io.clone();
         let is_there = move || !(may_wait && io.peer_has_closed());
         let keys = [LockKey { db, name: ask.key.clone() }];
-        let asking = coordinator.asks(&keys, &ask.value, &asker.user, ask.terms.wait_ms);
+        let by = asker.by();
+        let asking = coordinator.asks(&keys, &ask.value, &by, ask.terms.wait_ms);
         let gone = RefCell::new(Vec::new());
         let hurry = Hurry::default();
         let ending = {
