@@ -78,6 +78,44 @@ pub(super) enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Measure how fast locks are: alone, in line for one key, and by polling SET NX for comparison
+    Bench {
+        /// How long each of the three parts lasts
+        #[arg(long, value_name = "TIME", default_value = "10s", value_parser = duration)]
+        duration: Duration,
+        /// How many clients ask at once
+        #[arg(long, value_name = "N", default_value_t = 8, value_parser = connections)]
+        connections: usize,
+        /// Ask for so many locks a second in the first part, however long answers take [default: each client asks when it has its answer]
+        #[arg(long, value_name = "N")]
+        rate: Option<u32>,
+        /// Print an array of the figures instead of a table
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        connect: Connect,
+    },
+    /// Show the locks of a running Lockgate, live; a table of them, once, where there is no terminal
+    Top {
+        /// How often to look
+        #[arg(long, value_name = "TIME", default_value = "1s", value_parser = duration)]
+        every: Duration,
+        #[command(flatten)]
+        connect: Connect,
+    },
+    /// Watch a Redis, or a running Lockgate, for a while: which keys are locks, what polling costs, which rules would queue them
+    ///
+    /// It uses MONITOR, which costs the server some of its speed while it lasts.
+    Learn {
+        /// How long to watch
+        #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration)]
+        duration: Duration,
+        /// Print an array instead of a table
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        connect: Connect,
+    },
     /// The locks that stand upstream, asked of the upstream itself; works without a running Lockgate
     Locks {
         #[command(subcommand)]
@@ -198,6 +236,10 @@ impl From<SourceFlags> for Flags {
     fn from(flags: SourceFlags) -> Self {
         Flags { config: flags.config, listen: flags.listen, admin: flags.admin, upstream: flags.upstream }
     }
+}
+
+fn connections(text: &str) -> Result<usize, &'static str> {
+    text.parse().ok().filter(|count| (1..=1000).contains(count)).ok_or("write a number from 1 to 1000")
 }
 
 fn duration_or_none(text: &str) -> Result<Duration, &'static str> {

@@ -2,14 +2,17 @@
 
 mod args;
 mod audit;
+mod bench;
 mod check;
 mod client;
 mod config;
 mod exec;
+mod learn;
 mod locks;
 mod ping;
 mod shell;
 mod table;
+mod top;
 mod upstream;
 
 use std::path::PathBuf;
@@ -18,7 +21,8 @@ use std::process::ExitCode;
 use clap::Parser;
 
 use crate::app::{self, Serve, ServeError};
-use crate::config::{CONNECT_VARIABLE, Origin, Problem, Sources, UpstreamTls};
+use crate::config::{CONNECT_VARIABLE, Config, Origin, Problem, Sources, UpstreamTls};
+use crate::coordinator::Rules;
 use crate::tls::ClientTls;
 use crate::upstream::url::{Endpoint, Upstream};
 use args::{Arguments, AuditCommand, Command, ConfigCommand, Connect, LocksCommand};
@@ -44,6 +48,22 @@ pub fn run() -> ExitCode {
         Command::Config { command: ConfigCommand::Check } => config::check(&sources),
         Command::Config { command: ConfigCommand::Dump { defaults } } => config::dump(&sources, defaults),
         Command::Check { json } => check::check(&sources, json),
+        Command::Bench { duration, connections, rate, json, connect } => match running_lockgate(&sources, connect) {
+            Ok(place) => bench::bench(&bench::Bench { place, duration, connections, rate, as_json: json }),
+            Err(code) => code,
+        },
+        Command::Learn { duration, json, connect } => {
+            // Without a configuration of its own it judges by the rules that a Lockgate begins with.
+            let config = crate::config::load(&sources).map_or_else(|_| Config::default(), |loaded| loaded.config);
+            match running_lockgate(&sources, connect) {
+                Ok(place) => learn::learn(&place, duration, &Rules::of(&config.lock_keys), json),
+                Err(code) => code,
+            }
+        }
+        Command::Top { every, connect } => match running_lockgate(&sources, connect) {
+            Ok(place) => top::top(&place, every),
+            Err(code) => code,
+        },
         Command::Locks { command } => match command {
             LocksCommand::List { wanted, json } => locks::list(&sources, &wanted.into(), json),
             LocksCommand::Export { wanted } => locks::export(&sources, &wanted.into()),

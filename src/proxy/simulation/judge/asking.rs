@@ -147,6 +147,8 @@ impl Judge {
         let Some(hold) = present.or_else(|| lock.past.iter_mut().rev().find(|hold| hold.mark == *mark)) else {
             self.wrong(format!("{mark} was told of {} and never held it", key.escape_ascii()));
         };
+        let person = super::person_of(mark.owner());
+        hold.told_on = person.and_then(|person| self.connections.get(&person).copied());
         let (was_told, hold_copy) = (std::mem::replace(&mut hold.is_told, true), hold.clone());
         if hold_copy.is_claim {
             self.wrong(format!("{mark} was told of {} and it was but a claim", key.escape_ascii()));

@@ -136,7 +136,7 @@ impl Judge {
         if cause != Cause::Disaster && !is_bridge && !is_given {
             self.nobody_is_passed(key, &mark, lock);
         }
-        Hold { mark, is_claim, is_bridge, begun_us: self.now_us, is_told: false, taken_back_us: None }
+        Hold { mark, is_claim, is_bridge, begun_us: self.now_us, is_told: false, told_on: None, taken_back_us: None }
     }
 
     /// Guarded data was written under a fence: the lock is held under it in this very moment.

@@ -109,9 +109,9 @@ impl Judge {
                 Some(hold) => matches!(hold.mark, Mark::Plain(_)) && call.asked.value.is_none(),
             };
             let keys: Vec<&Key> = call.asked.keys.iter().filter(in_the_way).collect();
-            let holders = || keys.iter().filter_map(|key| self.holder(key));
+            let holders = || keys.iter().filter_map(|key| self.holder(key, false));
             // All its keys are needed, and one of them is waited for at a time: which, is certain only where it is the last.
-            needs.entry(person).or_default().extend(holders());
+            needs.entry(person).or_default().extend(keys.iter().filter_map(|key| self.holder(key, true)));
             if keys.len() == 1 {
                 waits_for.entry(person).or_default().extend(holders());
             }
@@ -130,8 +130,9 @@ impl Judge {
         }
     }
 
-    /// Who could end the present hold of a lock by himself; `None` where nobody is known.
-    fn holder(&self, key: &[u8]) -> Option<Person> {
+    /// Who could end the present hold of a lock by himself; `None` where nobody is known. With `or_may` also who may have taken it: a
+    /// poller's value names the connection of his first poll, and another may have come to it (day 9805).
+    fn holder(&self, key: &[u8], or_may: bool) -> Option<Person> {
         let hold = self.locks.get(key)?.hold.as_ref().filter(|hold| !hold.is_claim && !hold.is_bridge)?;
         let person = person_of(hold.mark.owner())?;
         if let Mark::Plain(value) = &hold.mark {
@@ -141,7 +142,15 @@ impl Judge {
             }
             let connection = value.split(|byte| *byte == b'.').nth(1).and_then(|text| std::str::from_utf8(text).ok());
             let connection: u64 = connection?.parse().ok()?;
-            self.connections.get(&person).filter(|known| **known == connection)?;
+            let may_be_another = or_may && self.plan.tickets;
+            self.connections.get(&person).filter(|known| **known == connection || may_be_another)?;
+        } else if !or_may {
+            // A SET NX says who waits only by its connection: that of an owner who was told of the hold elsewhere is nobody's (day 18995).
+            let is_plain = |call: &Call| call.asked.person == person && call.asked.value.is_some();
+            let is_known = hold.told_on.is_some() && hold.told_on.as_ref() == self.connections.get(&person);
+            if self.calls.values().any(is_plain) && !is_known {
+                return None;
+            }
         }
         Some(person)
     }

@@ -52,6 +52,8 @@ pub struct Hold {
     pub is_bridge: bool,
     pub begun_us: u64,
     pub is_told: bool,
+    /// The connection on which its person was told last.
+    pub told_on: Option<u64>,
     /// Ended by a node, and nobody had asked for that.
     pub taken_back_us: Option<u64>,
 }
